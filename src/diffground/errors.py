@@ -1,0 +1,55 @@
+"""Errors for users, and the report of samples that had to be skipped."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+class InputError(ValueError):
+    """Something the user gave is wrong. The message names the file, the field and the remedy."""
+
+    def __init__(self, file: str | Path, field: str, reason: str) -> None:
+        self.file, self.field, self.reason = str(file), field, reason
+        super().__init__(f"{self.file}: {field}: {reason}")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One skipped sample: what it is, where the fault is, and why it could not be used."""
+
+    item: str
+    file: str
+    field: str
+    reason: str
+
+    @classmethod
+    def of(cls, item: str, error: InputError) -> Problem:
+        """The problem that ``error`` means for the sample ``item``."""
+        return cls(item, error.file, error.field, error.reason)
+
+
+@dataclass
+class ProblemReport:
+    """Collects the problems of one reading of a dataset.
+
+    ``total`` counts the items that were looked at, broken ones included.
+    """
+
+    total: int = 0
+    problems: list[Problem] = field(default_factory=list)
+
+    def add(self, item: str, error: InputError) -> None:
+        """Notes that ``item`` was skipped because of ``error``."""
+        self.problems.append(Problem.of(item, error))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready: ``{"total", "skipped", "by_field", "problems"}``."""
+        return {
+            "total": self.total,
+            "skipped": len({problem.item for problem in self.problems}),
+            "by_field": dict(Counter(problem.field for problem in self.problems)),
+            "problems": [asdict(problem) for problem in self.problems],
+        }

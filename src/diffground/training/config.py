@@ -1,0 +1,48 @@
+"""Settings of the training loop."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, PositiveInt
+
+from diffground.config import Config
+
+
+class TrainConfig(Config):
+    """How a model is trained. Every field changes the numbers, except the three ``*_every``."""
+
+    max_steps: PositiveInt  # optimizer steps
+    batch_size: PositiveInt  # samples per step, over all processes and accumulation rounds
+    learning_rate: float = Field(gt=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    schedule: Literal["constant", "linear", "cosine", "poly"] = "cosine"  # poly: (1 - s/S)^0.9
+    warmup_steps: int = Field(default=0, ge=0)  # linear from 0
+    grad_clip: float = Field(default=1.0, ge=0)  # L2 norm over all parameters; 0 = off
+    accumulation: PositiveInt = 1  # rounds per optimizer step; each sees batch_size / accumulation
+    mixed_precision: Literal["no", "fp16", "bf16"] = "no"
+    ema_decay: float = Field(default=0.0, ge=0, lt=1)  # 0 = off; else the averaged weights count
+    seed: int = 0
+    num_workers: int = Field(default=0, ge=0)  # data loading processes
+    log_every: PositiveInt = 20  # steps
+    checkpoint_every: PositiveInt = 200  # steps
+    evaluate_every: int = Field(default=0, ge=0)  # steps; 0 = only at the end
+
+    def lr_factor(self, step: int) -> float:
+        """What the learning rate is multiplied by at ``step`` (0-based)."""
+        if step < self.warmup_steps:
+            return (step + 1) / self.warmup_steps
+        span = max(1, self.max_steps - self.warmup_steps)
+        left = max(0.0, 1.0 - (step - self.warmup_steps) / span)
+        match self.schedule:
+            case "constant":
+                return 1.0
+            case "linear":
+                return left
+            case "poly":
+                return float(left**0.9)
+            case "cosine":
+                import math
+
+                return 0.5 * (1.0 - math.cos(math.pi * left))

@@ -1,0 +1,145 @@
+"""Words for a scene: short prompts, and narratives in the manner of Localized Narratives.
+
+A caption is built from chunks, and the chunks are what the PNG benchmark stores as ``segments``:
+non-nouns, ungrounded nouns ("picture"), and nouns with the groups they speak of.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from diffground.world.render import Rendering
+from diffground.world.scene import CROWD, Group, Scene, rng_for
+
+NUMBERS = {2: "two", 3: "three"}
+ABOVE, BELOW = -1, -2  # the groups of the stuff, as in Segment.group
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A piece of a caption. ``groups`` is empty unless the chunk is a grounded noun."""
+
+    text: str
+    noun: bool = False
+    groups: tuple[int, ...] = ()
+    plural: bool = False
+
+
+@dataclass(frozen=True)
+class Phrase:
+    """A grounded noun phrase: ``caption.text[start:end]``; its head noun begins at ``head``."""
+
+    text: str
+    start: int
+    end: int
+    head: int
+    groups: tuple[int, ...]
+    plural: bool
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A text and the chunks that together cover it."""
+
+    text: str
+    chunks: tuple[Chunk, ...]
+    phrases: tuple[Phrase, ...]
+
+
+def prompt(scene: Scene, rendering: Rendering) -> Caption:
+    """"a photo of a red ball and two blue mugs on grass under a sky", of what can be seen."""
+    rng = rng_for(scene.seed, scene.index, "prompt")
+    lead = str(rng.choice(("a photo of", "a picture of", "an image of")))
+    chunks = [Chunk(lead)]
+    chunks += _listing(scene, _seen(rendering), rng, styled=True)
+    chunks += [Chunk("on"), _stuff(scene, BELOW)]
+    chunks += [Chunk(str(rng.choice(("under", "and", "with")))), _stuff(scene, ABOVE)]
+    return _join(chunks, capital=False)
+
+
+def narrative(scene: Scene, rendering: Rendering) -> Caption:
+    """One to four sentences with ungrounded nouns, things, stuff, singulars and plurals."""
+    rng = rng_for(scene.seed, scene.index, "narrative")
+    seen = _seen(rendering)
+    image = str(rng.choice(("picture", "image", "photo")))
+    opening = ("In this", str(rng.choice(("we can see", "I can see", "there is"))))
+    sentences: list[list[Chunk]] = []
+    first = [Chunk(opening[0]), Chunk(image, noun=True), Chunk(opening[1])]
+    first += _listing(scene, seen, rng, styled=False)
+    below_first = bool(rng.random() < 0.6)  # noqa: PLR2004
+    if below_first:
+        first += [Chunk("on the"), _stuff(scene, BELOW)]
+    sentences.append(first)
+    rest: list[list[Chunk]] = []
+    rest.append([Chunk("In the"), Chunk("background", noun=True), Chunk("there is"), _stuff(scene, ABOVE)])
+    if not below_first:
+        rest.append([Chunk("At the"), Chunk("bottom", noun=True), Chunk("we can see"), _stuff(scene, BELOW)])
+    if seen and rng.random() < 0.4:  # noqa: PLR2004
+        again = int(rng.choice(list(seen)))
+        many = seen[again] > 1
+        category = scene.groups[again].category
+        short = Chunk(category.plural if many else category.name, True, (again,), many)
+        rest.append([Chunk("The"), short, Chunk("are on the" if many else "is on the"), _stuff(scene, BELOW)])
+    if rng.random() < 0.3:  # noqa: PLR2004
+        rest.append([Chunk("This"), Chunk(image, noun=True), Chunk("is taken during the"), Chunk("day", noun=True)])
+    keep = int(rng.integers(0, len(rest) + 1))
+    sentences += rest[:keep]
+    return _join([chunk for sentence in sentences for chunk in (*sentence, Chunk("."))], capital=True)
+
+
+def noun_phrase(group: Group, index: int, count: int, *, styled: bool = True) -> list[Chunk]:
+    """"a", "striped red ball": the article and the phrase of a group of which ``count`` show."""
+    name = group.category.plural if count > 1 else group.category.name
+    style = f"{group.pattern} " if styled and group.pattern != "plain" else ""
+    words = f"{style}{group.colour} {name}"
+    if group.crowd:
+        return [Chunk("a"), Chunk("crowd", noun=True), Chunk("of"), Chunk(words, True, (index,), True)]
+    if count > 1:
+        return [Chunk(f"{NUMBERS[count]} {words}", True, (index,), True)]
+    chunks = [Chunk("an" if words[0] in "aeiou" else "a"), Chunk(words, True, (index,))]
+    if group.content:
+        chunks += [Chunk("filled with"), Chunk(group.content, noun=True)]
+    return chunks
+
+
+def _seen(rendering: Rendering) -> dict[int, int]:
+    """Group -> how many of its things can be seen (a crowd counts as many)."""
+    counts: dict[int, int] = {}
+    for segment in rendering.segments:
+        if segment.group >= 0:
+            counts[segment.group] = counts.get(segment.group, 0) + (CROWD if segment.crowd else 1)
+    return dict(sorted(counts.items()))
+
+
+def _listing(
+    scene: Scene, seen: dict[int, int], rng: np.random.Generator, *, styled: bool
+) -> list[Chunk]:
+    """"a red ball, two blue mugs and a green car": every group that can be seen."""
+    chunks: list[Chunk] = []
+    for place, (index, count) in enumerate(seen.items()):
+        if place:
+            chunks.append(Chunk("and" if place == len(seen) - 1 else ","))
+        spoken = styled or bool(rng.random() < 0.5)  # noqa: PLR2004
+        chunks += noun_phrase(scene.groups[index], index, count, styled=spoken)
+    return chunks
+
+
+def _stuff(scene: Scene, which: int) -> Chunk:
+    return Chunk((scene.above if which == ABOVE else scene.below).name, True, (which,))
+
+
+def _join(chunks: list[Chunk], *, capital: bool) -> Caption:
+    text, phrases = "", []
+    for chunk in chunks:
+        starts = not text or text.endswith(".")
+        written = chunk.text[0].upper() + chunk.text[1:] if capital and starts else chunk.text
+        if text and chunk.text not in ",.":
+            text += " "
+        start = len(text)
+        text += written
+        if chunk.groups:
+            head = start + written.rfind(" ") + 1
+            phrases.append(Phrase(written, start, len(text), head, chunk.groups, chunk.plural))
+    return Caption(text, tuple(chunks), tuple(phrases))

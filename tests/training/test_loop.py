@@ -1,0 +1,215 @@
+"""The training loop: it learns, it resumes to the same numbers, and it refuses what does not fit."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from diffground.errors import InputError
+from diffground.training import TrainConfig, train
+from diffground.training.loop import BEST, LAST, _Stream, load_trainable, trainable_state
+
+CONFIG = TrainConfig(max_steps=30, batch_size=6, learning_rate=0.02, log_every=5, checkpoint_every=7)
+
+
+class Line(Dataset[tuple[Tensor, Tensor]]):
+    """y = 3x - 1."""
+
+    def __len__(self) -> int:
+        return 20
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        x = torch.tensor([index / 10.0])
+        return x, 3 * x - 1
+
+
+class Net(nn.Module):
+    """A trained part with a batch norm, on a frozen one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frozen = nn.Linear(1, 4).requires_grad_(False)
+        self.body = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(self.frozen(x))
+
+
+def net() -> Net:
+    torch.manual_seed(0)
+    return Net()
+
+
+def loss_fn(model: nn.Module, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+    x, y = batch
+    x = x + 0.01 * torch.randn_like(x)  # randomness that a resumed run has to repeat
+    return {"loss": (model(x) - y).square().mean()}
+
+
+def evaluate(model: nn.Module) -> dict[str, float]:
+    assert not model.training
+    data = Line()
+    x, y = (torch.stack(part) for part in zip(*(data[i] for i in range(len(data))), strict=True))
+    return {"error": float((model(x) - y).square().mean())}
+
+
+def run(folder: Path, config: TrainConfig = CONFIG, model: Net | None = None, key: str = "") -> Net:
+    model = model or net()
+    train(
+        model=model, loss_fn=loss_fn, dataset=Line(), config=config, folder=folder,
+        evaluate=evaluate, monitor="error", minimise=True, key=key,
+    )  # fmt: skip
+    return model
+
+
+def same(a: nn.Module, b: nn.Module) -> bool:
+    left, right = a.state_dict(), b.state_dict()
+    return all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_learns_and_leaves_the_frozen_part_alone(tmp_path: Path) -> None:
+    config = CONFIG.model_copy(update={"max_steps": 150})
+    model = run(tmp_path, config)
+    assert evaluate(model)["error"] < 0.1 * evaluate(net().eval())["error"]
+    assert torch.equal(model.frozen.weight, net().frozen.weight)
+
+
+class Killed(RuntimeError):
+    """Stands for the end of the process."""
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.9])
+@pytest.mark.parametrize("at", [3, 16])
+def test_interrupted_run_ends_with_the_same_weights(tmp_path: Path, at: int, decay: float) -> None:
+    config = CONFIG.model_copy(update={"ema_decay": decay, "evaluate_every": 10})
+    whole = run(tmp_path / "whole", config)
+    calls = 0
+
+    def dying(model: nn.Module, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        nonlocal calls
+        calls += 1
+        if calls > at:
+            raise Killed
+        return loss_fn(model, batch)
+
+    with pytest.raises(Killed):
+        train(
+            model=net(), loss_fn=dying, dataset=Line(), config=config, folder=tmp_path / "cut",
+            evaluate=evaluate, monitor="error", minimise=True,
+        )  # fmt: skip
+    assert same(run(tmp_path / "cut", config), whole)
+    bests = [(tmp_path / name / BEST).read_bytes() for name in ("whole", "cut")]
+    assert bests[0] == bests[1]
+
+
+def test_kill_9_in_the_middle(tmp_path: Path) -> None:
+    """A real process, really killed while it trains; a checkpoint is whole or not there."""
+    script = (
+        "import sys, time; sys.path.insert(0, sys.argv[1]); import test_loop as t\n"
+        "from pathlib import Path\n"
+        "slow = lambda m, b: (time.sleep(0.05), t.loss_fn(m, b))[1]\n"
+        "t.loss_fn_was = t.loss_fn\n"
+        "t.train(model=t.net(), loss_fn=slow, dataset=t.Line(), config=t.CONFIG,"
+        " folder=Path(sys.argv[2]), evaluate=t.evaluate, monitor='error', minimise=True)\n"
+    )
+    command = [sys.executable, "-c", script, str(Path(__file__).parent), str(tmp_path / "cut")]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    while not (tmp_path / "cut" / LAST).exists():
+        assert process.poll() is None, "the process ended before it could be killed"
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert torch.load(tmp_path / "cut" / LAST, weights_only=True)["step"] < CONFIG.max_steps
+    assert same(run(tmp_path / "cut"), run(tmp_path / "whole"))
+
+
+def test_finished_run_is_not_repeated(tmp_path: Path) -> None:
+    first = run(tmp_path)
+    result = train(
+        model=(again := net()), loss_fn=loss_fn, dataset=Line(), config=CONFIG, folder=tmp_path
+    )
+    assert result.resumed_at == result.steps == CONFIG.max_steps
+    assert same(first, again)
+
+
+def test_accumulation_is_the_same_step(tmp_path: Path) -> None:
+    class Plain(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.line = nn.Linear(1, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.line(x)
+
+    def still(model: nn.Module, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        return {"loss": (model(batch[0]) - batch[1]).square().mean()}
+
+    ends = []
+    for rounds in (1, 3):
+        torch.manual_seed(0)
+        model = Plain()
+        config = CONFIG.model_copy(update={"accumulation": rounds})
+        train(model=model, loss_fn=still, dataset=Line(), config=config, folder=tmp_path / str(rounds))
+        ends.append(model.line.weight.detach().clone())
+    assert torch.allclose(ends[0], ends[1], atol=1e-5)
+
+
+def test_another_configuration_is_refused(tmp_path: Path) -> None:
+    run(tmp_path)
+    with pytest.raises(InputError, match="another configuration"):
+        run(tmp_path, CONFIG.model_copy(update={"learning_rate": 0.1}))
+    with pytest.raises(InputError, match="another configuration"):
+        run(tmp_path, key="another dataset")
+    run(tmp_path, CONFIG.model_copy(update={"log_every": 1}))  # changes no number
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
+    def broken(model: nn.Module, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        return {"loss": loss_fn(model, batch)["loss"] * float("nan")}
+
+    with pytest.raises(FloatingPointError, match="step 0"):
+        train(model=net(), loss_fn=broken, dataset=Line(), config=CONFIG, folder=tmp_path)
+
+
+def test_batches_cover_every_epoch_once_and_are_shared_out() -> None:
+    config = CONFIG.model_copy(update={"batch_size": 4})
+    single = iter(_Stream(10, config, 0, 1, 0))
+    order = [index for _ in range(5) for index in next(single)]
+    assert sorted(order[:10]) == sorted(order[10:]) == list(range(10))
+    assert order[:10] != order[10:]
+    pair = [iter(_Stream(10, config, rank, 2, 0)) for rank in (0, 1)]
+    shared = [index for _ in range(5) for a, b in zip(next(pair[0]), next(pair[1]), strict=True) for index in (a, b)]
+    assert shared == order
+    later = iter(_Stream(10, config, 0, 1, 3))
+    assert list(next(later)) == order[12:16]
+
+
+def test_trainable_state_round_trip(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    model = run(tmp_path)
+    state = trainable_state(model)
+    assert not any(name.startswith("frozen") for name in state)
+    assert "body.1.running_mean" in state
+    save_file(state, tmp_path / "weights.safetensors")
+    other = net()
+    load_trainable(other, tmp_path / "weights.safetensors")
+    assert same(model, other)
+    with pytest.raises(InputError, match="names differ"):
+        load_trainable(nn.Linear(1, 1), tmp_path / "weights.safetensors")
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine", "poly"])
+def test_schedules_start_at_one_and_fall(schedule: str) -> None:
+    config = CONFIG.model_copy(update={"schedule": schedule, "warmup_steps": 5})
+    factors = [config.lr_factor(step) for step in range(config.max_steps)]
+    assert factors[0] == pytest.approx(0.2) and factors[4] == factors[5] == 1.0
+    assert all(a >= b for a, b in zip(factors[5:], factors[6:], strict=False))
+    assert factors[-1] == 1.0 if schedule == "constant" else factors[-1] < 0.12
