@@ -1,0 +1,1 @@
+"""From probed attention maps to one map per phrase."""

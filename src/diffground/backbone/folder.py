@@ -1,0 +1,144 @@
+"""A model folder in diffusers layout: what must be in it, checked before anything is loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from diffground.backbone.layers import LAYERS_FILE
+from diffground.errors import InputError
+
+Family = Literal["sd1", "sd2", "sdxl"]
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A folder that passed :meth:`check`.
+
+    ``pairs`` names the ``(tokenizer, text_encoder)`` subfolders, one pair or (SDXL) two.
+    ``variants`` says for every part with weights whether they come as "fp16" files only.
+    ``scheduler`` is the name of its class.
+    """
+
+    path: Path
+    family: Family
+    pairs: tuple[tuple[str, str], ...]
+    variants: dict[str, str | None]
+    scheduler: str
+
+    @classmethod
+    def check(cls, folder: str | Path) -> ModelFolder:
+        """Looks at the layout, without loading weights and without ever asking the network.
+
+        Raises :class:`InputError` naming the folder, the missing piece, and what to do.
+        """
+        path = Path(folder)
+        if not path.is_dir():
+            raise InputError(
+                path,
+                "model folder",
+                "there is no such folder. Models are read from disk only: download the model first "
+                "(`hf download <name> --local-dir <folder>`) and give the path of that folder",
+            )
+        unet = _read_json(path, "unet", "config.json")
+        if unet.get("_class_name") != "UNet2DConditionModel":
+            raise InputError(
+                path / "unet/config.json",
+                "_class_name",
+                f"{unet.get('_class_name')!r} is not supported, only the UNet2DConditionModel of "
+                "Stable Diffusion 1.x, 2.x and SDXL is",
+            )
+        family = _family(unet)
+        suffixes = ("", "_2") if family == "sdxl" else ("",)
+        pairs = tuple((f"tokenizer{suffix}", f"text_encoder{suffix}") for suffix in suffixes)
+        scheduler = _read_json(path, "scheduler", "scheduler_config.json")
+        variants = {}
+        for part in ("unet", "vae", *(encoder for _, encoder in pairs)):
+            _read_json(path, part, "config.json")
+            variants[part] = _variant(path, part)
+        for tokenizer, _ in pairs:
+            _check_tokenizer(path, tokenizer)
+        return cls(path, family, pairs, variants, str(scheduler.get("_class_name")))
+
+    def fingerprint(self) -> str:
+        """A hash (32 hex digits) over every file that is loaded: weights, configs, vocabularies."""
+        digest = hashlib.blake2b(digest_size=16)
+        for file in self.files():
+            digest.update(f"{file.relative_to(self.path).as_posix()}\n".encode())
+            with file.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "blake2b").digest())
+        return digest.hexdigest()
+
+    def files(self) -> list[Path]:
+        """The files of :meth:`fingerprint`, sorted."""
+        found = [self.path / LAYERS_FILE] if (self.path / LAYERS_FILE).exists() else []
+        for part in ("scheduler", *(tokenizer for tokenizer, _ in self.pairs)):
+            found += [f for f in (self.path / part).iterdir() if f.suffix in (".json", ".txt")]
+        for part, variant in self.variants.items():
+            found += [self.path / part / "config.json"]
+            found += _weights(self.path / part, variant)
+        return sorted(found)
+
+
+def _family(unet: dict[str, Any]) -> Family:
+    if unet.get("addition_embed_type") == "text_time":
+        return "sdxl"
+    return "sd2" if unet.get("use_linear_projection") else "sd1"
+
+
+def _read_json(path: Path, part: str, name: str) -> dict[str, Any]:
+    file = path / part / name
+    if not file.exists():
+        raise InputError(
+            path,
+            part,
+            f"{part}/{name} is missing. Every part of the model must be there in diffusers layout: "
+            "complete the download, or export it with `pipeline.save_pretrained(folder)`",
+        )
+    try:
+        content = json.loads(file.read_text("utf-8"))
+    except ValueError as error:
+        raise InputError(file, "content", f"not readable as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise InputError(file, "content", "not a JSON object")
+    return content
+
+
+def _weights(part: Path, variant: str | None) -> list[Path]:
+    """The weight files ``<stem>[.<variant>][-00001-of-00002].safetensors``, not other variants."""
+    marks = [
+        (file, file.stem.split("-0")[0].partition(".")[2]) for file in part.glob("*.safetensors")
+    ]
+    return [file for file, mark in marks if mark == (variant or "")]
+
+
+def _variant(path: Path, part: str) -> str | None:
+    """None for full-precision weights, "fp16" where only those are there."""
+    for variant in (None, "fp16"):
+        if _weights(path / part, variant):
+            return variant
+    pickled = any((path / part).glob("*.bin"))
+    remedy = "export it again with `pipeline.save_pretrained(folder, safe_serialization=True)`"
+    raise InputError(
+        path,
+        part,
+        f"{part}/ has pickled weights (*.bin) only, which are never loaded: {remedy}"
+        if pickled
+        else f"{part}/ has no weights (*.safetensors): complete the download, or {remedy}",
+    )
+
+
+def _check_tokenizer(path: Path, part: str) -> None:
+    names = ("vocab.json", "merges.txt")
+    whole = (path / part / "tokenizer.json").exists()
+    missing = [name for name in names if not (path / part / name).exists()]
+    if missing and not whole:
+        raise InputError(
+            path,
+            part,
+            f"{part}/{missing[0]} is missing: the tokenizer needs {names[0]} and {names[1]} "
+            "(or tokenizer.json). Complete the download",
+        )

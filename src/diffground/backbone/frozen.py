@@ -1,0 +1,298 @@
+"""The frozen text-to-image diffusion model that every method stands on.
+
+model = FrozenDiffusion.from_pretrained("data/06_models/mini-sd")
+encoding = model.encode_prompts(["a photo including dog, cat"])
+noisy = model.add_noise(model.encode_images(images), timestep=150, seeds=[1])
+request = ProbeRequest(cross=model.layers.cross, self_=(model.layers.self_layer,))
+result = model.probe(noisy, 150, encoding.embeddings, request)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import diffusers
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import Tensor, nn
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from diffground.backbone.alignment import Span
+from diffground.backbone.folder import Family, ModelFolder
+from diffground.backbone.layers import LayerTable
+from diffground.backbone.probe import ProbeRequest, ProbeResult, SiteAdapter, probe_unet
+from diffground.backbone.text import Overflow, PromptEncoding, encode, phrase_means
+from diffground.errors import InputError
+
+
+class FrozenDiffusion(nn.Module):
+    """Stable Diffusion 1.x, 2.x or SDXL: encode, add noise, probe. No parameter is trainable.
+
+    Gradients still flow *through* it, from what is probed to the context and the latents.
+    """
+
+    def __init__(
+        self,
+        unet: UNet2DConditionModel,
+        vae: AutoencoderKL,
+        tokenizers: list[CLIPTokenizer],
+        text_encoders: Sequence[nn.Module],
+        scheduler: Any,
+        source: ModelFolder,
+    ) -> None:
+        super().__init__()
+        self.unet, self.vae, self.scheduler, self.source = unet, vae, scheduler, source
+        self.tokenizers = tokenizers
+        self.text_encoders = nn.ModuleList(text_encoders)
+        self.folder: Path = source.path
+        self.family: Family = source.family
+        self.layers = LayerTable.read(source.path, unet)
+        self.requires_grad_(False)
+        self.eval()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | Path,
+        *,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> Self:
+        """Loads a local folder in diffusers layout, from safetensors only, never from the network.
+
+        The VAE stays in float32 when ``dtype`` is float16, where its activations overflow. Raises
+        :class:`InputError` naming the folder and the piece that is missing or does not fit.
+        """
+        source = ModelFolder.check(folder)
+        vae_dtype = torch.float32 if dtype == torch.float16 else dtype
+        unet = _load(UNet2DConditionModel, source, "unet", torch_dtype=dtype)
+        vae = _load(AutoencoderKL, source, "vae", torch_dtype=vae_dtype)
+        if unet.config.in_channels != vae.config.latent_channels:
+            raise InputError(
+                source.path / "unet/config.json",
+                "in_channels",
+                f"{unet.config.in_channels}, but the VAE has {vae.config.latent_channels} latent "
+                "channels: inpainting and depth models are not supported",
+            )
+        tokenizers, encoders = [], []
+        for tokenizer, encoder in source.pairs:
+            part = source.path / tokenizer
+            tokenizers.append(CLIPTokenizer.from_pretrained(part, local_files_only=True))
+            kind = CLIPTextModelWithProjection if encoder.endswith("_2") else CLIPTextModel
+            encoders.append(_load(kind, source, encoder, dtype=dtype))
+        width = sum(encoder.config.hidden_size for encoder in encoders)
+        if width != unet.config.cross_attention_dim:
+            raise InputError(
+                source.path / "unet/config.json",
+                "cross_attention_dim",
+                f"{unet.config.cross_attention_dim}, but the text encoders give {width} channels",
+            )
+        return cls(unet, vae, tokenizers, encoders, _load_scheduler(source), source).to(device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the UNet is."""
+        return next(self.unet.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The UNet's precision, and that of latents and embeddings."""
+        return next(self.unet.parameters()).dtype
+
+    @property
+    def context_dim(self) -> int:
+        """Channels C of the context that cross-attention reads."""
+        return int(self.unet.config.cross_attention_dim)
+
+    @property
+    def latent_stride(self) -> int:
+        """Image pixels per latent pixel and side: 8 for every released model."""
+        return int(2 ** (len(self.vae.config.block_out_channels) - 1))
+
+    def train(self, mode: bool = True) -> Self:
+        """Stays in evaluation mode, also as a part of a module that trains."""
+        return super().train(False)
+
+    def encode_images(
+        self,
+        images: Tensor,
+        *,
+        sample: Literal["mean", "sample"] = "mean",
+        seeds: Sequence[int] | None = None,
+    ) -> Tensor:
+        """Latents (B, 4, H/8, W/8) of images (B, 3, H, W) in [-1, 1], scaled for the UNet.
+
+        ``sample`` takes the posterior's mean, or draws from it with one seed per image. Raises
+        :class:`InputError` for sides that 8 does not divide, and for seeds missing or unused.
+        """
+        factor = self.latent_stride
+        if images.ndim != 4 or images.shape[-2] % factor or images.shape[-1] % factor:
+            raise InputError(
+                "images", "shape", f"{tuple(images.shape)}: (B, 3, H, W) in multiples of {factor}"
+            )
+        if (sample == "sample") != (seeds is not None):
+            raise InputError(
+                "images",
+                "seeds",
+                f"sample={sample!r} {'needs' if seeds is None else 'ignores'} seeds",
+            )
+        posterior = self.vae.encode(images.to(self.device, self.vae.dtype)).latent_dist
+        latents = posterior.mean
+        if seeds is not None:
+            latents = latents + posterior.std * self._noise(latents, seeds)
+        shift = self.vae.config.shift_factor or 0.0
+        return ((latents - shift) * self.vae.config.scaling_factor).to(self.dtype)
+
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [-1, 1] of latents as :meth:`encode_images` makes them."""
+        shift = self.vae.config.shift_factor or 0.0
+        unscaled = latents.to(self.vae.dtype) / self.vae.config.scaling_factor + shift
+        return self.vae.decode(unscaled).sample.clamp(-1, 1)
+
+    def encode_prompts(
+        self, prompts: Sequence[str], *, overflow: Overflow = "error"
+    ) -> PromptEncoding:
+        """Token embeddings (B, L, C) of prompts, padded to the text encoder's limit of L tokens.
+
+        A longer prompt raises :class:`InputError`, or loses its end with ``overflow="truncate"``.
+        """
+        return encode(self.tokenizers, list(self.text_encoders), prompts, overflow)
+
+    def encode_phrases(
+        self, encoding: PromptEncoding, spans: Sequence[Sequence[Span]]
+    ) -> tuple[Tensor, Tensor]:
+        """Each phrase's mean token embedding (B, N, C), and the mask (B, N) of real phrases.
+
+        ``spans`` are characters of the prompts. A phrase that truncation cut is an
+        :class:`InputError`. (The phrase features R of Dynamic Prompting, 000, §3.1.)
+        """
+        return phrase_means(encoding, spans)
+
+    def add_noise(self, latents: Tensor, timestep: int, seeds: Sequence[int] | None) -> Tensor:
+        """``√ᾱ_t · z + √(1 - ᾱ_t) · ε`` with one gaussian ε per seed; no seeds: z itself.
+
+        ``timestep`` is the 0-based index into the training schedule. One latent and several seeds
+        give one noisy copy per seed. Noise is drawn on the CPU item by item, so that batching,
+        order and device do not change it.
+        """
+        alphas = self.scheduler.alphas_cumprod
+        if not 0 <= timestep < len(alphas):
+            raise InputError("noise", "timestep", f"{timestep} is not in 0 … {len(alphas) - 1}")
+        if seeds is None:
+            return latents
+        # Python floats: a tensor of another dtype or device would decide the result's.
+        alpha = float(alphas[timestep])
+        return math.sqrt(alpha) * latents + math.sqrt(1 - alpha) * self._noise(latents, seeds)
+
+    def probe(
+        self,
+        latents: Tensor,
+        timestep: int,
+        context: Tensor,
+        request: ProbeRequest,
+        *,
+        context_mask: Tensor | None = None,
+        pooled: Tensor | None = None,
+        adapter: SiteAdapter | None = None,
+        checkpoint: bool = False,
+    ) -> ProbeResult:
+        """One UNet pass over latents (B, 4, h, w) with context (B, K, C), up to the last tap.
+
+        A context, mask or ``pooled`` of batch 1 serves every latent, as when one image is probed
+        under several noises. ``context_mask`` (B, K) is True for tokens to attend to; ``pooled``
+        (B, P) is required by SDXL and by no other. ``checkpoint=True`` trades memory for a second
+        pass in backward; maps and features carry gradients either way. See :func:`probe_unet`.
+        """
+        if context.ndim != 3 or context.shape[-1] != self.context_dim:
+            raise InputError(
+                "probe", "context", f"shape {tuple(context.shape)}, not (B, K, {self.context_dim})"
+            )
+        if (pooled is not None) != (self.family == "sdxl"):
+            raise InputError(
+                "probe",
+                "pooled",
+                f"{self.family} {'needs' if pooled is None else 'has no'} pooled text",
+            )
+        batch = latents.shape[0]
+        added = None
+        if pooled is not None:
+            # SDXL was told each image's original size, crop corner and target size.
+            height, width = (side * self.latent_stride for side in latents.shape[-2:])
+            ids = [height, width, 0, 0, height, width]
+            time_ids = torch.tensor([ids] * batch, device=latents.device, dtype=latents.dtype)
+            added = {"text_embeds": _repeated(pooled, batch), "time_ids": time_ids}
+        return probe_unet(
+            self.unet,
+            latents,
+            timestep,
+            _repeated(context, batch),
+            request,
+            context_mask=None if context_mask is None else _repeated(context_mask, batch),
+            added=added,
+            adapter=adapter,
+            checkpoint=checkpoint,
+            where=str(self.folder / "unet"),
+        )
+
+    def fingerprint(self) -> str:
+        """A hash of the model folder's weights and configs, for the run log. Reads them once."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        return self.source.fingerprint()
+
+    def _noise(self, latents: Tensor, seeds: Sequence[int]) -> Tensor:
+        """A gaussian (seeds, 4, h, w) in the latents' dtype, drawn in float32 on the CPU."""
+        if latents.shape[0] not in (1, len(seeds)):
+            raise InputError(
+                "noise", "seeds", f"{len(seeds)} seeds for a batch of {latents.shape[0]}"
+            )
+        shape = latents.shape[1:]
+        drawn = [
+            torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed)) for seed in seeds
+        ]
+        return torch.stack(drawn).to(latents.device, latents.dtype)
+
+
+def _load(kind: Any, source: ModelFolder, part: str, **dtype: torch.dtype) -> Any:
+    """One part of the model. Weights that lack a tensor are an error: it would start random."""
+    model, info = kind.from_pretrained(
+        source.path / part,
+        variant=source.variants[part],
+        use_safetensors=True,
+        local_files_only=True,
+        output_loading_info=True,
+        **dtype,
+    )
+    if missing := sorted(info["missing_keys"]):
+        raise InputError(
+            source.path / part,
+            "weights",
+            f"{len(missing)} tensors are missing, the first is {missing[0]!r}: the file is not of "
+            "this model, or incomplete",
+        )
+    return model
+
+
+def _load_scheduler(source: ModelFolder) -> Any:
+    part = source.path / "scheduler"
+    name = source.scheduler
+    kind = getattr(diffusers, name, None)
+    if kind is None:
+        raise InputError(part, "_class_name", f"diffusers has no scheduler {name!r}")
+    scheduler = kind.from_pretrained(part, local_files_only=True)
+    if not hasattr(scheduler, "alphas_cumprod"):
+        raise InputError(part, "_class_name", f"{name} has no alphas_cumprod to noise latents by")
+    return scheduler
+
+
+def _repeated(tensor: Tensor, batch: int) -> Tensor:
+    """A batch of one as a batch of ``batch``; any other batch must have that size already."""
+    if tensor.shape[0] not in (1, batch):
+        raise InputError("probe", "batch", f"{tensor.shape[0]} contexts for {batch} latents")
+    return tensor.expand(batch, *tensor.shape[1:])

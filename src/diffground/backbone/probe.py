@@ -1,0 +1,301 @@
+"""The probe: named attention maps and features out of one pass of a frozen UNet.
+
+``B`` batch · ``K`` context tokens or phrases · ``N`` pixels = h·w · ``C`` channels · ``H`` heads
+
+Only what is asked for is captured, every other attention layer keeps its fused kernel, and the pass
+stops after the last module asked for. Each transformer and each resnet of the UNet is a *unit*; the
+taps inside a unit are put in when it runs and taken out when it returns. A unit is therefore a pure
+function of its inputs, and ``checkpoint=True`` may run it again in the backward pass, long after
+the probe itself is over.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import Attention
+from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.transformers.transformer_2d import Transformer2DModel
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint as run_checkpointed
+
+from diffground.backbone.taps import Frame, Processor, Size, State, Stop, Tag, as_map
+from diffground.errors import InputError
+
+
+@dataclass(frozen=True)
+class ProbeRequest:
+    """What to capture, by diffusers' module names.
+
+    ``cross`` and ``self_`` name attention modules (``...attn2``, ``...attn1``). ``features`` names
+    any module for the tensor it puts out, or ``input:<module>`` for the tensor entering it.
+    """
+
+    cross: tuple[str, ...] = ()
+    self_: tuple[str, ...] = ()
+    features: tuple[str, ...] = ()
+
+    def tags(self) -> list[Tag]:
+        """Every requested tap as ``(kind, name)``."""
+        groups = (("cross", self.cross), ("self", self.self_), ("feature", self.features))
+        return [(kind, name) for kind, names in groups for name in names]
+
+
+@dataclass
+class ProbeResult:
+    """What was captured, by requested name. Attention maps are float32 and averaged over heads.
+
+    ``cross`` (B, K, h, w) sums to 1 over K; ``self_`` (B, N, N) has rows (queries) that sum to 1;
+    ``features`` (B, C, h, w) keep the model's dtype; ``sizes`` has the ``(h, w)`` of each of them;
+    ``state`` is the adapter's last state.
+    """
+
+    cross: dict[str, Tensor] = field(default_factory=dict)
+    self_: dict[str, Tensor] = field(default_factory=dict)
+    sizes: dict[str, Size] = field(default_factory=dict)
+    features: dict[str, Tensor] = field(default_factory=dict)
+    state: State | None = None
+
+    def item(self, index: int) -> ProbeResult:
+        """The maps and features of one item, still with a batch axis of 1 (without the state)."""
+
+        def one(maps: dict[str, Tensor]) -> dict[str, Tensor]:
+            return {name: tensor[index : index + 1] for name, tensor in maps.items()}
+
+        return ProbeResult(one(self.cross), one(self.self_), self.sizes, one(self.features))
+
+
+class SiteAdapter(Protocol):
+    """A bypass that reads image features and rewrites the context, site by site.
+
+    It must be pure: whatever one site passes to the next travels in ``state``, a tuple of tensors,
+    because checkpointing calls the methods a second time. ``sites`` are the attn2 modules before
+    which :meth:`before` is called; a site not listed attends to :meth:`context` of the state.
+    """
+
+    sites: tuple[str, ...]
+
+    def start(self, context: Tensor, context_mask: Tensor) -> State:
+        """The first state, from the prompt's context (B, K, C) and its bool mask (B, K)."""
+        ...
+
+    def before(self, site: str, features: Tensor, size: Size, state: State) -> tuple[Tensor, State]:
+        """Between self- and cross-attention of a block: the context (B, K, C) of this site.
+
+        ``features`` (B, N, C_v) is the hidden state after the self-attention residual, before the
+        norm of the cross-attention.
+        """
+        ...
+
+    def after(self, site: str, probs: Tensor, state: State) -> State:
+        """After the cross-attention of a site in ``request.cross``, given its maps (B, K, h, w)."""
+        ...
+
+    def context(self, state: State) -> Tensor:
+        """The context (B, K, C) that the state holds."""
+        ...
+
+
+def probe_unet(
+    unet: UNet2DConditionModel,
+    latents: Tensor,
+    timestep: int,
+    context: Tensor,
+    request: ProbeRequest,
+    *,
+    context_mask: Tensor | None = None,
+    added: dict[str, Tensor] | None = None,
+    adapter: SiteAdapter | None = None,
+    checkpoint: bool = False,
+    where: str = "unet",
+) -> ProbeResult:
+    """Runs the UNet on latents (B, 4, h, w) and context (B, K, C) up to the last tap.
+
+    ``context_mask`` (B, K), True for real tokens, holds in every cross-attention layer; a masked
+    token has probability exactly 0, and a row without any real token attends to all alike.
+    ``added`` is SDXL's pooled text and time ids. ``where`` names the model in errors.
+
+    Raises :class:`InputError` for names that the UNet does not have or never runs.
+    """
+    plan = _Plan(unet, request, adapter, checkpoint, where)
+    state: State = ()
+    if adapter is not None:
+        everywhere = torch.ones(context.shape[:2], dtype=torch.bool, device=context.device)
+        state = adapter.start(context, everywhere if context_mask is None else context_mask)
+    root = Frame(set(plan.tags), state)
+    with suppress(Stop), plan.installed(root):
+        unet(
+            latents,
+            timestep,
+            encoder_hidden_states=context,
+            encoder_attention_mask=context_mask,
+            added_cond_kwargs=added,
+            return_dict=False,
+        )
+    if root.pending:
+        names = ", ".join(sorted(name for _, name in root.pending))
+        raise InputError(where, "request", f"the UNet never runs {names}")
+    result = ProbeResult(state=None if adapter is None else root.state)
+    groups = {"cross": result.cross, "self": result.self_, "feature": result.features}
+    for (kind, name), (tensor, size) in root.kept.items():
+        groups[kind][name], result.sizes[name] = tensor, size
+    return result
+
+
+class _Plan:
+    """Which taps go where. It never changes and holds no tensor that a pass makes: the autograd
+    graph of a checkpointed unit refers to it, and would otherwise keep its own results alive."""
+
+    def __init__(
+        self,
+        unet: UNet2DConditionModel,
+        request: ProbeRequest,
+        adapter: SiteAdapter | None,
+        checkpoint: bool,
+        where: str,
+    ) -> None:
+        self.adapter, self.checkpoint, self.where = adapter, checkpoint, where
+        self.modules = dict(unet.named_modules())
+        self.tags = request.tags()
+        if adapter is not None:
+            self.tags += [("before", site) for site in adapter.sites]
+        if not self.tags:
+            raise InputError(where, "request", "nothing is requested: name at least one module")
+        self.units = {
+            name: module
+            for name, module in self.modules.items()
+            if isinstance(module, (Transformer2DModel, ResnetBlock2D))
+        }
+        self.taps: dict[str, list[Tag]] = {name: [] for name in ("", *self.units)}
+        for tag in self.tags:
+            self.taps[self._owner(self._check(tag))].append(tag)
+        # With an adapter the context changes from block to block, so every attn2 must ask for it.
+        self.sites: dict[str, list[str]] = {name: [] for name in self.taps}
+        for name, module in self.modules.items():
+            if adapter is not None and name.endswith(".attn2") and isinstance(module, Attention):
+                self.sites[self._owner(name)].append(name)
+
+    def _check(self, tag: Tag) -> str:
+        kind, name = tag
+        path = name.removeprefix("input:") if kind == "feature" else name
+        end = {"cross": ".attn2", "before": ".attn2", "self": ".attn1"}.get(kind, "")
+        if path and path in self.modules and path.endswith(end):
+            return path
+        known = [known for known in self.modules if known.endswith(end)]
+        near = difflib.get_close_matches(path, known, n=3, cutoff=0.0)
+        what = f"an attention module (*{end})" if end else "a module"
+        raise InputError(
+            self.where, kind, f"{name!r} is not {what} of this UNet; near: {', '.join(near)}"
+        )
+
+    def _owner(self, path: str) -> str:
+        """The unit that the module lies in, or "" for one outside of all units."""
+        parts = path.split(".")
+        prefixes = (".".join(parts[:end]) for end in range(1, len(parts)))
+        return next((prefix for prefix in prefixes if prefix in self.units), "")
+
+    @contextmanager
+    def installed(self, root: Frame) -> Iterator[None]:
+        """Wraps the units that have something to do, and taps what lies outside of them."""
+        with ExitStack() as undo:
+            for name, module in self.units.items():
+                if self.taps[name] or self.sites[name] or self.checkpoint:
+                    wrapped = self._wrapped(name, module.forward, root)
+                    undo.enter_context(_replaced_forward(module, wrapped))
+            undo.enter_context(self.tapped("", root))
+            yield
+
+    def _wrapped(self, name: str, forward: Callable[..., Any], root: Frame) -> Callable[..., Any]:
+        def unit(*args: Any, **kwargs: Any) -> Any:
+            run = self._pure(name, forward, frozenset(root.pending))
+            if self.checkpoint and torch.is_grad_enabled():
+                made = run_checkpointed(run, root.state, *args, use_reentrant=False, **kwargs)
+            else:
+                made = run(root.state, *args, **kwargs)
+            output, root.state, kept, root.pending = made
+            root.kept.update(kept)
+            if not root.pending:
+                raise Stop
+            return output
+
+        return unit
+
+    def _pure(
+        self, name: str, forward: Callable[..., Any], pending: frozenset[Tag]
+    ) -> Callable[..., tuple[Any, State, dict[Tag, tuple[Tensor, Size]], set[Tag]]]:
+        def run(state: State, hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+            height, width = hidden.shape[-2:]
+            frame = Frame(set(pending), state, (height, width))
+            output = None
+            with suppress(Stop), self.tapped(name, frame):
+                output = forward(hidden, *args, **kwargs)
+            return output, frame.state, frame.kept, frame.pending
+
+        return run
+
+    @contextmanager
+    def tapped(self, owner: str, frame: Frame) -> Iterator[None]:
+        """The hooks and processors of one unit, removed again whatever happens inside."""
+        with ExitStack() as undo:
+            captured = set()
+            for kind, name in self.taps[owner]:
+                if kind == "feature":
+                    undo.callback(self._tap_feature(name, frame).remove)
+                elif kind == "before":
+                    undo.callback(self._tap_hidden(name, frame).remove)
+                else:
+                    captured.add(name)
+            for name in captured.union(self.sites[owner]):
+                attn = self.modules[name]
+                assert isinstance(attn, Attention)
+                undo.callback(attn.set_processor, attn.processor)
+                attn.set_processor(Processor(name, frame, self.adapter, name in captured))
+            yield
+
+    def _tap_feature(self, name: str, frame: Frame) -> Any:
+        module = self.modules[name.removeprefix("input:")]
+
+        def keep(tensor: Tensor) -> None:
+            feature = as_map(tensor, frame.size, name)
+            frame.keep(("feature", name), feature, (feature.shape[-2], feature.shape[-1]))
+
+        def entering(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            keep(args[0] if args else kwargs["hidden_states"])
+
+        def leaving(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            keep(output if isinstance(output, Tensor) else output[0])
+
+        if name.startswith("input:"):
+            return module.register_forward_pre_hook(entering, with_kwargs=True)
+        return module.register_forward_hook(leaving)
+
+    def _tap_hidden(self, site: str, frame: Frame) -> Any:
+        """Calls the adapter with what enters the norm before the cross-attention ``site``."""
+        norm = self.modules[site.removesuffix("attn2") + "norm2"]
+
+        def before(_: nn.Module, args: tuple[Any, ...]) -> None:
+            assert self.adapter is not None and frame.size is not None
+            frame.contexts[site], frame.state = self.adapter.before(
+                site, args[0], frame.size, frame.state
+            )
+            frame.done(("before", site))
+
+        return norm.register_forward_pre_hook(before)
+
+
+@contextmanager
+def _replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    own = vars(module).get("forward")  # set on the instance by someone else: comes back after
+    module.forward = forward
+    try:
+        yield
+    finally:
+        del module.forward
+        if own is not None:
+            module.forward = own

@@ -1,0 +1,128 @@
+"""What sits at a tap: attention written out, the processor around it, and what a run keeps.
+
+``B`` batch · ``K`` context tokens or phrases · ``N`` pixels = h·w · ``C`` channels · ``H`` heads
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from diffusers.models.attention_processor import Attention, AttnProcessor2_0
+from torch import Tensor
+
+from diffground.errors import InputError
+
+if TYPE_CHECKING:
+    from diffground.backbone.probe import SiteAdapter
+
+State = tuple[Tensor, ...]
+Size = tuple[int, int]
+Tag = tuple[str, str]  # (kind, name); the kinds are "cross", "self", "feature" and "before"
+
+
+def attend(
+    attn: Attention, hidden: Tensor, context: Tensor, bias: Tensor | None, heads_at_once: int
+) -> tuple[Tensor, Tensor]:
+    """Attention written out, for hidden (B, N, C), context (B, K, C') and bias (B, 1, K).
+
+    Returns the layer's output (B, N, C) and its probabilities (B, N, K), float32, averaged over
+    the heads while they are made: only ``heads_at_once`` of them exist at a time.
+    """
+
+    def heads(projected: Tensor) -> tuple[Tensor, ...]:
+        by_head = projected.unflatten(-1, (attn.heads, -1)).transpose(1, 2)  # (B, H, N, C/H)
+        return by_head.split(heads_at_once, dim=1)
+
+    mean: Tensor | float = 0.0
+    outputs = []
+    parts = heads(attn.to_q(hidden)), heads(attn.to_k(context)), heads(attn.to_v(context))
+    for query, key, value in zip(*parts, strict=True):
+        exact = torch.float32 if attn.upcast_attention else query.dtype
+        scores = (query.to(exact) * attn.scale) @ key.to(exact).transpose(-1, -2)
+        if bias is not None:
+            scores = scores + bias[:, None]
+        probs = scores.softmax(dim=-1, dtype=torch.float32)
+        mean = mean + probs.sum(dim=1) / attn.heads
+        outputs.append(probs.to(value.dtype) @ value)
+    output = torch.cat(outputs, dim=1).transpose(1, 2).flatten(2)
+    for layer in attn.to_out:  # a linear layer and its dropout, idle in eval
+        output = layer(output)
+    assert isinstance(mean, Tensor)
+    return output, mean
+
+
+class Stop(Exception):
+    """Everything asked for was captured."""
+
+
+@dataclass
+class Frame:
+    """What one run of a unit, or of the UNet around the units, captures and passes on."""
+
+    pending: set[Tag]
+    state: State
+    size: Size | None = None
+    kept: dict[Tag, tuple[Tensor, Size]] = field(default_factory=dict)
+    contexts: dict[str, Tensor] = field(default_factory=dict)
+
+    def keep(self, tag: Tag, tensor: Tensor, size: Size) -> None:
+        self.kept[tag] = tensor, size
+        self.done(tag)
+
+    def done(self, tag: Tag) -> None:
+        self.pending.discard(tag)
+        if not self.pending:
+            raise Stop
+
+
+class Processor:
+    """An attention processor that captures the maps, takes the adapter's context, or both."""
+
+    fused = AttnProcessor2_0()
+
+    def __init__(self, name: str, frame: Frame, adapter: SiteAdapter | None, capture: bool) -> None:
+        self.name, self.frame, self.adapter, self.capture = name, frame, adapter, capture
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+    ) -> Tensor:
+        frame, cross = self.frame, self.name.endswith(".attn2")
+        if cross and self.adapter is not None:
+            context = frame.contexts.get(self.name)
+            context = self.adapter.context(frame.state) if context is None else context
+            encoder_hidden_states = context.to(hidden_states.dtype)
+        if not self.capture:
+            return self.fused(attn, hidden_states, encoder_hidden_states, attention_mask)
+        assert frame.size is not None
+        keys = encoder_hidden_states if cross else hidden_states
+        assert keys is not None
+        output, probs = attend(
+            attn, hidden_states, keys, attention_mask, attn.heads if cross else 1
+        )
+        if not cross:
+            frame.keep(("self", self.name), probs, frame.size)
+            return output
+        maps = probs.transpose(1, 2).unflatten(2, frame.size)  # (B, K, h, w)
+        if self.adapter is not None:
+            frame.state = self.adapter.after(self.name, maps, frame.state)
+        frame.keep(("cross", self.name), maps, frame.size)
+        return output
+
+
+def as_map(tensor: Tensor, size: Size | None, name: str) -> Tensor:
+    """A feature as (B, C, h, w); the tokens (B, N, C) inside a transformer are folded back."""
+    text = name.endswith(("attn2.to_k", "attn2.to_v"))
+    if tensor.ndim == 4:
+        return tensor
+    if tensor.ndim == 3 and size is not None and tensor.shape[1] == size[0] * size[1] and not text:
+        return tensor.transpose(1, 2).unflatten(2, size)
+    raise InputError(
+        "request", "features", f"{name!r} has shape {tuple(tensor.shape)}, which is not spatial"
+    )

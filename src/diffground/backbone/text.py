@@ -1,0 +1,122 @@
+"""Prompts to embeddings, and phrases to the mean of their tokens.
+
+``B`` prompts · ``L`` tokens of a padded prompt · ``N`` phrases · ``C`` channels
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from diffground.backbone.alignment import Span, token_indices
+from diffground.errors import InputError
+
+Overflow = Literal["error", "truncate"]
+
+
+@dataclass(frozen=True)
+class PromptEncoding:
+    """Encoded prompts.
+
+    ``embeddings`` (B, L, C); ``mask`` (B, L) is True for real tokens, SOS and EOS included;
+    ``offsets`` has the ``(start, end)`` characters of each token, ``(0, 0)`` for SOS, EOS and
+    padding; ``pooled`` (B, P) is SDXL's pooled text, else None.
+    """
+
+    prompts: tuple[str, ...]
+    embeddings: Tensor
+    mask: Tensor
+    offsets: list[list[Span]]
+    pooled: Tensor | None = None
+
+    def token_indices(self, item: int, span: Span) -> list[int]:
+        """The tokens under a span of characters of prompt ``item``; see :mod:`.alignment`."""
+        return token_indices(self.prompts[item], self.offsets[item], span)
+
+
+def tokenize(
+    tokenizer: Any, prompts: Sequence[str], limit: int, overflow: Overflow
+) -> tuple[Tensor, Tensor, list[list[Span]]]:
+    """Ids (B, L), mask (B, L) and offsets of prompts padded to ``limit`` tokens.
+
+    Raises :class:`InputError` for a prompt of more tokens than that, SOS and EOS included, unless
+    ``overflow`` is "truncate".
+    """
+    if overflow == "error":
+        for prompt, ids in zip(
+            prompts, tokenizer(list(prompts), verbose=False).input_ids, strict=True
+        ):
+            if len(ids) > limit:
+                raise InputError(
+                    "prompt",
+                    "length",
+                    f"{len(ids)} tokens, but the text encoder reads {limit}: shorten the prompt, "
+                    f'or pass overflow="truncate" to drop its end: {prompt!r}',
+                )
+    batch = tokenizer(
+        list(prompts),
+        padding="max_length",
+        truncation=True,
+        max_length=limit,
+        return_offsets_mapping=True,
+        return_tensors="pt",
+    )
+    offsets = [[(int(a), int(b)) for a, b in item] for item in batch.offset_mapping]
+    return batch.input_ids, batch.attention_mask.bool(), offsets
+
+
+def encode(
+    tokenizers: Sequence[Any],
+    text_encoders: Sequence[Any],
+    prompts: Sequence[str],
+    overflow: Overflow,
+) -> PromptEncoding:
+    """Encodes prompts as the UNet was trained to read them.
+
+    One encoder (SD 1.x, 2.x): its last hidden state, after the final norm. Two (SDXL): the
+    second-to-last hidden states of both side by side, and the second's projection as ``pooled``.
+    """
+    if isinstance(prompts, str):
+        raise InputError("prompt", "prompts", "a list of prompts is needed, not one string")
+    encoded = []
+    for tokenizer, encoder in zip(tokenizers, text_encoders, strict=True):
+        limit = min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
+        ids, mask, offsets = tokenize(tokenizer, prompts, limit, overflow)
+        device = next(encoder.parameters()).device
+        output = encoder(ids.to(device), output_hidden_states=len(text_encoders) > 1)
+        encoded.append((output, mask.to(device), offsets))
+    (first, mask, offsets), (last, _, last_offsets) = encoded[0], encoded[-1]
+    if offsets != last_offsets:
+        raise InputError(
+            "tokenizer_2", "vocab.json", "the two tokenizers split prompts differently"
+        )
+    if len(encoded) == 1:
+        return PromptEncoding(tuple(prompts), first.last_hidden_state, mask, offsets)
+    embeddings = torch.cat([output.hidden_states[-2] for output, _, _ in encoded], dim=-1)
+    return PromptEncoding(tuple(prompts), embeddings, mask, offsets, last.text_embeds)
+
+
+def phrase_means(
+    encoding: PromptEncoding, spans: Sequence[Sequence[Span]]
+) -> tuple[Tensor, Tensor]:
+    """Each phrase's mean token embedding (B, N, C), and a mask (B, N) of the real phrases.
+
+    ``spans`` has the character spans of every prompt's phrases; N is the largest number of them.
+    Raises :class:`InputError` for a span without text or with truncated tokens.
+    """
+    assert len(spans) == len(encoding.prompts), "one list of spans per prompt"
+    widest = max(map(len, spans))
+    if widest == 0:
+        raise InputError("prompt", "spans", "none of the prompts has a phrase")
+    embeddings = encoding.embeddings
+    weights = torch.zeros(len(spans), widest, embeddings.shape[1])  # (B, N, L)
+    for item, item_spans in enumerate(spans):
+        for phrase, span in enumerate(item_spans):
+            tokens = encoding.token_indices(item, span)
+            weights[item, phrase, tokens] = 1 / len(tokens)
+    weights = weights.to(embeddings)
+    return weights @ embeddings, weights.any(dim=-1)
