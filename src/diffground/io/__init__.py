@@ -1,0 +1,13 @@
+"""Reading and writing of image files: the one place where pixels leave and enter the disk."""
+
+from diffground.io.images import image_size, read_image, write_png
+from diffground.io.panoptic import encode_panoptic, read_panoptic, segment_masks
+
+__all__ = [
+    "encode_panoptic",
+    "image_size",
+    "read_image",
+    "read_panoptic",
+    "segment_masks",
+    "write_png",
+]

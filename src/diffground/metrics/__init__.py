@@ -1,0 +1,1 @@
+"""Metrics: numbers from masks, without knowledge of any model."""

@@ -1,0 +1,1 @@
+"""Panoptic narrative grounding with dynamically prompted frozen diffusion models."""

@@ -1,0 +1,166 @@
+"""Figures of curves: recall over IoU thresholds, and training over steps.
+
+Made with matplotlib's objects, without its global state, so that figures can be drawn in any
+thread and none stays open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+from numpy.typing import NDArray
+
+from diffground.io.images import write_png
+from diffground.reporting.overlays import palette
+
+# The panels of the papers' recall figure: title, and line style of each group in it.
+_PANELS = (
+    ("(a) overall", {"overall": "-"}),
+    ("(b) things and stuff", {"things": "-", "stuff": "--"}),
+    ("(c) singulars and plurals", {"singulars": "-", "plurals": "--"}),
+)
+
+Curves = Mapping[str, Sequence[float] | None]  # group -> recall at each threshold
+Series = Sequence[tuple[float, float]]  # (step, value)
+
+
+def recall_curves(
+    curves: Mapping[str, Curves],
+    thresholds: Sequence[float],
+    *,
+    protocol: str,
+    averages: Mapping[str, Mapping[str, float | None]] | None = None,
+) -> Figure:
+    """Recall over the IoU threshold: overall, by things and stuff, by singulars and plurals.
+
+    Args:
+        curves: model -> group -> recall in [0, 1] at each threshold, as
+            ``AverageRecall.curve`` gives it; a group that is None is left out.
+        thresholds: in [0, 1], the horizontal axis.
+        protocol: how IoU was measured: printed in the figure.
+        averages: model -> group -> AR in percent, shown in the legends.
+    """
+    lines = 2 + len(curves)  # of the legends, which stand below: the curves fill the panels
+    figure = Figure(figsize=(13, 4.0 + 0.2 * lines), layout="constrained")
+    axes = figure.subplots(1, len(_PANELS), sharey=True)
+    colours = dict(zip(curves, _unit(len(curves)), strict=True))
+    for axis, (title, groups) in zip(axes, _PANELS, strict=True):
+        for group, style in groups.items():  # the legend's columns are the groups
+            for name, by_group in curves.items():
+                recall = by_group.get(group)
+                if recall is None:
+                    continue
+                label = name if len(groups) == 1 else f"{name}, {group}"
+                average = (averages or {}).get(name, {}).get(group)
+                if average is not None:
+                    label += f": {average:.1f}"
+                axis.plot(
+                    thresholds, recall, style, color=colours[name], linewidth=1.8, label=label
+                )
+        axis.set_title(title, fontsize=12)
+        axis.set_xlabel("IoU threshold")
+        axis.set_xlim(0, 1)
+        axis.set_ylim(0, 1.02)
+        axis.grid(alpha=0.25)
+        if axis.get_legend_handles_labels()[0]:
+            heading = "Average Recall (%)" if averages else None
+            axis.legend(
+                fontsize=9,
+                title=heading,
+                title_fontsize=9,
+                ncols=len(groups),
+                loc="upper center",
+                bbox_to_anchor=(0.5, -0.14),
+                frameon=False,
+            )
+    axes[0].set_ylabel("recall")
+    figure.suptitle(f"share of phrases found, IoU protocol: {protocol}", fontsize=10, color="0.35")
+    return figure
+
+
+def training_curve(
+    losses: Mapping[str, Series],
+    metrics: Mapping[str, Series] | None = None,
+    *,
+    title: str = "",
+    metric_label: str = "Average Recall (%)",
+) -> Figure:
+    """Losses over training steps (faint: as logged; strong: smoothed), metrics beside them.
+
+    Args:
+        losses: name -> (step, value) pairs; on a logarithmic axis if all are positive.
+        metrics: name -> (step, value) pairs of evaluations; None leaves the second panel out.
+        metric_label: the second panel's vertical axis.
+    """
+    panels = 2 if metrics else 1
+    figure = Figure(figsize=(6.2 * panels, 4.0), layout="constrained")
+    axes = np.atleast_1d(figure.subplots(1, panels))
+    for (name, series), colour in zip(losses.items(), _unit(len(losses)), strict=True):
+        steps, values = _columns(series)
+        axes[0].plot(steps, values, color=colour, alpha=0.25, linewidth=1)
+        axes[0].plot(steps, _smooth(values), color=colour, linewidth=2, label=name)
+    logged = [value for series in losses.values() for _, value in series]
+    axes[0].set_ylabel("loss")
+    if logged and min(logged) > 0:
+        axes[0].set_ylabel("loss (logarithmic)")
+        axes[0].set_yscale("log")
+        for formatted in (axes[0].yaxis.set_major_formatter, axes[0].yaxis.set_minor_formatter):
+            formatted(FuncFormatter(_log_label))
+    if metrics:
+        for (name, series), colour in zip(metrics.items(), _unit(len(metrics)), strict=True):
+            steps, values = _columns(series)
+            axes[1].plot(steps, values, "o-", color=colour, markersize=4, label=name)
+        axes[1].set_ylabel(metric_label)
+    for axis in axes:
+        axis.set_xlabel("step")
+        axis.grid(alpha=0.25, which="both")
+        if axis.get_legend_handles_labels()[0]:
+            axis.legend(fontsize=9)
+    if title:
+        figure.suptitle(title, fontsize=12)
+    return figure
+
+
+def figure_pixels(figure: Figure, dpi: int = 120) -> NDArray[np.uint8]:
+    """The figure as uint8 RGB ``(H, W, 3)``."""
+    figure.set_dpi(dpi)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.array(canvas.buffer_rgba())[..., :3]
+
+
+def save_figure(figure: Figure, path: str | Path, dpi: int = 120) -> Path:
+    """Writes the figure as a PNG file (whole or not at all) and returns its path."""
+    return write_png(path, figure_pixels(figure, dpi))
+
+
+def _unit(size: int) -> list[tuple[float, ...]]:
+    """The palette of the overlays, as matplotlib wants it."""
+    return [tuple(channel / 255 for channel in colour) for colour in palette(size)]
+
+
+def _log_label(value: float, position: int) -> str:
+    """Plain numbers at 1, 2 and 5 of every decade, nothing at the other ticks."""
+    digit = f"{value:.0e}"[0]
+    return f"{value:g}" if digit in "125" else ""
+
+
+def _columns(series: Series) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    table = np.asarray(series, dtype=np.float64).reshape(-1, 2)
+    return table[:, 0], table[:, 1]
+
+
+def _smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean over a window of a twentieth of the series, shorter at both ends: no lag, no bias."""
+    half = len(values) // 40
+    if half == 0:
+        return values
+    total = np.concatenate([[0.0], np.cumsum(values)])
+    at = np.arange(len(values))
+    reach = np.minimum(half, np.minimum(at, len(values) - 1 - at))
+    return (total[at + reach + 1] - total[at - reach]) / (2 * reach + 1)

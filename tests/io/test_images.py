@@ -1,0 +1,125 @@
+"""Every kind of image file gives the same array, or an error that names the file."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffground.errors import InputError
+from diffground.io import (
+    encode_panoptic,
+    image_size,
+    read_image,
+    read_panoptic,
+    segment_masks,
+    write_png,
+)
+
+RGB = np.random.default_rng(0).integers(0, 256, (12, 18, 3)).astype(np.uint8)
+GREY = RGB[..., 0]
+
+
+def test_png_round_trip_leaves_no_other_file(tmp_path):
+    path = write_png(tmp_path / "deep" / "a.png", RGB)
+    assert (read_image(path) == RGB).all() and image_size(path) == (12, 18)
+    write_png(path, GREY)
+    assert (read_image(path) == GREY[..., None]).all()
+    assert [entry.name for entry in path.parent.iterdir()] == ["a.png"]
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = write_png(tmp_path / "a.png", RGB)
+
+    def full(*args, **options):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    with pytest.raises(OSError, match="disk full"):
+        write_png(path, GREY)
+    assert (read_image(path) == RGB).all() and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "YCbCr"])
+def test_modes_become_rgb(tmp_path, mode):
+    path = tmp_path / ("a.tif" if mode in ("CMYK", "YCbCr") else "a.png")
+    Image.fromarray(RGB).convert(mode).save(path)
+    image = read_image(path)
+    assert image.shape == RGB.shape and image.dtype == np.uint8
+    expected = np.asarray(Image.fromarray(RGB).convert(mode).convert("RGB"))
+    assert np.abs(image.astype(int) - expected).max() <= 2
+
+
+def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path):
+    values = np.array([[0, 257, 32896, 65535]], np.uint16)
+    Image.fromarray(values).save(tmp_path / "a.png")
+    assert read_image(tmp_path / "a.png")[0, :, 1].tolist() == [0, 1, 128, 255]
+
+
+def test_transparency_is_composed_over_white(tmp_path):
+    rgba = np.zeros((1, 3, 4), np.uint8)
+    rgba[0, :, 3] = [255, 0, 128]
+    Image.fromarray(rgba).save(tmp_path / "a.png")
+    assert read_image(tmp_path / "a.png")[0, :, 0].tolist() == [0, 255, 127]
+    palette = Image.fromarray(GREY).convert("P")
+    palette.save(tmp_path / "p.png", transparency=int(np.asarray(palette)[0, 0]))
+    assert read_image(tmp_path / "p.png")[0, 0].tolist() == [255, 255, 255]
+
+
+def test_exif_rotation_is_the_readers_choice(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned by a quarter
+    Image.fromarray(RGB).save(tmp_path / "a.png", exif=exif)
+    assert (read_image(tmp_path / "a.png") == np.rot90(RGB, -1)).all()
+    assert (read_image(tmp_path / "a.png", upright=False) == RGB).all()
+    assert image_size(tmp_path / "a.png") == (12, 18)
+
+
+def test_unreadable_files_are_named(tmp_path):
+    png = write_png(tmp_path / "whole.png", np.tile(RGB, (20, 20, 1))).read_bytes()
+    jpg = tmp_path / "whole.jpg"
+    Image.fromarray(np.tile(RGB, (20, 20, 1))).save(jpg)
+    (tmp_path / "empty.png").write_bytes(b"")
+    (tmp_path / "text.jpg").write_text("<html>404</html>")
+    (tmp_path / "cut.png").write_bytes(png[: len(png) // 2])
+    (tmp_path / "cut.jpg").write_bytes(jpg.read_bytes()[:4000])
+    (tmp_path / "bent.png").write_bytes(png[:200] + b"\0" * 400 + png[600:])
+    Image.fromarray(RGB.astype(np.float32)[..., 0]).save(tmp_path / "float.tif")
+    frames = [Image.fromarray(RGB), Image.fromarray(255 - RGB)]
+    frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
+    (tmp_path / "folder.png").mkdir()
+    expected = {
+        "none.png": "file", "folder.png": "file", "empty.png": "format", "text.jpg": "format",
+        "cut.png": "pixels", "cut.jpg": "pixels", "bent.png": "pixels",
+        "float.tif": "mode", "moving.gif": "frames",
+    }  # fmt: skip
+    for name, field in expected.items():
+        with pytest.raises(InputError) as caught:
+            read_image(tmp_path / name)
+        assert caught.value.file == str(tmp_path / name)
+        assert caught.value.field == field, name
+
+
+def test_panoptic_ids_survive_every_byte(tmp_path):
+    ids = np.array([[0, 1, 255, 256], [65535, 65536, 256**3 - 1, 3165766]], np.uint32)
+    rgb = encode_panoptic(ids)
+    assert rgb[1, 3].tolist() == [3165766 % 256, 3165766 // 256 % 256, 3165766 // 65536]
+    path = write_png(tmp_path / "ids.png", rgb)
+    assert read_panoptic(path).dtype == np.uint32 and (read_panoptic(path) == ids).all()
+    with pytest.raises(AssertionError, match="24 bits"):
+        encode_panoptic(np.array([[256**3]]))
+
+
+def test_panoptic_files_of_another_mode_are_refused(tmp_path):
+    write_png(tmp_path / "grey.png", GREY)
+    with pytest.raises(InputError, match="mode: segment ids need 8 bit RGB, the file is L"):
+        read_panoptic(tmp_path / "grey.png")
+
+
+def test_segment_masks_keep_the_order_asked_for():
+    ids = np.array([[5, 5, 7], [0, 7, 9]], np.uint32)
+    masks = segment_masks(ids, [9, 5])
+    assert masks.tolist() == [(ids == 9).tolist(), (ids == 5).tolist()]
+    assert segment_masks(ids, []).shape == (0, 2, 3)
+    with pytest.raises(InputError, match=r"a.png: segment_ids: no pixel has the id \[6\]"):
+        segment_masks(ids, [5, 6], file="a.png")
+    with pytest.raises(InputError, match="VOID"):
+        segment_masks(ids, [0])
