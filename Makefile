@@ -1,0 +1,64 @@
+# Every command of the project. `make help` lists them.
+VENV ?= .venv
+ARGS ?=#          more arguments for `kedro run`: make png_train ARGS="--params png.seed=1"
+PYTEST_ARGS ?=#   more arguments for pytest: make test PYTEST_ARGS="-k manifest"
+TORCH_ARGS ?=#    more arguments for pip when it installs torch, say an index of CPU builds
+
+# The first Python that really runs and is new enough (a name on the PATH may be a mere shim).
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
+	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	&& { echo "$$python"; break; }; done)
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install -c constraints.txt
+
+# Models and datasets are local folders: nothing is fetched, and nobody is told.
+export HF_HUB_OFFLINE = 1
+export DO_NOT_TRACK = 1
+
+.DEFAULT_GOAL := help
+.PHONY: help install png_train test lint viz mlflow catalog_docs clean
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z_]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: $(VENV)/.installed-dev  ## make .venv with everything, the tools of development too
+
+png_train: $(VENV)/.installed  ## train the panoptic narrative grounding adapter on the mini world
+	$(BIN)/kedro run --pipelines png_train $(ARGS)
+
+test: $(VENV)/.installed-dev  ## run the tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.installed-dev  ## check style, types and the borders between the rooms
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy src
+	$(BIN)/lint-imports
+
+viz: $(VENV)/.installed  ## show the pipelines in a browser
+	$(BIN)/kedro viz run $(ARGS)
+
+mlflow: $(VENV)/.installed  ## show the run log in a browser
+	$(BIN)/mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}" $(ARGS)
+
+catalog_docs: $(VENV)/.installed  ## write catalog_docs/README.md anew from the catalog
+	$(BIN)/python -m diffground.reporting.catalog_docs
+
+clean:  ## remove the environment and the caches; data and the run log stay
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .viz
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# torch goes first and alone, so that no other requirement can choose its build.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "diffground needs Python 3.11 or newer, and none of python3.11," \
+		"python3.12, python3.13 and python3 is one. Install it, or name it:" \
+		"make PYTHON=/path/to/python3.11 ..." >&2; exit 1; }
+	test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
+	$(PIP) $(TORCH_ARGS) torch==2.13.0
+	$(PIP) -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(PIP) -e '.[dev]'
+	@touch $@

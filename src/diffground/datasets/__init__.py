@@ -1,0 +1,17 @@
+"""Kedro datasets for folders: models and image datasets that are read file by file."""
+
+from diffground.datasets.folders import (
+    DataFolderDataset,
+    DiffusionFolderDataset,
+    FolderDataset,
+    ModelFolderDataset,
+    TargetFolderDataset,
+)
+
+__all__ = [
+    "DataFolderDataset",
+    "DiffusionFolderDataset",
+    "FolderDataset",
+    "ModelFolderDataset",
+    "TargetFolderDataset",
+]

@@ -1,0 +1,149 @@
+"""Kedro hooks: inputs are checked before a run, and every ``kedro run`` is logged to MLflow.
+
+MLflow takes seconds to import and to set up its database, so it is imported when a run begins
+and by no other command. conf/base/mlflow.yml says where the log is kept.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+from pathlib import Path
+from typing import Any
+
+from kedro.framework.context import KedroContext
+from kedro.framework.hooks import hook_impl
+from kedro.io import DataCatalog
+from kedro.pipeline import Pipeline
+
+from diffground import tracking
+from diffground.config import Config
+from diffground.datasets import DataFolderDataset, FolderDataset
+from diffground.reporting import run_log
+
+
+class RunLogConfig(Config):
+    """conf/<env>/mlflow.yml."""
+
+    enabled: bool
+    tracking_uri: str  # sqlite paths are relative to the project; MLFLOW_TRACKING_URI wins
+    experiment: str
+    system_metrics: bool = False  # CPU, memory and (with nvidia-ml-py) GPU use over time
+
+
+class InputFoldersHook:
+    """Looks at the folders that a pipeline needs and does not make, before its first node runs."""
+
+    @hook_impl
+    def before_pipeline_run(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
+        """Raises InputError for the first folder that is missing or not whole."""
+        for name in sorted(pipeline.inputs()):
+            dataset = catalog.get(name)
+            if isinstance(dataset, FolderDataset):
+                dataset.check()
+
+
+class RunLogHook:
+    """Opens an MLflow run for every ``kedro run`` and writes down what it was and what came out.
+
+    Parameters are those that the pipeline reads, flattened (``png.optimizer.lr``). Numbers in saved
+    JSON become metrics; what is saved in the reporting layer becomes an artifact. Processes of a
+    distributed run other than rank 0 log nothing.
+
+    Environment: ``MLFLOW_TRACKING_URI`` names another store, ``DIFFGROUND_PARENT_RUN`` is the id of
+    the run that this one is part of, and ``DIFFGROUND_RUN_LOG=0`` turns the log off.
+    """
+
+    def __init__(self) -> None:
+        self._project = Path()
+        self._config: RunLogConfig | None = None
+        self._catalog: DataCatalog | None = None
+        self._run: run_log.MlflowTracker | None = None
+
+    @hook_impl
+    def after_context_created(self, context: KedroContext) -> None:
+        """Reads the configuration; nothing is imported or opened yet."""
+        self._project = Path(context.project_path)
+        self._config = RunLogConfig.model_validate(dict(context.config_loader["mlflow"]))
+
+    @hook_impl
+    def before_pipeline_run(
+        self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog
+    ) -> None:
+        """Opens the run and installs its tracker."""
+        config = self._config
+        off = os.environ.get("DIFFGROUND_RUN_LOG") == "0" or os.environ.get("RANK", "0") != "0"
+        if config is None or not config.enabled or off:
+            return
+        names = sorted(run_params["pipeline_names"] or ["__default__"])
+        self._catalog = catalog
+        self._run = run_log.MlflowTracker.start(
+            uri=os.environ.get("MLFLOW_TRACKING_URI") or config.tracking_uri,
+            experiment=config.experiment,
+            name="+".join(names),
+            project=self._project,
+            parent=os.environ.get("DIFFGROUND_PARENT_RUN"),
+            system_metrics=config.system_metrics,
+        )
+        atexit.register(self._end, "KILLED")  # interrupted: no closing hook is called
+        tracking.set_tracker(self._run)
+        keys = sorted(name for name in pipeline.inputs() if name.startswith("params:"))
+        params = {key.removeprefix("params:"): catalog.load(key) for key in keys}
+        self._run.log_params(run_log.flatten(params))
+        self._run.set_tags(
+            {
+                **run_log.code_version(self._project),
+                "env": str(run_params["env"] or "local"),
+                "pipelines": ",".join(names),
+                "run_id": str(run_params["run_id"]),
+                "device": run_log.device(),
+            }
+        )
+        self._run.log_dict(run_params, "run.json")
+
+    @hook_impl
+    def after_dataset_loaded(self, dataset_name: str) -> None:
+        """Notes which model and which data the run used."""
+        self._note_folder(dataset_name)
+
+    @hook_impl
+    def after_dataset_saved(self, dataset_name: str, data: Any) -> None:
+        """Logs the numbers of saved JSON, the files of the reporting layer, and made folders."""
+        if self._run is None or self._catalog is None:
+            return
+        dataset = self._catalog.get(dataset_name)
+        if type(dataset).__name__ == "JSONDataset" and isinstance(data, dict):
+            self._run.log_metrics(run_log.numbers(data, dataset_name))
+        metadata = getattr(dataset, "metadata", None) or {}
+        path = Path(str(getattr(dataset, "_filepath", "")))
+        if metadata.get("kedro-viz", {}).get("layer") == "reporting" and path.is_file():
+            self._run.log_artifact(path, "reporting")
+        self._note_folder(dataset_name)
+
+    @hook_impl
+    def after_pipeline_run(self) -> None:
+        """Closes the run."""
+        self._end("FINISHED")
+
+    @hook_impl
+    def on_pipeline_error(self, error: Exception) -> None:
+        """Closes the run as failed, with the reason."""
+        if self._run is not None:
+            self._run.set_tags({"error": f"{type(error).__name__}: {error}"})
+        self._end("FAILED")
+
+    def _note_folder(self, name: str) -> None:
+        dataset = self._catalog.get(name) if self._run and self._catalog else None
+        if self._run is None or not isinstance(dataset, FolderDataset):
+            return
+        kind = "data" if isinstance(dataset, DataFolderDataset) else "model"
+        self._run.set_tags({f"{kind}.{name}": dataset.fingerprint()})
+        if isinstance(dataset, DataFolderDataset) and (manifest := dataset.manifest()):
+            self._run.log_dict(manifest.model_dump(), f"data/{name}.json")
+
+    def _end(self, status: str) -> None:
+        if self._run is not None:
+            run, self._run = self._run, None
+            atexit.unregister(self._end)
+            tracking.set_tracker(None)
+            run.end(status)

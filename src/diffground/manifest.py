@@ -1,0 +1,198 @@
+"""Made folders: which configuration made one, whether it is whole, and making it only when needed.
+
+A folder of generated files is trusted only through its manifest, which is written last and in one
+step. A process that is killed at any moment leaves a folder without a valid manifest, which is
+made again, or a finished one, which is kept::
+
+    manifest = make_folder(folder, config, lambda partial: render_world(partial, config))
+
+Files are made in a hidden sibling folder that takes the final name when it is whole, so readers
+never see half a dataset, and files of an earlier configuration never mix with the new ones.
+Code that changes what a configuration produces should be part of the configuration, say as
+``"renderer": 3``: the code itself is not hashed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from pydantic import BaseModel, ValidationError
+
+from diffground.config import Config
+from diffground.errors import InputError
+
+MANIFEST = "manifest.json"
+VERSION = 1  # of the manifest's own format
+MODEL_FILES = ("*.safetensors", "*.bin", "*.json", "*.txt")  # weights, configs, vocabularies
+
+Configuration = BaseModel | Mapping[str, Any]
+
+
+class Manifest(Config):
+    """What a made folder is: the configuration behind it, and what lies in it."""
+
+    version: int
+    config_hash: str  # of `config`, 16 hexadecimal digits
+    config: dict[str, Any]
+    files: dict[str, int]  # folder, relative to the manifest's ("." for its own) -> files in it
+    size_bytes: int
+    digest: str  # of the configuration and every file's path and size, 16 hexadecimal digits
+
+
+def config_hash(config: Configuration) -> str:
+    """16 hexadecimal digits, the same for equal configurations in whatever order of keys."""
+    return _hash(json.dumps(_plain(config), sort_keys=True, ensure_ascii=True))
+
+
+def read_manifest(folder: str | Path) -> Manifest | None:
+    """The folder's manifest; None if there is none that can be read, so it must be made again."""
+    try:
+        return Manifest.model_validate_json((Path(folder) / MANIFEST).read_bytes())
+    except (FileNotFoundError, NotADirectoryError, ValidationError):
+        return None
+
+
+def is_valid(folder: str | Path, config: Configuration | None = None) -> bool:
+    """True if the folder was finished for ``config`` and still holds the same files.
+
+    Files are compared by path and size, without reading them. ``config=None`` accepts any
+    configuration.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    if manifest is None or manifest.version != VERSION:
+        return False
+    if config is not None and manifest.config_hash != config_hash(config):
+        return False
+    return manifest.digest == _listing(folder, manifest.config_hash)[2]
+
+
+def write_manifest(folder: str | Path, config: Configuration) -> Manifest:
+    """Declares that ``folder`` is finished: counts its files and writes the manifest in one step.
+
+    For folders that are filled in place, such as checkpoints; call :func:`remove_manifest` before
+    the first change. Hidden files are not counted.
+    """
+    folder = Path(folder)
+    hashed = config_hash(config)
+    files, size, digest = _listing(folder, hashed)
+    manifest = Manifest(
+        version=VERSION,
+        config_hash=hashed,
+        config=_plain(config),
+        files=files,
+        size_bytes=size,
+        digest=digest,
+    )
+    partial = folder / f".{MANIFEST}.{os.getpid()}"
+    with partial.open("w", encoding="utf-8") as stream:
+        stream.write(manifest.model_dump_json(indent=2) + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+    partial.replace(folder / MANIFEST)
+    return manifest
+
+
+def remove_manifest(folder: str | Path) -> None:
+    """Declares that ``folder`` is being changed: it counts as made only at its next manifest."""
+    (Path(folder) / MANIFEST).unlink(missing_ok=True)
+
+
+def make_folder(
+    folder: str | Path, config: Configuration, make: Callable[[Path], object]
+) -> Manifest:
+    """Makes ``folder`` unless a valid one is there, and returns its manifest.
+
+    ``make(partial)`` fills an empty folder, which then takes the place of ``folder``. Two processes
+    that want the same folder wait for each other, and the second finds it made.
+
+    Raises:
+        InputError: ``folder`` has files but no manifest of ours. It may be somebody's own dataset,
+            so it is not touched.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial, old = (folder.parent / f".{folder.name}.{state}" for state in ("partial", "old"))
+    with FileLock(folder.parent / f".{folder.name}.lock"):
+        if is_valid(folder, config):
+            manifest = read_manifest(folder)
+            assert manifest is not None
+            return manifest
+        if folder.exists() and not (folder / MANIFEST).exists() and any(_files(folder)):
+            raise InputError(
+                folder,
+                MANIFEST,
+                "the folder has files that were not made here, so it is left alone; "
+                "move it away or choose another folder",
+            )
+        # A finished folder that was killed just before it took its name needs no second making.
+        if not is_valid(partial, config):
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir()
+            make(partial)
+            write_manifest(partial, config)
+        # Two renames, so that no moment leaves a half-removed folder under the real name.
+        shutil.rmtree(old, ignore_errors=True)
+        if folder.exists():
+            folder.rename(old)
+        partial.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+        manifest = read_manifest(folder)
+        assert manifest is not None
+        return manifest
+
+
+def fingerprint(folder: str | Path, patterns: tuple[str, ...] = MODEL_FILES) -> str:
+    """16 hexadecimal digits of the *contents* of a folder's matching files, at any depth.
+
+    Independent of where the folder lies. Reads every byte: a few seconds for a full-size model.
+    """
+    folder = Path(folder)
+    digest = hashlib.blake2b(digest_size=8)
+    for path in sorted({path for pattern in patterns for path in folder.rglob(pattern)}):
+        with path.open("rb") as stream:
+            content = hashlib.file_digest(stream, "blake2b").hexdigest()
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{content}\n".encode())
+    return digest.hexdigest()
+
+
+def _plain(config: Configuration) -> dict[str, Any]:
+    data = config.model_dump(mode="json") if isinstance(config, BaseModel) else dict(config)
+    plain = json.loads(json.dumps(data))  # tuples become lists here, as they do in the file
+    assert isinstance(plain, dict)
+    return plain
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """The folder's files, sorted, without the manifest and without hidden ones."""
+    for root, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if not name.startswith(".") and Path(root, name) != folder / MANIFEST:
+                yield Path(root, name)
+
+
+def _listing(folder: Path, salt: str) -> tuple[dict[str, int], int, str]:
+    """Files per folder, bytes in all, and a digest of ``salt`` and every path and size."""
+    counts: Counter[str] = Counter()
+    total = 0
+    digest = hashlib.blake2b(salt.encode(), digest_size=8)
+    for path in _files(folder):
+        size = path.stat().st_size
+        relative = path.relative_to(folder)
+        counts[relative.parent.as_posix()] += 1
+        total += size
+        digest.update(f"{relative.as_posix()}\0{size}\n".encode())
+    return dict(counts), total, digest.hexdigest()
+
+
+def _hash(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

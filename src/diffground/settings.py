@@ -1,0 +1,28 @@
+"""Kedro's settings for the project. See conf/README.md for the configuration itself."""
+
+import os
+from typing import Any
+
+from kedro.config import OmegaConfigLoader
+
+from diffground.hooks import InputFoldersHook, RunLogHook
+
+# Models and datasets are local folders. Whoever wants the network says so in the environment.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("DO_NOT_TRACK", "1")
+os.environ.setdefault("MLFLOW_CONFIGURE_LOGGING", "0")  # conf/logging.yml decides
+
+# Called last to first: the inputs are checked before a run is opened in the log.
+HOOKS = (RunLogHook(), InputFoldersHook())
+
+# Its hook writes a run status that takes every named pipeline for the whole project.
+DISABLE_HOOKS_FOR_PLUGINS = ("kedro-viz",)
+
+CONFIG_LOADER_CLASS = OmegaConfigLoader
+CONFIG_LOADER_ARGS: dict[str, Any] = {
+    "base_env": "base",
+    "default_run_env": "local",
+    "config_patterns": {"mlflow": ["mlflow.yml"]},
+    # An environment says only what differs from base, at any depth.
+    "merge_strategy": {"parameters": "soft", "catalog": "soft", "mlflow": "soft"},
+}

@@ -1,0 +1,59 @@
+"""Where nodes send what a run should remember, without knowing who keeps it.
+
+A pipeline node hands ``get_tracker().log_metrics`` to the training loop as its ``log`` callback.
+Under ``kedro run`` the hook in :mod:`diffground.hooks` installs a tracker that writes to MLflow;
+anywhere else the tracker forgets everything. The science rooms take callbacks and do not import
+this module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+
+class Tracker(Protocol):
+    """Receives the figures and files of one run."""
+
+    def log_metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
+        """Figures at one step (None: of the run as a whole)."""
+
+    def log_artifact(self, path: str | Path, folder: str | None = None) -> None:
+        """A file or a folder, copied under ``folder`` of the run."""
+
+    def log_dict(self, data: Any, name: str) -> None:
+        """JSON-ready ``data``, kept as the file ``name`` (``.json`` or ``.yml``)."""
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Short facts about the run, to search by."""
+
+
+class NullTracker:
+    """Forgets everything: the tracker when no run is being logged."""
+
+    def log_metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
+        """Does nothing."""
+
+    def log_artifact(self, path: str | Path, folder: str | None = None) -> None:
+        """Does nothing."""
+
+    def log_dict(self, data: Any, name: str) -> None:
+        """Does nothing."""
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Does nothing."""
+
+
+_current: Tracker = NullTracker()
+
+
+def get_tracker() -> Tracker:
+    """This process's tracker."""
+    return _current
+
+
+def set_tracker(tracker: Tracker | None) -> None:
+    """Installs this process's tracker; None goes back to forgetting."""
+    global _current  # noqa: PLW0603
+    _current = NullTracker() if tracker is None else tracker

@@ -1,0 +1,207 @@
+"""The project as Kedro sees it: registry, typed parameters, both spellings of the run command."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import subprocess
+import sys
+import textwrap
+import typing
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+from kedro.framework.cli.cli import KedroCLI
+from kedro.framework.session import KedroSession
+from kedro.framework.startup import bootstrap_project
+from kedro.pipeline import Pipeline
+from kedro.validation import ParameterValidationError
+from pydantic import BaseModel
+
+from diffground.pipeline_registry import PIPELINES, compose, register_pipelines
+
+TOY = """
+    from kedro.pipeline import Node, Pipeline
+    from diffground.config import Config
+
+    class Inner(Config):
+        lr: float
+
+    class ToyConfig(Config):
+        steps: int
+        inner: Inner
+
+    def toy(config: ToyConfig) -> dict:
+        assert isinstance(config, ToyConfig)
+        return {"steps": config.steps, "lr": config.inner.lr}
+
+    def create_pipeline():
+        return Pipeline([Node(toy, "params:toy", "toy_out", name="toy")])
+"""
+CONF = {
+    "conf/base/parameters.yml": "toy: {steps: 3, inner: {lr: 0.1}}\n",
+    "conf/paper/parameters.yml": "toy: {inner: {lr: 0.2}}\n",
+    "conf/base/catalog.yml": """
+        toy_out: {type: json.JSONDataset, filepath: data/toy.json}
+        more_out: {type: json.JSONDataset, filepath: data/more.json}
+    """,
+}
+
+
+def kedro(project: Path, *args: str) -> Result:
+    """``kedro ARGS`` in this process."""
+    cli = KedroCLI(project)
+    before = Path.cwd()
+    os.chdir(project)
+    try:
+        return CliRunner().invoke(cli, list(args), obj=cli._metadata)
+    finally:
+        os.chdir(before)
+
+
+@pytest.mark.parametrize("option", ["--pipelines", "--pipeline"])
+@pytest.mark.parametrize("name", ["toy", "sum"])
+def test_run_by_name(toy_project: Callable[..., Path], option: str, name: str) -> None:
+    """A name that has a package, and one that is only a sum in the registry."""
+    project = toy_project(TOY, CONF)
+    result = kedro(project, "run", option, name)
+    assert result.exit_code == 0, result.exception
+    assert yaml.safe_load((project / "data/toy.json").read_text()) == {"steps": 3, "lr": 0.1}
+    assert (project / "data/more.json").exists() == (name == "sum")
+
+
+def test_environments_say_only_what_differs(toy_project: Callable[..., Path]) -> None:
+    project = toy_project(TOY, CONF)
+    assert kedro(project, "run", "--env", "paper", "--params", "toy.steps=7").exit_code == 0
+    assert yaml.safe_load((project / "data/toy.json").read_text()) == {"steps": 7, "lr": 0.2}
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ("toy.typo=1", "typo\n  Extra inputs are not permitted"),
+        ("toy.inner.typo=1", "inner.typo\n  Extra inputs are not permitted"),
+        ("toy.steps=few", "steps\n  Input should be a valid integer"),
+    ],
+)
+def test_wrong_parameters_fail_before_the_run(
+    toy_project: Callable[..., Path], params: str, message: str
+) -> None:
+    project = toy_project(TOY, CONF)
+    result = kedro(project, "run", "--pipelines", "toy", "--params", params)
+    assert result.exit_code != 0 and "Parameter 'toy'" in str(result.exception)
+    assert message in str(result.exception)
+    assert not (project / "data").exists()
+
+
+def test_missing_folders_fail_before_the_run(toy_project: Callable[..., Path]) -> None:
+    pipeline = """
+        from pathlib import Path
+        from kedro.pipeline import Node, Pipeline
+
+        def slow() -> dict:
+            raise AssertionError("the folder must be missed before the first node runs")
+
+        def create_pipeline():
+            return Pipeline([
+                Node(slow, None, "toy_out", name="slow"),
+                Node(lambda first, model: first, ["toy_out", "model"], "used", name="use"),
+            ])
+    """
+    catalog = """
+        model: {type: diffground.datasets.ModelFolderDataset, filepath: models/sd, remedy: get it}
+    """
+    files = {"conf/base/catalog.yml": catalog, "conf/base/parameters.yml": "{}"}
+    project = toy_project(pipeline, files)
+    result = kedro(project, "run")
+    assert f"{project / 'models/sd'}: folder: there is no such folder; get it" in str(
+        result.exception
+    )
+
+
+def test_a_broken_part_is_an_error(toy_project: Callable[..., Path]) -> None:
+    bootstrap_project(toy_project("import no_such_library", CONF))
+    with pytest.raises(ImportError, match="no_such_library"):
+        compose({"toy": ("toy",)}, "toy_project.pipelines")
+
+
+# The real project.
+
+
+@pytest.fixture(scope="module")
+def pipelines() -> dict[str, Pipeline]:
+    return register_pipelines()
+
+
+def test_registry(pipelines: dict[str, Pipeline]) -> None:
+    assert set(pipelines) == set(PIPELINES) and "__default__" in pipelines
+    parts = {part for recipe in PIPELINES.values() for part in recipe}
+    folder = Path(inspect.getfile(compose)).parent / "pipelines"
+    assert parts == {p.name for p in folder.iterdir() if (p / "__init__.py").exists()}
+    for name, pipeline in pipelines.items():
+        assert pipeline.nodes, name
+
+
+def test_nodes_have_names_and_typed_parameters(pipelines: dict[str, Pipeline]) -> None:
+    """Kedro passes what it cannot check raw and in silence: unannotated, unions, two types."""
+    types: dict[str, type] = {}
+    for node in {node for pipeline in pipelines.values() for node in pipeline.nodes}:
+        assert "__" not in node.name, f"{node.func.__name__} needs a name"
+        hints = typing.get_type_hints(node.func)
+        arguments = dict(inspect.signature(node.func).bind(*_placeholders(node)).arguments)
+        for argument, dataset in arguments.items():
+            if not str(dataset).startswith("params:"):
+                continue
+            kind = hints[argument]
+            assert types.setdefault(dataset, kind) is kind, f"{dataset} has two types"
+            assert inspect.isclass(kind), f"{node.name}: {dataset} is {kind}: Kedro passes it raw"
+            checked = issubclass(kind, (BaseModel, bool, int, float, str))
+            assert checked, f"{node.name}: {dataset} is {kind}: Kedro passes it raw"
+
+
+@pytest.mark.parametrize("env", [None, "paper"])
+def test_every_environment_has_valid_parameters(root: Path, env: str | None) -> None:
+    bootstrap_project(root)
+    with KedroSession.create(root, env=env) as session:
+        assert isinstance(session.load_context().params["png"], BaseModel)
+
+
+def test_a_wrong_parameter_of_the_project(root: Path) -> None:
+    bootstrap_project(root)
+    with KedroSession.create(root, runtime_params={"png": {"typo": 1}}) as session:
+        with pytest.raises(ParameterValidationError, match="'png'(.|\n)*typo\n.*not permitted"):
+            session.load_context().params  # noqa: B018
+
+
+def test_every_dataset_is_in_the_catalog(root: Path, pipelines: dict[str, Pipeline]) -> None:
+    """What no entry describes would live in memory, undocumented."""
+    from diffground.reporting.catalog_docs import load_catalog
+
+    known = set(load_catalog(root))
+    used = {name for pipeline in pipelines.values() for name in pipeline.datasets()}
+    assert {n for n in used if not n.startswith("params:")} <= known
+
+
+def test_commands_start_fast() -> None:
+    """The settings are imported by every command, the pipelines by most; MLflow only by runs."""
+    code = """
+        import sys
+        import diffground.settings
+        heavy = {"torch", "diffusers", "transformers", "mlflow"}
+        assert not heavy & set(sys.modules), heavy & set(sys.modules)
+        from diffground.pipeline_registry import register_pipelines
+        register_pipelines()
+        assert "mlflow" not in sys.modules
+    """
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def _placeholders(node: typing.Any) -> list[str]:
+    assert not isinstance(node._inputs, dict), f"{node.name}: inputs are a list, in order"
+    return [node._inputs] if isinstance(node._inputs, str) else list(node._inputs or [])
