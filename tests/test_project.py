@@ -138,7 +138,7 @@ def pipelines() -> dict[str, Pipeline]:
 
 def test_registry(pipelines: dict[str, Pipeline]) -> None:
     assert set(pipelines) == set(PIPELINES) and "__default__" in pipelines
-    parts = {part for recipe in PIPELINES.values() for part in recipe}
+    parts = {part.partition(":")[0] for recipe in PIPELINES.values() for part in recipe}
     folder = Path(inspect.getfile(compose)).parent / "pipelines"
     assert parts == {p.name for p in folder.iterdir() if (p / "__init__.py").exists()}
     for name, pipeline in pipelines.items():

@@ -1,4 +1,4 @@
-"""The training loop: it learns, it resumes to the same numbers, and it refuses what does not fit."""
+"""The training loop: it learns, resumes to the same numbers, and refuses what does not fit."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from diffground.errors import InputError
-from diffground.training import TrainConfig, train
-from diffground.training.loop import BEST, LAST, _Stream, load_trainable, trainable_state
+from diffground.training.config import TrainConfig
+from diffground.training.loop import BEST, LAST, _Stream, load_trainable, train, trainable_state
 
-CONFIG = TrainConfig(max_steps=30, batch_size=6, learning_rate=0.02, log_every=5, checkpoint_every=7)
+CONFIG = TrainConfig(
+    max_steps=30, batch_size=6, learning_rate=0.02, log_every=5, checkpoint_every=7
+)
 
 
 class Line(Dataset[tuple[Tensor, Tensor]]):
@@ -156,7 +158,9 @@ def test_accumulation_is_the_same_step(tmp_path: Path) -> None:
         torch.manual_seed(0)
         model = Plain()
         config = CONFIG.model_copy(update={"accumulation": rounds})
-        train(model=model, loss_fn=still, dataset=Line(), config=config, folder=tmp_path / str(rounds))
+        train(
+            model=model, loss_fn=still, dataset=Line(), config=config, folder=tmp_path / str(rounds)
+        )
         ends.append(model.line.weight.detach().clone())
     assert torch.allclose(ends[0], ends[1], atol=1e-5)
 
@@ -185,7 +189,12 @@ def test_batches_cover_every_epoch_once_and_are_shared_out() -> None:
     assert sorted(order[:10]) == sorted(order[10:]) == list(range(10))
     assert order[:10] != order[10:]
     pair = [iter(_Stream(10, config, rank, 2, 0)) for rank in (0, 1)]
-    shared = [index for _ in range(5) for a, b in zip(next(pair[0]), next(pair[1]), strict=True) for index in (a, b)]
+    shared = [
+        index
+        for _ in range(5)
+        for a, b in zip(next(pair[0]), next(pair[1]), strict=True)
+        for index in (a, b)
+    ]
     assert shared == order
     later = iter(_Stream(10, config, 0, 1, 3))
     assert list(next(later)) == order[12:16]

@@ -69,8 +69,8 @@ class FrozenDiffusion(nn.Module):
         """
         source = ModelFolder.check(folder)
         vae_dtype = torch.float32 if dtype == torch.float16 else dtype
-        unet = _load(UNet2DConditionModel, source, "unet", torch_dtype=dtype)
-        vae = _load(AutoencoderKL, source, "vae", torch_dtype=vae_dtype)
+        unet = _load(UNet2DConditionModel, source, "unet", dtype=dtype)
+        vae = _load(AutoencoderKL, source, "vae", dtype=vae_dtype)
         if unet.config.in_channels != vae.config.latent_channels:
             raise InputError(
                 source.path / "unet/config.json",

@@ -10,7 +10,7 @@ from diffground.config import Config
 
 
 class TrainConfig(Config):
-    """How a model is trained. Every field changes the numbers, except the three ``*_every``."""
+    """How a model is trained. All but log_every, checkpoint_every and num_workers decide numbers."""
 
     max_steps: PositiveInt  # optimizer steps
     batch_size: PositiveInt  # samples per step, over all processes and accumulation rounds

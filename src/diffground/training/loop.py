@@ -19,6 +19,7 @@ from typing import Any, Protocol, cast
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import send_to_device
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -86,11 +87,14 @@ def train(
     """
     started = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
+    AcceleratorState._reset_state()  # else a second training in this process keeps the precision
     accelerator = Accelerator(mixed_precision=config.mixed_precision)
     world = accelerator.num_processes * config.accumulation
     if config.batch_size % world:
         raise InputError(
-            "training", "batch_size", f"{config.batch_size} is no multiple of {world} (processes x accumulation)"
+            "training",
+            "batch_size",
+            f"{config.batch_size} is no multiple of {world} (processes x accumulation)",
         )
     trainable = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
@@ -105,7 +109,10 @@ def train(
 
     batches = _batches(dataset, config, collate, accelerator, first)
     bar = tqdm(
-        total=config.max_steps, initial=first, desc=description, disable=not accelerator.is_main_process
+        total=config.max_steps,
+        initial=first,
+        desc=description,
+        disable=not accelerator.is_main_process,
     )
     model.train()
     for step in range(first, config.max_steps):
@@ -153,12 +160,17 @@ def train(
     model.eval()
     accelerator.wait_for_everyone()
     return TrainResult(
-        config.max_steps, time.monotonic() - started, first, state.metrics, state.best, state.history
+        config.max_steps,
+        time.monotonic() - started,
+        first,
+        state.metrics,
+        state.best,
+        state.history,
     )
 
 
 def trainable_state(model: nn.Module) -> dict[str, Tensor]:
-    """The trained parameters of ``model``, and the buffers of the modules that own one, on the CPU."""
+    """The trained parameters of ``model``, and the buffers beside them, copied to the CPU."""
     state = {name: p for name, p in model.named_parameters() if p.requires_grad}
     for prefix, module in model.named_modules():
         if any(p.requires_grad for p in module.parameters(recurse=False)):
@@ -286,7 +298,11 @@ class _State:
         if accelerator.scaler and content["scaler"]:
             accelerator.scaler.load_state_dict(content["scaler"])
         self.step, self.metrics, self.best = content["step"], content["metrics"], content["best"]
-        self.history, self._sums, self._count = content["history"], content["sums"], content["count"]
+        self.history, self._sums, self._count = (
+            content["history"],
+            content["sums"],
+            content["count"],
+        )
         log.info("%s: continuing at step %d", self.path, self.step)
 
 
@@ -357,7 +373,9 @@ def _put(model: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
     wanted = set(trainable_state(model))
     if wanted != set(weights):
         odd = sorted(wanted ^ set(weights))
-        raise InputError(path, "weights", f"{len(odd)} names differ from the model's, as {odd[0]!r}")
+        raise InputError(
+            path, "weights", f"{len(odd)} names differ from the model's, as {odd[0]!r}"
+        )
     model.load_state_dict(weights, strict=False)
 
 

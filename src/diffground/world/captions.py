@@ -49,7 +49,7 @@ class Caption:
 
 
 def prompt(scene: Scene, rendering: Rendering) -> Caption:
-    """"a photo of a red ball and two blue mugs on grass under a sky", of what can be seen."""
+    """ "a photo of a red ball and two blue mugs on grass under a sky", of what can be seen."""
     rng = rng_for(scene.seed, scene.index, "prompt")
     lead = str(rng.choice(("a photo of", "a picture of", "an image of")))
     chunks = [Chunk(lead)]
@@ -73,29 +73,54 @@ def narrative(scene: Scene, rendering: Rendering) -> Caption:
         first += [Chunk("on the"), _stuff(scene, BELOW)]
     sentences.append(first)
     rest: list[list[Chunk]] = []
-    rest.append([Chunk("In the"), Chunk("background", noun=True), Chunk("there is"), _stuff(scene, ABOVE)])
+    rest.append(
+        [Chunk("In the"), Chunk("background", noun=True), Chunk("there is"), _stuff(scene, ABOVE)]
+    )
     if not below_first:
-        rest.append([Chunk("At the"), Chunk("bottom", noun=True), Chunk("we can see"), _stuff(scene, BELOW)])
+        rest.append(
+            [Chunk("At the"), Chunk("bottom", noun=True), Chunk("we can see"), _stuff(scene, BELOW)]
+        )
     if seen and rng.random() < 0.4:  # noqa: PLR2004
         again = int(rng.choice(list(seen)))
         many = seen[again] > 1
         category = scene.groups[again].category
         short = Chunk(category.plural if many else category.name, True, (again,), many)
-        rest.append([Chunk("The"), short, Chunk("are on the" if many else "is on the"), _stuff(scene, BELOW)])
+        rest.append(
+            [
+                Chunk("The"),
+                short,
+                Chunk("are on the" if many else "is on the"),
+                _stuff(scene, BELOW),
+            ]
+        )
     if rng.random() < 0.3:  # noqa: PLR2004
-        rest.append([Chunk("This"), Chunk(image, noun=True), Chunk("is taken during the"), Chunk("day", noun=True)])
+        rest.append(
+            [
+                Chunk("This"),
+                Chunk(image, noun=True),
+                Chunk("is taken during the"),
+                Chunk("day", noun=True),
+            ]
+        )
     keep = int(rng.integers(0, len(rest) + 1))
     sentences += rest[:keep]
-    return _join([chunk for sentence in sentences for chunk in (*sentence, Chunk("."))], capital=True)
+    return _join(
+        [chunk for sentence in sentences for chunk in (*sentence, Chunk("."))], capital=True
+    )
 
 
 def noun_phrase(group: Group, index: int, count: int, *, styled: bool = True) -> list[Chunk]:
-    """"a", "striped red ball": the article and the phrase of a group of which ``count`` show."""
+    """ "a", "striped red ball": the article and the phrase of a group of which ``count`` show."""
     name = group.category.plural if count > 1 else group.category.name
     style = f"{group.pattern} " if styled and group.pattern != "plain" else ""
     words = f"{style}{group.colour} {name}"
     if group.crowd:
-        return [Chunk("a"), Chunk("crowd", noun=True), Chunk("of"), Chunk(words, True, (index,), True)]
+        return [
+            Chunk("a"),
+            Chunk("crowd", noun=True),
+            Chunk("of"),
+            Chunk(words, True, (index,), True),
+        ]
     if count > 1:
         return [Chunk(f"{NUMBERS[count]} {words}", True, (index,), True)]
     chunks = [Chunk("an" if words[0] in "aeiou" else "a"), Chunk(words, True, (index,))]
@@ -116,7 +141,7 @@ def _seen(rendering: Rendering) -> dict[int, int]:
 def _listing(
     scene: Scene, seen: dict[int, int], rng: np.random.Generator, *, styled: bool
 ) -> list[Chunk]:
-    """"a red ball, two blue mugs and a green car": every group that can be seen."""
+    """ "a red ball, two blue mugs and a green car": every group that can be seen."""
     chunks: list[Chunk] = []
     for place, (index, count) in enumerate(seen.items()):
         if place:

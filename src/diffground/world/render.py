@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ SCALE = 2  # supersampling of the silhouettes' edges
 MIN_VISIBLE = 0.35  # of a thing's own silhouette; below, it is taken out of the scene
 EMPTY = (250, 250, 250)  # inside of an empty mug
 
-FloatImage = NDArray[np.float32]
+FloatImage = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
@@ -82,15 +83,15 @@ def _draw(thing: Thing, size: int, width: int) -> Drawing:
     silhouette = Image.new("L", (big, big))
     body = Image.new("L", (big, big))
     paint = Image.new("RGB", (big, big))
-    for kind, points, colour in SHAPES[thing.category.name]:
+    for kind, points, part in SHAPES[thing.category.name]:
         corners = [(x * (big - 1), y * (big - 1)) for x, y in _flip(points, thing.flipped, kind)]
-        _shape(silhouette, kind, corners, 0 if colour == "cut" else 255)
-        is_body = colour in ("body", "cut")
+        _shape(silhouette, kind, corners, 0 if part == "cut" else 255)
+        is_body = part in ("body", "cut")
         _shape(body, kind, corners, 255 if is_body else 0)
-        if colour == "content":
-            colour = CONTENTS[thing.content] if thing.content else EMPTY
-        if not isinstance(colour, str):
-            _shape(paint, kind, corners, colour)
+        if part == "content":
+            _shape(paint, kind, corners, CONTENTS[thing.content] if thing.content else EMPTY)
+        elif not isinstance(part, str):
+            _shape(paint, kind, corners, part)
     alpha = np.asarray(silhouette.reduce(SCALE), np.float32) / 255
     share = np.asarray(body.reduce(SCALE), np.float32)[..., None] / 255
     details = np.asarray(paint.reduce(SCALE), np.float32)
@@ -110,7 +111,10 @@ def _flip(points: Points, flipped: bool, kind: str) -> Points:
 
 
 def _shape(
-    image: Image.Image, kind: str, corners: list[tuple[float, float]], fill: int | tuple[int, int, int]
+    image: Image.Image,
+    kind: str,
+    corners: list[tuple[float, float]],
+    fill: int | tuple[int, int, int],
 ) -> None:
     draw = ImageDraw.Draw(image)
     if kind == "poly":
@@ -121,9 +125,7 @@ def _shape(
         draw.rectangle([corners[0], corners[1]], fill=fill)
 
 
-def _crop(
-    thing: Thing, size: int, width: int, alpha: FloatImage, colour: FloatImage
-) -> Drawing:
+def _crop(thing: Thing, size: int, width: int, alpha: FloatImage, colour: FloatImage) -> Drawing:
     side = alpha.shape[0]
     x, y = round(thing.x * width - side / 2), round(thing.y * size - side)
     left, top = max(0, -x), max(0, -y)
@@ -132,10 +134,11 @@ def _crop(
 
 
 def _surface(thing: Thing, side: int) -> FloatImage:
-    """The body's colours, (side, side, 3) in [0, 255]: plain, striped, dotted, or a personal mug's."""
+    """The body's colours, (side, side, 3) in [0, 255], with its pattern or decoration."""
     v, u = _grid(side)
     if thing.personal is not None:
-        ink = decoration(thing.personal.decoration, side)[..., None]
+        ink = decoration(thing.personal.decoration, side)
+        ink = (ink[:, ::-1] if thing.flipped else ink)[..., None]  # it stays on the mug's body
         body, colour = (np.array(c, np.float32) for c in (thing.personal.body, thing.personal.ink))
         return body + ink * (colour - body)
     base = np.array(COLOURS[thing.colour], np.float32)
@@ -194,11 +197,11 @@ def _segments(
     ids = np.zeros(owner.shape, np.uint8)
     segments: list[Segment] = []
     crowds: dict[int, int] = {}
-    for number, (category, group, rows) in enumerate(
+    for number, (category, region, rows) in enumerate(
         ((scene.above, -1, slice(0, line)), (scene.below, -2, slice(line, None))), start=1
     ):
         ids[rows] = number
-        segments.append(Segment(number, category, group))
+        segments.append(Segment(number, category, region))
     for index in np.unique(owner[owner >= 0]):
         thing = scene.things[int(index)]
         group = scene.groups[thing.group]
@@ -206,7 +209,9 @@ def _segments(
         ids[owner == index] = number
         if thing.group not in crowds:
             segments.append(
-                Segment(number, thing.category, thing.group, group.crowd, None if group.crowd else thing)
+                Segment(
+                    number, thing.category, thing.group, group.crowd, None if group.crowd else thing
+                )
             )
         if group.crowd:
             crowds[thing.group] = number
@@ -228,9 +233,7 @@ def _noise(rng: np.random.Generator, height: int, width: int, cell: int) -> Floa
     return np.asarray(smooth, np.float32)
 
 
-def _stuff(
-    name: str, rng: np.random.Generator, size: int, height: int, width: int
-) -> FloatImage:
+def _stuff(name: str, rng: np.random.Generator, size: int, height: int, width: int) -> FloatImage:
     """A region of stuff, (height, width, 3) in [0, 255]. Textures are coarse on purpose: the mini
     autoencoder has four numbers for 64 pixels."""
     unit = size / 128
@@ -241,7 +244,9 @@ def _stuff(
     soft = _noise(rng, height, width, cell)
     shift = float(rng.uniform(0, 20))
 
-    def blend(low: tuple[int, int, int], high: tuple[int, int, int], share: FloatImage) -> FloatImage:
+    def blend(
+        low: tuple[int, int, int], high: tuple[int, int, int], share: FloatImage
+    ) -> FloatImage:
         a, b = np.array(low, np.float32), np.array(high, np.float32)
         return a + np.clip(share, 0, 1)[..., None] * (b - a)
 

@@ -86,7 +86,11 @@ def sample_scene(seed: int, index: int) -> Scene:
             groups.append(group)
     horizon = float(rng.uniform(0.36, 0.56))
     things = _place(rng, groups, horizon)
-    light = (float(rng.uniform(0.86, 1.08)), float(rng.uniform(-0.1, 0.1)), float(rng.uniform(-1, 1)))
+    light = (
+        float(rng.uniform(0.86, 1.08)),
+        float(rng.uniform(-0.1, 0.1)),
+        float(rng.uniform(-1, 1)),
+    )
     return Scene(seed, index, above, below, horizon, tuple(groups), things, light)
 
 
@@ -124,14 +128,25 @@ def _place(rng: np.random.Generator, groups: list[Group], horizon: float) -> tup
                     low, high = min(own + 0.02, horizon), max(horizon, own + 0.05)
                 else:
                     low, high = max(horizon + 0.1, own + 0.02), 0.97
-                x = centre + float(rng.uniform(-0.28, 0.28)) if group.crowd else float(rng.uniform(0, 1))
+                x = (
+                    centre + float(rng.uniform(-0.28, 0.28))
+                    if group.crowd
+                    else float(rng.uniform(0, 1))
+                )
                 x = float(np.clip(x, own * 0.5, 1 - own * 0.5))
                 y = float(rng.uniform(low, max(low, high)))
                 if not flying:
                     own *= 0.85 + 0.3 * (y - horizon) / (1 - horizon)  # nearer is larger
                 thing = Thing(
-                    group.category, group.colour, group.pattern, x, y, own, index,
-                    bool(rng.random() < 0.5), group.content,
+                    group.category,
+                    group.colour,
+                    group.pattern,
+                    x,
+                    y,
+                    own,
+                    index,
+                    bool(rng.random() < 0.5),
+                    group.content,
                 )
                 cost = max((_overlap(thing, other) for other in placed), default=0.0)
                 if best is None or cost < best[0]:

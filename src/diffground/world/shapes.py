@@ -1,7 +1,7 @@
 """Silhouettes: each thing as a few primitives in a unit box, x right, y down.
 
-A shape is a list of ``(kind, points, paint)``: ``kind`` is ``poly``, ``oval`` or ``box`` (points are
-the corners of the latter two), ``paint`` is ``body`` (the thing's colour and pattern), ``cut``
+A shape is a list of ``(kind, points, paint)``: ``kind`` is ``poly``, ``oval`` or ``box`` (points
+are the corners of the latter two), ``paint`` is ``body`` (the thing's colour and pattern), ``cut``
 (taken out of the silhouette), ``content`` (what a mug holds) or an RGB triple.
 """
 
@@ -26,7 +26,8 @@ SHAPES: dict[str, tuple[Primitive, ...]] = {
         ("poly", _p(0.48, 0.02, 0.52, 0.02, 0.52, 0.84, 0.48, 0.84), DARK),
     ),
     "car": (
-        ("poly", _p(0.0, 0.78, 0.02, 0.5, 0.2, 0.46, 0.32, 0.2, 0.7, 0.2, 0.82, 0.46, 1.0, 0.54, 1.0, 0.78), "body"),
+        ("poly", _p(0.0, 0.78, 0.02, 0.5, 0.2, 0.46, 0.32, 0.2, 0.7, 0.2, 0.82, 0.46, 1.0, 0.54,
+                    1.0, 0.78), "body"),
         ("poly", _p(0.27, 0.46, 0.36, 0.27, 0.5, 0.27, 0.5, 0.46), GLASS),
         ("poly", _p(0.55, 0.46, 0.55, 0.27, 0.66, 0.27, 0.75, 0.46), GLASS),
         ("oval", _p(0.12, 0.64, 0.38, 0.92), TYRE),
@@ -87,8 +88,8 @@ SHAPES: dict[str, tuple[Primitive, ...]] = {
         ("poly", _p(0.4, 0.26, 0.6, 0.26, 0.74, 0.46, 0.74, 1.0, 0.26, 1.0, 0.26, 0.46), "body"),
     ),
     "vase": (
-        ("poly", _p(0.32, 0.0, 0.68, 0.0, 0.58, 0.14, 0.58, 0.26, 0.78, 0.5, 0.78, 0.68, 0.62, 1.0, 0.38, 1.0,
-                    0.22, 0.68, 0.22, 0.5, 0.42, 0.26, 0.42, 0.14), "body"),
+        ("poly", _p(0.32, 0.0, 0.68, 0.0, 0.58, 0.14, 0.58, 0.26, 0.78, 0.5, 0.78, 0.68, 0.62, 1.0,
+                    0.38, 1.0, 0.22, 0.68, 0.22, 0.5, 0.42, 0.26, 0.42, 0.14), "body"),
     ),
     "book": (
         ("poly", _p(0.02, 0.42, 0.5, 0.52, 0.5, 1.0, 0.02, 0.88), "body"),

@@ -75,6 +75,7 @@ STUFF = ABOVE + BELOW
 CATEGORIES = THINGS + STUFF
 BY_NAME: dict[str, Category] = {category.name: category for category in CATEGORIES}
 
+
 # Where things belong: the ground below them, the stuff above, and what else stands there.
 # `weight` is how often a setting is drawn; `stray` of the things come from anywhere.
 @dataclass(frozen=True)
@@ -89,11 +90,16 @@ class Setting:
 
 SETTINGS: dict[str, Setting] = {
     "meadow": Setting(
-        3.0, ("sky", "sunset", "forest"), ("grass", "snow"), ("ball", "cat", "tree", "house", "bird", "kite")
+        3.0,
+        ("sky", "sunset", "forest"),
+        ("grass", "snow"),
+        ("ball", "cat", "tree", "house", "bird", "kite"),
     ),
     "beach": Setting(1.5, ("sky", "sunset"), ("sand",), ("ball", "bird", "kite", "bottle", "tree")),
     "sea": Setting(2.0, ("sky", "sunset", "forest"), ("water",), ("boat", "bird")),
-    "street": Setting(2.5, ("sky", "sunset", "forest", "wall"), ("road",), ("car", "cart", "house", "tree")),
+    "street": Setting(
+        2.5, ("sky", "sunset", "forest", "wall"), ("road",), ("car", "cart", "house", "tree")
+    ),
     "room": Setting(
         3.0, ("wall",), ("floor",), ("mug", "bottle", "vase", "book", "lamp", "cat", "ball")
     ),

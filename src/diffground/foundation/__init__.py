@@ -1,0 +1,1 @@
+"""Networks and recipes of the mini models: autoencoder, diffusion, CLIP and segmenter."""

@@ -1,0 +1,106 @@
+"""The mini CLIP: contrastive text and image encoders, for scoring and for image embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessorPil,
+    CLIPModel,
+    CLIPProcessor,
+    CLIPTextConfig,
+    CLIPTokenizer,
+    CLIPVisionConfig,
+)
+
+from diffground.foundation.config import ClipRecipe
+from diffground.foundation.diffusion import token_ids
+from diffground.foundation.scenes import CaptionedScene, to_tensor
+from diffground.foundation.tokenizer import MAX_LENGTH
+from diffground.training.loop import TrainResult, train
+
+
+def build_clip(recipe: ClipRecipe, tokenizer: CLIPTokenizer, size: int) -> CLIPModel:
+    """CLIP's two transformers at the recipe's size, for images of ``size`` pixels."""
+    shared = {
+        "hidden_size": recipe.width,
+        "intermediate_size": 4 * recipe.width,
+        "num_hidden_layers": recipe.layers,
+        "num_attention_heads": recipe.heads,
+        "projection_dim": recipe.projection,
+    }
+    text = CLIPTextConfig(
+        **cast(Any, shared),
+        vocab_size=len(tokenizer),
+        max_position_embeddings=MAX_LENGTH,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    vision = CLIPVisionConfig(**cast(Any, shared), image_size=size, patch_size=recipe.patch)
+    return CLIPModel(
+        CLIPConfig(
+            text_config=text.to_dict(),
+            vision_config=vision.to_dict(),
+            projection_dim=recipe.projection,
+        )
+    )
+
+
+def build_processor(tokenizer: CLIPTokenizer, size: int) -> CLIPProcessor:
+    """Tokenizer and image processor; pixels are scaled to [-1, 1], as in training."""
+    images = CLIPImageProcessorPil(
+        size={"shortest_edge": size},
+        crop_size={"height": size, "width": size},
+        image_mean=[0.5, 0.5, 0.5],
+        image_std=[0.5, 0.5, 0.5],
+    )
+    return CLIPProcessor(images, tokenizer)
+
+
+class _Pairs(Dataset[dict[str, Tensor]]):
+    def __init__(self, scenes: list[CaptionedScene], tokenizer: CLIPTokenizer) -> None:
+        self.scenes = scenes
+        self.ids = token_ids(tokenizer, [scene.prompt.text for scene in scenes])
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return {"image": to_tensor(self.scenes[index].rendering.image), "ids": self.ids[index]}
+
+
+def _losses(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    output = model(input_ids=batch["ids"].long(), pixel_values=batch["image"], return_loss=True)
+    chosen = output.logits_per_image.argmax(1)
+    correct = chosen == torch.arange(len(chosen), device=chosen.device)
+    return {"loss": output.loss, "accuracy": correct.float().mean()}
+
+
+def train_clip(
+    scenes: list[CaptionedScene],
+    tokenizer: CLIPTokenizer,
+    recipe: ClipRecipe,
+    work: Path,
+    on_log: Callable[[dict[str, float], int], None] | None = None,
+) -> tuple[CLIPModel, TrainResult]:
+    """Trains image and text encoders on prompts with the contrastive loss."""
+    torch.manual_seed(recipe.train.seed)
+    model = build_clip(recipe, tokenizer, scenes[0].rendering.image.shape[0])
+    result = train(
+        model=model,
+        loss_fn=_losses,
+        dataset=_Pairs(scenes, tokenizer),
+        config=recipe.train,
+        folder=work,
+        on_log=on_log,
+        key=recipe.model_dump_json(),
+        description="clip",
+    )
+    return model, result

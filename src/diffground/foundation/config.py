@@ -1,0 +1,94 @@
+"""The recipe of the mini models: what they are, and how they are trained."""
+
+from __future__ import annotations
+
+from pydantic import Field, PositiveInt
+
+from diffground.config import Config
+from diffground.training.config import TrainConfig
+
+
+class SceneSource(Config):
+    """Which scenes the mini models learn from."""
+
+    seed: int  # of the training scenes; another one than that of the datasets and the evaluation
+    count: PositiveInt
+    size: PositiveInt = 128  # canvas, pixels
+
+
+class AutoencoderRecipe(Config):
+    """The VAE: 8x, four latent channels."""
+
+    channels: tuple[int, int, int, int] = (8, 16, 32, 64)
+    norm_groups: PositiveInt = 8
+    crop: PositiveInt = 64  # pixels; crops are cheaper than whole images
+    whole_share: float = Field(default=0.4, ge=0, le=1)  # share of the steps on whole images
+    kl_weight: float = Field(default=1e-6, ge=0)
+    scenes: PositiveInt = 6000
+    train: TrainConfig
+
+
+class DiffusionRecipe(Config):
+    """The UNet of SD-1.x topology and the text encoder, trained together."""
+
+    channels: tuple[int, int, int, int] = (32, 48, 64, 64)
+    heads: PositiveInt = 2
+    norm_groups: PositiveInt = 8
+    text_width: PositiveInt = 64
+    text_layers: PositiveInt = 1
+    text_heads: PositiveInt = 4
+    vocabulary: PositiveInt = 1200  # byte-pair tokens
+    narratives: float = Field(default=0.4, ge=0, le=1)  # share of narratives among the captions
+    empty: float = Field(default=0.1, ge=0, le=1)  # share of empty captions, for guidance
+    timestep_power: float = Field(default=0.5, gt=0)  # t = 1000 * u**power; 1 = uniform
+    train: TrainConfig
+
+
+class ClipRecipe(Config):
+    """The contrastive text and image encoders."""
+
+    width: PositiveInt = 96
+    layers: PositiveInt = 3
+    heads: PositiveInt = 4
+    patch: PositiveInt = 16  # pixels
+    projection: PositiveInt = 64
+    train: TrainConfig
+
+
+class SegmenterRecipe(Config):
+    """The Mask2Former that plays the off-the-shelf instance segmenter."""
+
+    stem: PositiveInt = 24
+    channels: tuple[int, int, int, int] = (32, 48, 64, 96)
+    width: PositiveInt = 64
+    heads: PositiveInt = 4
+    encoder_layers: PositiveInt = 2
+    decoder_layers: PositiveInt = 3
+    queries: PositiveInt = 16
+    points: PositiveInt = 1024  # sampled per mask for the loss
+    scenes: PositiveInt = 6000
+    train: TrainConfig
+
+
+class FoundationRecipe(Config):
+    """All the mini models."""
+
+    name: str  # as the model card calls it: "cpu" or "gpu"
+    scenes: SceneSource
+    autoencoder: AutoencoderRecipe
+    diffusion: DiffusionRecipe
+    clip: ClipRecipe
+    segmenter: SegmenterRecipe
+
+
+class QualityConfig(Config):
+    """How the mini models are judged."""
+
+    scenes: PositiveInt = 128  # held-out scenes, of world.eval_seed
+    images: PositiveInt = 48  # generated
+    timestep: int = Field(default=300, ge=0, lt=1000)  # of the probed latents
+    iterations: PositiveInt = 2  # of SelfCross (002, §5.1)
+    inference_steps: PositiveInt = 30
+    guidance: float = Field(default=5.0, gt=0)
+    found_score: float = Field(default=0.5, gt=0, lt=1)  # a detection below is no find
+    seed: int = 0

@@ -1,0 +1,49 @@
+"""Rendered scenes with their words, held in memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from diffground.world.captions import Caption, narrative, prompt
+from diffground.world.render import Rendering, render
+from diffground.world.scene import Scene, sample_scene
+
+
+@dataclass(frozen=True)
+class CaptionedScene:
+    """A scene with everything known about it."""
+
+    scene: Scene
+    rendering: Rendering
+    prompt: Caption
+    narrative: Caption
+
+
+def captioned_scene(seed: int, index: int, size: int) -> CaptionedScene:
+    """Scene ``index`` of the world ``seed`` on a canvas of ``size`` pixels."""
+    scene = sample_scene(seed, index)
+    rendering = render(scene, size)
+    return CaptionedScene(scene, rendering, prompt(scene, rendering), narrative(scene, rendering))
+
+
+def captioned_scenes(seed: int, count: int, size: int) -> list[CaptionedScene]:
+    """The first ``count`` scenes of the world ``seed``: 3 ms each on one core at 128 pixels."""
+    return [captioned_scene(seed, i, size) for i in tqdm(range(count), desc="scenes")]
+
+
+def to_tensor(image: np.ndarray) -> Tensor:
+    """uint8 RGB (H, W, 3) -> float (3, H, W) in [-1, 1]."""
+    return (
+        torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).float().div_(127.5).sub_(1)
+    )
+
+
+def to_image(tensor: Tensor) -> np.ndarray:
+    """float (3, H, W) in [-1, 1] -> uint8 RGB (H, W, 3)."""
+    scaled = tensor.detach().float().cpu().add(1).mul(127.5).round().clamp(0, 255)
+    return np.asarray(scaled.permute(1, 2, 0).to(torch.uint8).numpy())

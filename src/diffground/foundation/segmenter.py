@@ -1,0 +1,125 @@
+"""The mini segmenter: a small Mask2Former trained on the world's masks.
+
+To the rest of the project it is an off-the-shelf model. It is the only mini model that sees masks. The diffusion model never does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from transformers import (
+    Mask2FormerConfig,
+    Mask2FormerForUniversalSegmentation,
+    Mask2FormerImageProcessorPil,
+    ResNetConfig,
+)
+
+from diffground.foundation.config import SegmenterRecipe
+from diffground.foundation.scenes import CaptionedScene, to_tensor
+from diffground.training.loop import TrainResult, train
+from diffground.world.vocabulary import CATEGORIES
+
+LABELS = {number: category.name for number, category in enumerate(CATEGORIES)}
+NUMBER = {name: number for number, name in LABELS.items()}
+
+
+def build_segmenter(recipe: SegmenterRecipe) -> Mask2FormerForUniversalSegmentation:
+    """A Mask2Former with a small ResNet, over all categories, things and stuff."""
+    backbone = ResNetConfig(
+        embedding_size=recipe.stem,
+        hidden_sizes=list(recipe.channels),
+        depths=[1, 1, 1, 1],
+        layer_type="basic",
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+    )
+    config = Mask2FormerConfig(
+        backbone_config=backbone,
+        feature_size=recipe.width,
+        mask_feature_size=recipe.width,
+        hidden_dim=recipe.width,
+        encoder_feedforward_dim=4 * recipe.width,
+        dim_feedforward=4 * recipe.width,
+        encoder_layers=recipe.encoder_layers,
+        decoder_layers=recipe.decoder_layers + 1,  # counts the prediction before the first layer
+        num_attention_heads=recipe.heads,
+        num_queries=recipe.queries,
+        train_num_points=recipe.points,
+        use_auxiliary_loss=True,
+        id2label=LABELS,
+        label2id=NUMBER,
+    )
+    return Mask2FormerForUniversalSegmentation(config)
+
+
+class Panoptics(Dataset[dict[str, Any]]):
+    """Images with one mask per segment; crowds, which are no instances, are left out."""
+
+    def __init__(self, scenes: list[CaptionedScene]) -> None:
+        self.scenes = scenes
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        rendering = self.scenes[index].rendering
+        segments = [segment for segment in rendering.segments if not segment.crowd]
+        ids = torch.from_numpy(rendering.ids)
+        return {
+            "image": to_tensor(rendering.image),
+            "masks": torch.stack([ids == segment.number for segment in segments]).float(),
+            "labels": torch.tensor([NUMBER[segment.category.name] for segment in segments]),
+        }
+
+
+def _collate(items: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "images": torch.stack([item["image"] for item in items]),
+        "masks": [item["masks"] for item in items],
+        "labels": [item["labels"] for item in items],
+    }
+
+
+def _losses(model: nn.Module, batch: dict[str, Any]) -> dict[str, Tensor]:
+    images, masks = batch["images"], batch["masks"]
+    if torch.rand(()) < 0.5:  # noqa: PLR2004
+        images, masks = images.flip(-1), [mask.flip(-1) for mask in masks]
+    output = model(pixel_values=images, mask_labels=masks, class_labels=batch["labels"])
+    return {"loss": output.loss.reshape(())}
+
+
+def image_processor(size: int) -> Mask2FormerImageProcessorPil:
+    """Scales pixels to [-1, 1], as in training; images are resized to ``size``."""
+    return Mask2FormerImageProcessorPil(
+        size={"height": size, "width": size},
+        image_mean=[0.5, 0.5, 0.5],
+        image_std=[0.5, 0.5, 0.5],
+        do_reduce_labels=False,
+    )
+
+
+def train_segmenter(
+    scenes: list[CaptionedScene],
+    recipe: SegmenterRecipe,
+    work: Path,
+    on_log: Callable[[dict[str, float], int], None] | None = None,
+) -> tuple[Mask2FormerForUniversalSegmentation, TrainResult]:
+    """Trains the segmenter on the scenes' panoptic masks."""
+    torch.manual_seed(recipe.train.seed)
+    model = build_segmenter(recipe)
+    result = train(
+        model=model,
+        loss_fn=_losses,
+        dataset=Panoptics(scenes),
+        collate=_collate,
+        config=recipe.train,
+        folder=work,
+        on_log=on_log,
+        key=recipe.model_dump_json(),
+        description="segmenter",
+    )
+    return model, result

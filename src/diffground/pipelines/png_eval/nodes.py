@@ -1,0 +1,84 @@
+"""Thin nodes: evaluation, and its two figures."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+
+from diffground.metrics.average_recall import AverageRecall
+from diffground.png.evaluate import Prediction, compare
+from diffground.png.experiment import PngConfig, evaluate_variant, load_variant
+from diffground.reporting.curves import recall_curves
+from diffground.reporting.overlays import side_by_side
+from diffground.tracking import get_tracker
+
+log = logging.getLogger(__name__)
+
+THRESHOLDS = np.linspace(0, 1, 101).tolist()  # of the recall curve
+
+
+def evaluate_png(
+    coco: Path, diffusion: Path, models: Path, png: PngConfig
+) -> tuple[dict[str, Any], dict[str, Any], list[Prediction]]:
+    """Average Recall, its per-phrase rows with the skipped narratives, and a few predictions."""
+    model, variant = load_variant(png, coco, png.load_backbone(diffusion), models)
+    result, metrics = evaluate_variant(png, coco, model, variant, models)
+    get_tracker().set_tags(
+        {
+            "png.protocol": png.eval.protocol,
+            "png.plural_rule": png.eval.plural_rule,
+            "png.variant": variant.name,
+        }
+    )
+    log.info("%s", _sentence(metrics))
+    phrases = {
+        **{key: metrics[key] for key in ("variant", "protocol", "plural_rule", "head")},
+        "rows": result.rows,
+        "skipped": result.report.to_dict(),
+    }
+    return metrics, phrases, result.predictions
+
+
+def evaluate_trained_png(
+    coco: Path, diffusion: Path, models: Path, png: PngConfig, training: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any], list[Prediction]]:
+    """:func:`evaluate_png`, once the training that it depends on is done."""
+    assert training["variant"], "the training names its variant"
+    return evaluate_png(coco, diffusion, models, png)
+
+
+def draw_recall_curve(phrases: dict[str, Any], metrics: dict[str, Any]) -> Figure:
+    """Recall over the IoU threshold, by group."""
+    recall = AverageRecall.from_rows(phrases["rows"], phrases["protocol"], phrases["plural_rule"])
+    name = f"{metrics['insertion']}, {metrics['head']} head"
+    return recall_curves(
+        {name: recall.curve(THRESHOLDS)},
+        THRESHOLDS,
+        protocol=metrics["protocol"],
+        averages={name: metrics["ar"]},
+    )
+
+
+def draw_overlays(predictions: list[Prediction], png: PngConfig) -> Image.Image:
+    """The kept narratives: image, truth and prediction, with each phrase's IoU."""
+    if not predictions:
+        return Image.new("RGB", (320, 32), "white")  # none were asked for, or all were broken
+    return Image.fromarray(side_by_side([compare(p, png.model.threshold) for p in predictions]))
+
+
+def _sentence(metrics: dict[str, Any]) -> str:
+    groups = ", ".join(
+        f"{group} {'-' if value is None else format(value, '.1f')}"
+        for group, value in metrics["ar"].items()
+    )
+    kind = "zero-shot" if metrics["zero_shot"] else "trained"
+    return (
+        f"PNG Average Recall (protocol {metrics['protocol']}, plural rule "
+        f"{metrics['plural_rule']}, {metrics['scale']} scale, insertion {metrics['insertion']}, "
+        f"{metrics['head']} head, {kind}, {metrics['phrases']} phrases): {groups}"
+    )

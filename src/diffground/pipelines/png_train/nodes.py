@@ -1,0 +1,37 @@
+"""Thin nodes: the data doctor on the training split, then the training."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from diffground.png.doctor import render
+from diffground.png.experiment import PngConfig, train_variant
+from diffground.png.splits import broken_samples
+from diffground.png.splits import examine_training_data as examine
+from diffground.tracking import get_tracker
+
+log = logging.getLogger(__name__)
+
+
+def examine_training_data(coco: Path, models: Path, png: PngConfig) -> tuple[dict[str, Any], str]:
+    """The doctor's findings on the training split, as JSON and as Markdown."""
+    found = examine(coco, png.splits, png.data.max_phrases, models)
+    for sentence in found["advice"]:
+        log.warning("png data: %s", sentence)
+    return found, render(found)
+
+
+def train_png(
+    coco: Path, diffusion: Path, models: Path, doctor: dict[str, Any], png: PngConfig
+) -> dict[str, Any]:
+    """Trains the variant that the parameters describe, or goes on, or finds it done."""
+    return train_variant(
+        png,
+        coco,
+        png.load_backbone(diffusion),
+        models,
+        broken=broken_samples(doctor),
+        on_log=get_tracker().log_metrics,
+    )

@@ -1,0 +1,29 @@
+"""coco ─► doctor ─► training ─► evaluation (the nodes of ``png_eval``)."""
+
+from __future__ import annotations
+
+from kedro.pipeline import Node, Pipeline
+
+from diffground.pipelines.png_eval.pipeline import evaluation
+from diffground.pipelines.png_train.nodes import examine_training_data, train_png
+
+
+def create_pipeline() -> Pipeline:
+    """Training, then evaluation of what was trained."""
+    training = Pipeline(
+        [
+            Node(
+                examine_training_data,
+                ["coco", "png_models", "params:png"],
+                ["png_doctor", "png_doctor_text"],
+                name="examine_png_data",
+            ),
+            Node(
+                train_png,
+                ["coco", "stable_diffusion", "png_models", "png_doctor", "params:png"],
+                "png_training",
+                name="train_png",
+            ),
+        ]
+    )
+    return training + evaluation(after_training=True)

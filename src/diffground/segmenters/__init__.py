@@ -1,0 +1,1 @@
+"""Segmenters that are not diffusion models."""

@@ -1,0 +1,100 @@
+"""The off-the-shelf instance segmenter: any Mask2Former folder of transformers.
+
+``Q`` queries · ``C`` categories · ``N`` instances
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+from transformers import Mask2FormerForUniversalSegmentation, Mask2FormerImageProcessorPil
+
+from diffground.errors import InputError
+
+
+@dataclass(frozen=True)
+class Detections:
+    """Instances of one image, by falling score.
+
+    ``masks`` bool (N, H, W); ``labels`` names of categories (N); ``scores`` float (N) in [0, 1]:
+    the probability of the category times the mean mask probability inside the mask.
+    """
+
+    masks: NDArray[np.bool_]
+    labels: tuple[str, ...]
+    scores: NDArray[np.float64]
+
+
+class InstanceSegmenter:
+    """Finds instances of a closed set of categories.
+
+    segmenter = InstanceSegmenter.from_pretrained("data/06_models/mini-segmenter")
+    detections = segmenter([image])[0]
+    """
+
+    def __init__(
+        self,
+        model: Mask2FormerForUniversalSegmentation,
+        processor: Mask2FormerImageProcessorPil,
+        folder: Path,
+    ) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.processor = processor
+        self.folder = folder
+        self.labels: dict[int, str] = {int(k): v for k, v in model.config.id2label.items()}
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, *, device: str | torch.device = "cpu") -> Self:
+        """Loads a local folder; InputError if it, or a part of it, is not there."""
+        folder = Path(folder)
+        for name in ("config.json", "model.safetensors", "preprocessor_config.json"):
+            if not (folder / name).is_file():
+                raise InputError(folder, name, "the segmenter's folder lacks it")
+        model = Mask2FormerForUniversalSegmentation.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
+        )
+        processor = Mask2FormerImageProcessorPil.from_pretrained(folder, local_files_only=True)
+        return cls(model.to(device), processor, folder)
+
+    @torch.no_grad()
+    def __call__(
+        self, images: Sequence[NDArray[np.uint8]], *, threshold: float = 0.05
+    ) -> list[Detections]:
+        """Segments uint8 RGB images (H, W, 3); keeps what scores above ``threshold``.
+
+        All categories the model knows are reported, also those of stuff.
+        """
+        inputs: Any = self.processor(images=list(images), return_tensors="pt")
+        output = self.model(pixel_values=inputs["pixel_values"].to(self.model.device))
+        return [
+            self._one(classes, masks, image.shape[:2], threshold)
+            for classes, masks, image in zip(
+                output.class_queries_logits, output.masks_queries_logits, images, strict=True
+            )
+        ]
+
+    def _one(
+        self, classes: Tensor, masks: Tensor, size: tuple[int, int], threshold: float
+    ) -> Detections:
+        probability, category = classes.softmax(-1)[:, :-1].max(-1)  # the last class is "nothing"
+        likely = probability > threshold
+        large = functional.interpolate(masks[None], size, mode="bilinear", align_corners=False)[0]
+        logits = large[likely]
+        inside = logits > 0
+        quality = (logits.sigmoid() * inside).sum((1, 2)) / inside.sum((1, 2)).clamp_min(1)
+        scores = probability[likely] * quality
+        order = scores.argsort(descending=True)
+        order = order[scores[order] > threshold]
+        return Detections(
+            inside[order].cpu().numpy(),
+            tuple(self.labels[int(c)] for c in category[likely][order]),
+            scores[order].double().cpu().numpy(),
+        )

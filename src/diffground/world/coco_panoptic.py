@@ -1,0 +1,165 @@
+"""Writes scenes as COCO-2017 panoptic segmentation with panoptic narratives.
+
+The layout is that of the Panoptic Narrative Grounding benchmark::
+
+    images/{train2017,val2017}/000000xxxxxx.jpg
+    annotations/panoptic_{split}.json                  images, segments_info, categories
+    annotations/panoptic_segmentation/{split}/*.png    segment ids, id = R + 256 G + 65536 B
+    annotations/png_coco_{split}.json                  narratives, as chunks with segment ids
+
+As in the public data, ids of images and segments look random, a kind of stuff is one segment per
+image, and a crowd is one segment with ``iscrowd`` 1.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+
+from diffground.io import encode_panoptic, write_png
+from diffground.io.panoptic import MAX_ID
+from diffground.manifest import Manifest, make_folder
+from diffground.world.captions import Caption, narrative
+from diffground.world.config import WorldConfig
+from diffground.world.pictures import bounding_box, colour_map, write_jpeg
+from diffground.world.render import Rendering, render
+from diffground.world.scene import rng_for, sample_scene
+from diffground.world.vocabulary import CATEGORIES
+
+SPLITS = ("train2017", "val2017")
+_PRIME, _STEP = 299_993, 48_271  # image ids: index -> (index + 1) * step modulo the prime
+
+
+def make_coco_panoptic(folder: Path, config: WorldConfig) -> Manifest:
+    """Writes ``config.coco_panoptic`` under ``folder``, unless a valid one is there.
+
+    An image's files and annotations depend on its index in the split, not on the counts.
+    """
+
+    def make(partial: Path) -> None:
+        counts = (config.coco_panoptic.train, config.coco_panoptic.val)
+        for split, seed, count in zip(SPLITS, (config.seed, config.eval_seed), counts, strict=True):
+            _write_split(partial, split, seed, count, config.size)
+
+    return make_folder(folder, config.recipe("coco_panoptic"), make)
+
+
+def image_id(split: str, index: int) -> int:
+    """The COCO image id of scene ``index``: positive, of one split only, in no visible order."""
+    assert 0 <= index < _PRIME - 1, index
+    return (index + 1) * _STEP % _PRIME + _PRIME * SPLITS.index(split)
+
+
+def category_table() -> list[dict[str, Any]]:
+    """The ``categories`` of the panoptic JSON, things before stuff."""
+    colours = colour_map()
+    return [
+        {
+            "supercategory": category.supercategory,
+            "color": colours[row].tolist(),
+            "isthing": int(category.is_thing),
+            "id": category.id,
+            "name": category.name,
+        }
+        for row, category in enumerate(CATEGORIES, start=1)
+    ]
+
+
+def segment_ids(seed: int, index: int, rendering: Rendering) -> dict[int, int]:
+    """Number of a segment in the rendering -> its id in the files, in [1, 2**24)."""
+    rng = rng_for(seed, index, "segment ids")
+    ids = rng.choice(MAX_ID, len(rendering.segments), replace=False) + 1
+    return {s.number: int(i) for s, i in zip(rendering.segments, ids, strict=True)}
+
+
+def segments_info(rendering: Rendering, ids: dict[int, int]) -> list[dict[str, Any]]:
+    """``segments_info`` of an annotation: areas in pixels, boxes ``[x, y, w, h]``."""
+    rows = []
+    for segment in rendering.segments:
+        mask = rendering.ids == segment.number
+        rows.append(
+            {
+                "id": ids[segment.number],
+                "category_id": segment.category.id,
+                "iscrowd": int(segment.crowd),
+                "bbox": bounding_box(mask),
+                "area": int(mask.sum()),
+            }
+        )
+    return rows
+
+
+def narrative_row(
+    number: int, annotator: int, caption: Caption, rendering: Rendering, ids: dict[int, int]
+) -> dict[str, Any]:
+    """A row of ``png_coco_{split}.json``; the image id and the segment ids are strings there."""
+    return {
+        "image_id": str(number),
+        "annotator_id": annotator,
+        "caption": caption.text,
+        "segments": [
+            {
+                "utterance": chunk.text.lower(),
+                "segment_ids": [
+                    str(ids[s.number]) for s in rendering.segments if s.group in chunk.groups
+                ],
+                "plural": chunk.plural,
+                "noun": chunk.noun,
+            }
+            for chunk in caption.chunks
+        ],
+    }
+
+
+def _write_split(root: Path, split: str, seed: int, count: int, size: int) -> None:
+    pictures = root / "images" / split
+    maps = root / "annotations" / "panoptic_segmentation" / split
+    images, annotations, narratives = [], [], []
+    for folder in (pictures, maps):
+        folder.mkdir(parents=True)
+    for index in tqdm(range(count), desc=f"COCO panoptic {split}"):
+        scene = sample_scene(seed, index)
+        rendering = render(scene, size)
+        number = image_id(split, index)
+        ids = segment_ids(seed, index, rendering)
+        write_jpeg(pictures / f"{number:012d}.jpg", rendering.image)
+        write_png(maps / f"{number:012d}.png", encode_panoptic(_renumber(rendering, ids)))
+        images.append(
+            {
+                "license": 1,
+                "file_name": f"{number:012d}.jpg",
+                "height": size,
+                "width": size,
+                "id": number,
+            }
+        )
+        annotations.append(
+            {
+                "segments_info": segments_info(rendering, ids),
+                "file_name": f"{number:012d}.png",
+                "image_id": number,
+            }
+        )
+        annotator = int(rng_for(seed, index, "annotator").integers(0, 100))
+        caption = narrative(scene, rendering)
+        narratives.append(narrative_row(number, annotator, caption, rendering, ids))
+    panoptic = {
+        "info": {"description": "diffground mini world", "version": "1.0", "year": 2017},
+        "licenses": [{"id": 1, "name": "Apache-2.0", "url": ""}],
+        "images": images,
+        "annotations": annotations,
+        "categories": category_table(),
+    }
+    for name, content in ((f"panoptic_{split}", panoptic), (f"png_coco_{split}", narratives)):
+        (root / "annotations" / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
+
+
+def _renumber(rendering: Rendering, ids: dict[int, int]) -> NDArray[np.int64]:
+    table = np.zeros(256, np.int64)
+    table[list(ids)] = list(ids.values())
+    return table[rendering.ids]

@@ -1,0 +1,71 @@
+"""What the writers share: JPEG files, the VOC colours, boxes, and masks of classes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from diffground.world.render import Rendering
+from diffground.world.vocabulary import THINGS
+
+JPEG_QUALITY = 95
+UNSURE = 255  # in masks of classes: not trained on, not evaluated
+
+# Category id -> class of the semantic datasets: things are 1..14 in their order, 0 the background.
+CLASS_OF = {category.id: row for row, category in enumerate(THINGS, start=1)}
+CLASS_NAMES = ("background", *(category.name for category in THINGS))
+
+
+def write_jpeg(path: Path, image: NDArray[np.uint8]) -> None:
+    """Writes an RGB image ``(H, W, 3)``, with full colour resolution: the pictures are small."""
+    Image.fromarray(image).save(path, quality=JPEG_QUALITY, subsampling=0)
+
+
+def write_palette_png(path: Path, labels: NDArray[np.uint8]) -> None:
+    """Writes labels ``(H, W)`` as an indexed PNG in the VOC colours, read back as labels."""
+    picture = Image.fromarray(labels).convert("P")
+    picture.putpalette(colour_map().tobytes())
+    picture.save(path)
+
+
+def colour_map() -> NDArray[np.uint8]:
+    """The colours of the VOC development kit, (256, 3): bit ``3 k + c`` of the label goes to bit
+    ``7 - k`` of channel ``c``."""
+    labels = np.arange(256)
+    colours = np.zeros((256, 3), np.int64)
+    for k in range(8):
+        for c in range(3):
+            colours[:, c] |= ((labels >> (3 * k + c)) & 1) << (7 - k)
+    return colours.astype(np.uint8)
+
+
+def bounding_box(mask: NDArray[np.bool_]) -> list[int]:
+    """``[x, y, w, h]`` of a mask ``(H, W)`` that is not empty, in pixels."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    x, y = int(columns[0]), int(rows[0])
+    return [x, y, int(columns[-1]) - x + 1, int(rows[-1]) - y + 1]
+
+
+def class_mask(rendering: Rendering, *, borders: bool) -> NDArray[np.uint8]:
+    """Classes 1..14 of the things and 0 elsewhere, uint8 ``(H, W)``.
+
+    ``borders``: the pixels on both sides of every instance's outline are 255, as in VOC.
+    """
+    table = np.zeros(256, np.uint8)
+    for segment in rendering.segments:
+        table[segment.number] = CLASS_OF.get(segment.category.id, 0)
+    labels = table[rendering.ids]
+    if borders:
+        instances = np.where(labels > 0, rendering.ids, 0)
+        edge = np.zeros(labels.shape, bool)
+        across = instances[:, 1:] != instances[:, :-1]
+        down = instances[1:] != instances[:-1]
+        edge[:, 1:] |= across
+        edge[:, :-1] |= across
+        edge[1:] |= down
+        edge[:-1] |= down
+        labels[edge] = UNSURE
+    return labels

@@ -1,0 +1,81 @@
+"""Writes scenes as PASCAL VOC 2012 segmentation, with the augmented training lists.
+
+The layout is the development kit's, with the lists and masks that weakly supervised methods add::
+
+    VOCdevkit/VOC2012/
+      JPEGImages/2012_xxxxxx.jpg
+      SegmentationClass/      indexed PNGs in the VOC colours, of train and val
+      SegmentationClassAug/   grey PNGs of the same labels, of all images
+      ImageSets/Segmentation/{train,val,trainval}.txt            ids
+      ImageSets/SegmentationAug/{train,train_aug,trainval,trainval_aug,val}.txt
+          "/JPEGImages/2012_xxxxxx.jpg /SegmentationClassAug/2012_xxxxxx.png"
+      labels.txt              "0<tab>background", ...
+
+Labels are 0 for the background, 1..14 for the things, and 255 along the outlines of the objects.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tqdm.auto import tqdm
+
+from diffground.io import write_png
+from diffground.manifest import Manifest, make_folder
+from diffground.seeds import derive_seed
+from diffground.world.config import WorldConfig
+from diffground.world.pictures import CLASS_NAMES, class_mask, write_jpeg, write_palette_png
+from diffground.world.render import render
+from diffground.world.scene import sample_scene
+
+FIRST = {"train": 0, "aug": 200_000, "val": 400_000}  # number of a part's first image
+LISTS = {  # list -> the parts it is made of
+    "train": ("train",),
+    "train_aug": ("train", "aug"),
+    "trainval": ("train", "val"),
+    "trainval_aug": ("train", "aug", "val"),
+    "val": ("val",),
+}
+
+
+def make_voc2012(folder: Path, config: WorldConfig) -> Manifest:
+    """Writes ``config.voc2012`` under ``folder``, unless a valid one is there.
+
+    An image's files depend on its part (train, aug, val) and its index there, not on the counts.
+    """
+    return make_folder(folder, config.recipe("voc2012"), lambda partial: _write(partial, config))
+
+
+def image_name(part: str, index: int) -> str:
+    """``2012_xxxxxx`` of image ``index`` of a part."""
+    assert 0 <= index < 200_000, index
+    return f"2012_{FIRST[part] + index:06d}"
+
+
+def _write(root: Path, config: WorldConfig) -> None:
+    base = root / "VOCdevkit" / "VOC2012"
+    for name in ("JPEGImages", "SegmentationClass", "SegmentationClassAug"):
+        (base / name).mkdir(parents=True)
+    names: dict[str, list[str]] = {}
+    for part, count in config.voc2012.model_dump().items():
+        seed = derive_seed(config.eval_seed if part == "val" else config.seed, "voc2012", part)
+        names[part] = [image_name(part, index) for index in range(count)]
+        for index, name in enumerate(tqdm(names[part], desc=f"VOC2012 {part}")):
+            rendering = render(sample_scene(seed, index), config.size)
+            labels = class_mask(rendering, borders=True)
+            write_jpeg(base / "JPEGImages" / f"{name}.jpg", rendering.image)
+            write_png(base / "SegmentationClassAug" / f"{name}.png", labels)
+            if part != "aug":
+                write_palette_png(base / "SegmentationClass" / f"{name}.png", labels)
+    for title, parts in LISTS.items():
+        chosen = [name for part in parts for name in names[part]]
+        lines = [f"/JPEGImages/{name}.jpg /SegmentationClassAug/{name}.png" for name in chosen]
+        _lines(base / "ImageSets" / "SegmentationAug" / f"{title}.txt", lines)
+        if not title.endswith("_aug"):
+            _lines(base / "ImageSets" / "Segmentation" / f"{title}.txt", chosen)
+    _lines(base / "labels.txt", [f"{row}\t{name}" for row, name in enumerate(CLASS_NAMES)])
+
+
+def _lines(path: Path, lines: list[str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

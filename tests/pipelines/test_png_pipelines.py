@@ -1,0 +1,257 @@
+"""The PNG pipelines over a tiny benchmark and a tiny diffusion model."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+import tiny_png
+from accelerate.state import AcceleratorState
+from kedro.io import DataCatalog, MemoryDataset
+from kedro.runner import SequentialRunner
+from PIL import Image
+from pydantic import ValidationError
+
+from diffground.errors import InputError
+from diffground.pipelines.png_eval import create_pipeline as png_eval
+from diffground.pipelines.png_insertion import create_pipeline as png_insertion
+from diffground.pipelines.png_train import create_pipeline as png_train
+from diffground.png.experiment import PngConfig, Variant
+from diffground.png.insertion import InsertionConfig, row_config
+from diffground.reporting.tables import ResultTable
+
+TINY = {
+    "scale": "mini",
+    "device": "cpu",
+    "data": {"image_size": 64},
+    "model": {"eipa": {"zoom": 16, "heads": 4, "ffn": 8}},
+    "train": {
+        "max_steps": 6,
+        "batch_size": 2,
+        "learning_rate": 1e-3,
+        "checkpoint_every": 2,
+        "log_every": 2,
+    },
+    "eval": {"batch_size": 3, "overlays": 2},
+}
+
+
+def config(**changes) -> PngConfig:
+    """The tiny experiment; ``model={"insertion": "none"}`` changes parts of its sections."""
+    content = {
+        name: value | changes.pop(name, {}) if isinstance(value, dict) else changes.pop(name, value)
+        for name, value in TINY.items()
+    }
+    return PngConfig.model_validate(content | changes)
+
+
+class Kept(MemoryDataset):
+    """Memory that the runner does not clear after its last reader."""
+
+    def _release(self) -> None:
+        pass
+
+
+@pytest.fixture
+def coco(tmp_path) -> Path:
+    return tiny_png.make_benchmark(tmp_path / "coco")
+
+
+@pytest.fixture
+def run(tmp_path, coco):
+    """Runs a pipeline and returns all that it made, by name."""
+
+    def _run(pipeline, png: PngConfig, **more):
+        catalog = DataCatalog()
+        inputs = {
+            "coco": coco,
+            "stable_diffusion": tiny_png.backbone().folder,
+            "png_models": tmp_path / "models",
+            "params:png": png,
+            **{f"params:{name}": value for name, value in more.items()},
+        }
+        for name in pipeline.datasets():
+            catalog[name] = Kept(copy_mode="assign")
+        for name, value in inputs.items():
+            if name in pipeline.inputs():
+                catalog[name].save(value)
+        SequentialRunner().run(pipeline, catalog)
+        return {name: catalog[name].load() for name in pipeline.all_outputs()}
+
+    return _run
+
+
+def test_train_evaluates_what_it_trained_and_does_not_repeat_it(run, tmp_path, caplog):
+    with caplog.at_level(logging.INFO):
+        out = run(png_train(), config())
+    assert out["png_training"]["trained"] and out["png_training"]["steps"] == 6
+    assert out["png_training"]["skipped"] == 0
+    metrics = out["png_metrics"]
+    assert metrics["protocol"] == "original" and metrics["plural_rule"] == "count"
+    assert metrics["phrases"] == 7
+    assert set(metrics["ar"]) == {"overall", "things", "stuff", "singulars", "plurals"}
+    assert metrics["variant"] == out["png_training"]["variant"]
+    assert metrics["head"] == "adapter" and not metrics["zero_shot"]
+    assert "protocol original, plural rule count" in caplog.text
+    json.dumps({name: out[name] for name in ("png_metrics", "png_phrases", "png_training")})
+    assert isinstance(out["png_overlays"], Image.Image) and len(out["png_predictions"]) == 2
+    assert len(out["png_recall_curve"].axes) == 3
+    assert "Data doctor" in out["png_doctor_text"]
+
+    again = run(png_train(), config())
+    assert again["png_training"] == out["png_training"] | {"trained": False}
+    assert again["png_metrics"] == metrics
+    alone = run(png_eval(), config())
+    assert alone["png_metrics"] == metrics
+
+    anew = run(png_train(), config(train={"restart": True}))
+    assert anew["png_training"]["trained"]
+    assert anew["png_metrics"] == metrics  # the same seed, the same numbers
+
+
+def test_zero_shot_needs_no_training_and_changes_with_the_time_step(run, tmp_path):
+    out = run(png_eval(), config(model={"insertion": "none"}))["png_metrics"]
+    assert out["zero_shot"] and out["head"] == "diffusion"
+    trained = run(png_train(), config(model={"insertion": "none"}))
+    assert not trained["png_training"]["trained"]
+    assert trained["png_metrics"] == out
+    other = run(png_eval(), config(model={"insertion": "none", "time_step": 500}))["png_metrics"]
+    assert other["variant"] != out["variant"]
+
+
+def test_evaluating_untrained_settings_names_what_there_is(run):
+    run(png_train(), config())
+    with pytest.raises(InputError, match="run the pipeline png_train.*both-"):
+        run(png_eval(), config(model={"insertion": "encoder"}))
+
+
+def test_a_killed_training_goes_on(run, tmp_path, monkeypatch):
+    from diffground.png import experiment
+
+    class Killed(BaseException):
+        pass
+
+    def killing(values, step):
+        if step == 4:
+            raise Killed
+
+    whole = run(png_train(), config())
+    models = tmp_path / "models"
+    expected = next(models.glob("both-*/png.safetensors")).read_bytes()
+    coco, backbone = tmp_path / "coco", tiny_png.backbone()
+    with pytest.raises(Killed):
+        experiment.train_variant(config(), coco, backbone, tmp_path / "killed", on_log=killing)
+    assert not list((tmp_path / "killed").glob("*/png.json"))
+    result = experiment.train_variant(config(), coco, backbone, tmp_path / "killed")
+    assert result["resumed_at"] == 2 and result["variant"] == whole["png_training"]["variant"]
+    assert next((tmp_path / "killed").glob("*/png.safetensors")).read_bytes() == expected
+
+
+def test_broken_training_files_are_skipped_and_counted(run, coco):
+    broken = next((coco / "images/train2017").glob("*3.png"))
+    broken.write_bytes(broken.read_bytes()[:80])
+    panoptic = next((coco / "annotations/panoptic_segmentation/train2017").glob("*1.png"))
+    panoptic.write_bytes(
+        next((coco / "annotations/panoptic_segmentation/train2017").glob("*1.png")).read_bytes()[
+            :90
+        ]
+    )
+    out = run(png_train(), config())
+    assert out["png_training"]["skipped"] == 2
+    assert out["png_training"]["narratives"] == 2
+    assert out["png_doctor"]["deep"]["skipped"] == 2
+    assert out["png_metrics"]["skipped"] == 0
+
+
+def test_what_the_key_depends_on(coco):
+    backbone = tiny_png.backbone()
+
+    def key(**changes) -> str:
+        return Variant.of(config(**changes), coco, backbone).name
+
+    assert key() != key(model={"insertion": "encoder"}) != key(model={"insertion": "decoder"})
+    assert key() != key(train={"seed": 1})
+    assert key() != key(loss={"dice": 2.0})
+    assert key() == key(train={"log_every": 1, "restart": True})
+    assert key() == key(model={"head": "diffusion", "threshold": 0.3, "checkpoint": True})
+    zero_shot = key(model={"insertion": "none"})
+    assert zero_shot == key(model={"insertion": "none"}, train={"seed": 1})
+    assert (
+        zero_shot
+        != Variant.of(config(model={"insertion": "none"}), coco, tiny_png.backbone(seed=1)).name
+    )
+
+
+def test_parameters_fail_before_a_run():
+    with pytest.raises(ValidationError, match="insertion"):
+        config(model={"insertion": "everywhere"})
+    with pytest.raises(ValidationError, match="protocol"):
+        config(eval={"protocol": "mine"})
+    with pytest.raises(ValidationError, match="typo"):
+        config(typo=1)
+
+
+def test_the_insertion_ablation_fills_the_table_and_keeps_finished_rows(run, tmp_path):
+    ablation = InsertionConfig(insertions=("none", "encoder"), seeds=(0, 1), max_steps=2)
+    out = run(png_insertion(), config(), png_insertion=ablation)
+    (content,) = out["png_insertion_tables"]
+    table = ResultTable.model_validate(content)
+    assert [row.name for row in table.rows] == ["No-Adapter", "Encoder"]
+    assert table.rows[0].paper["overall"] == 63.1 and table.rows[1].paper["overall"] == 65.3
+    assert all(row.seeds == 2 and row.sd for row in table.rows)
+    assert [entry.claim for entry in table.orderings] == ["Encoder > No-Adapter (overall)"]
+    assert table.orderings[0].paper_gap == pytest.approx(2.2)
+    assert len(list((tmp_path / "models").glob("*/png.json"))) == 4
+
+    (again,) = run(png_insertion(), config(), png_insertion=ablation)["png_insertion_tables"]
+    assert again["rows"] == content["rows"]
+    assert again["seconds"] == content["seconds"]  # of the runs behind the table
+
+
+@pytest.fixture
+def another_precision():
+    """Accelerate allows one precision per process, unless told to forget it."""
+    AcceleratorState._reset_state()
+    yield
+    AcceleratorState._reset_state()
+
+
+def test_the_paper_recipe_runs_at_tiny_sizes(run, another_precision):
+    """bfloat16 throughout, checkpointing, accumulation, sampled points, seeded noise."""
+    png = config(
+        precision="bfloat16",
+        model={"checkpoint": True, "noise": "seeded", "time_step": 0},
+        loss={"points": 64},
+        train={"max_steps": 2, "accumulation": 2, "mixed_precision": "bf16", "evaluate_every": 1},
+        eval={"protocol": "ppmn", "plural_rule": "flag"},
+    )
+    out = run(png_train(), png)
+    assert out["png_training"]["steps"] == 2 and "overall" in out["png_training"]["best"]
+    assert (out["png_metrics"]["protocol"], out["png_metrics"]["plural_rule"]) == ("ppmn", "flag")
+
+
+def test_both_environments_configure_the_png_pipelines(root):
+    from kedro.config import OmegaConfigLoader
+
+    from diffground.settings import CONFIG_LOADER_ARGS
+
+    for env in ("base", "paper"):
+        args = {**CONFIG_LOADER_ARGS, "default_run_env": env}
+        parameters = OmegaConfigLoader(str(root / "conf"), **args)["parameters"]
+        png = PngConfig.model_validate(parameters["png"])
+        InsertionConfig.model_validate(parameters["png_insertion"])
+        assert png.scale == {"base": "mini", "paper": "paper"}[env]
+    assert png.data.image_size == 1024 and png.data.mask_size == (256, 256)
+    assert (png.train.learning_rate, png.train.batch_size) == (1e-4, 16)
+    assert png.train.max_steps == 180_000 and png.train.mixed_precision == "bf16"
+    assert png.model.checkpoint and png.model.insertion == "both"
+
+
+def test_ablation_rows_differ_in_insertion_and_seed_only():
+    base = config()
+    row = row_config(base, InsertionConfig(max_steps=3), "decoder", 7)
+    assert (row.model.insertion, row.train.seed, row.train.max_steps) == ("decoder", 7, 3)
+    assert row.model.eipa == base.model.eipa and row.data == base.data
+    assert row_config(base, InsertionConfig(), "none", 0).model.learns

@@ -1,0 +1,70 @@
+"""The Diffusion and adapter mask heads."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from diffground.png.heads import AdapterHead, DiffusionHead
+from diffground.png.maps import minmax, resize_maps
+
+SIZES = [(8, 8), (4, 6), (4, 6), (8, 8)]
+
+
+def maps() -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return {f"s{i}": torch.rand(2, 3, *size, generator=generator) for i, size in enumerate(SIZES)}
+
+
+def test_an_untrained_diffusion_head_is_the_mean():
+    cross = maps()
+    fused = DiffusionHead(list(cross))(cross, (16, 16))
+    expected = torch.stack([resize_maps(m, (16, 16)) for m in cross.values()]).mean(0)
+    torch.testing.assert_close(fused, expected)
+    assert 0 <= fused.amin().item() and fused.amax().item() <= 1
+
+
+def test_the_diffusion_head_weighs_by_a_softmax():
+    cross = maps()
+    head = DiffusionHead(list(cross))
+    nn.init.normal_(head.logits)
+    weights = head.logits.softmax(0)
+    expected = sum(
+        w * resize_maps(m, (16, 16)) for w, m in zip(weights, cross.values(), strict=True)
+    )
+    torch.testing.assert_close(head(cross, (16, 16)), expected)
+    torch.testing.assert_close(head.weight("s2"), weights[2])
+
+
+def test_it_ignores_maps_of_other_sites_and_misses_its_own():
+    cross = maps()
+    head = DiffusionHead(["s0", "s1"])
+    expected = head({name: cross[name] for name in ("s0", "s1")}, (8, 8))
+    torch.testing.assert_close(head(cross, (8, 8)), expected)
+    with pytest.raises(KeyError):
+        head({"s0": cross["s0"]}, (8, 8))
+
+
+def test_adapter_head_scales_shifts_and_combines():
+    scores = [tensor * 4 - 2 for tensor in maps().values()]
+    phrases = [torch.randn(2, 3, 5) for _ in scores]
+    head = AdapterHead(len(scores), 5, 7)
+    for p in head.parameters():
+        nn.init.normal_(p)
+    masks = head(phrases, scores, (16, 16))
+    expected = [
+        resize_maps(head.scales[i] * score + head.biases[i], (16, 16))
+        for i, score in enumerate(scores)
+    ]
+    for one, other in zip(masks.sites, expected, strict=True):
+        torch.testing.assert_close(one, other)
+    weights = head.logits.softmax(0)
+    combined = sum(w * m for w, m in zip(weights, expected, strict=True))
+    torch.testing.assert_close(masks.combined, combined)
+    assert [tuple(c.shape) for c in masks.categories] == [(2, 3, 7)] * len(scores)
+    torch.testing.assert_close(masks.categories[1], head.classifier(phrases[1]))
+
+
+def test_minmax_of_a_constant_map_is_finite():
+    assert torch.equal(minmax(torch.ones(1, 1, 4, 4)), torch.zeros(1, 1, 4, 4))
