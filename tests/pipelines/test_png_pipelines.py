@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import tiny_png
-from accelerate.state import AcceleratorState
 from kedro.io import DataCatalog, MemoryDataset
 from kedro.runner import SequentialRunner
 from PIL import Image
@@ -210,15 +209,7 @@ def test_the_insertion_ablation_fills_the_table_and_keeps_finished_rows(run, tmp
     assert again["seconds"] == content["seconds"]  # of the runs behind the table
 
 
-@pytest.fixture
-def another_precision():
-    """Accelerate allows one precision per process, unless told to forget it."""
-    AcceleratorState._reset_state()
-    yield
-    AcceleratorState._reset_state()
-
-
-def test_the_paper_recipe_runs_at_tiny_sizes(run, another_precision):
+def test_the_paper_recipe_runs_at_tiny_sizes(run):
     """bfloat16 throughout, checkpointing, accumulation, sampled points, seeded noise."""
     png = config(
         precision="bfloat16",

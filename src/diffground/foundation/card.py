@@ -66,7 +66,7 @@ def model_card(
         f"self `{quality['layers']['self_layer']}`.",
         "",
         "The diffusion model never saw a mask: its attention localises because it learned to",
-        "denoise. The segmenter is trained on the world's masks. Weights are stored in half precision.",
+        "denoise. The segmenter is trained on the world's masks. Weights are in half precision.",
         "",
     ]
     return "\n".join(lines)

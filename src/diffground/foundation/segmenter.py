@@ -1,6 +1,7 @@
 """The mini segmenter: a small Mask2Former trained on the world's masks.
 
-To the rest of the project it is an off-the-shelf model. It is the only mini model that sees masks. The diffusion model never does.
+To the rest of the project it is an off-the-shelf model. It is the only mini model that sees masks:
+the diffusion model never does.
 """
 
 from __future__ import annotations

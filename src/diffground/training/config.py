@@ -10,7 +10,7 @@ from diffground.config import Config
 
 
 class TrainConfig(Config):
-    """How a model is trained. All but log_every, checkpoint_every and num_workers decide numbers."""
+    """How a model is trained. log_every, checkpoint_every and num_workers change no number."""
 
     max_steps: PositiveInt  # optimizer steps
     batch_size: PositiveInt  # samples per step, over all processes and accumulation rounds
