@@ -11,8 +11,8 @@ import pytest
 
 from diffground.world.captions import Caption, narrative, prompt
 from diffground.world.render import Rendering, render
-from diffground.world.scene import Group, Scene, Thing, sample_scene
-from diffground.world.vocabulary import BY_NAME, CATEGORIES, PERSONAL_MUGS, THINGS
+from diffground.world.scene import Group, Scene, Thing, mixed_scene, sample_scene
+from diffground.world.vocabulary import BELOW, BY_NAME, CATEGORIES, PERSONAL_MUGS, THINGS
 
 Captioned = list[tuple[Scene, Rendering]]
 
@@ -79,6 +79,19 @@ def test_boats_are_nearly_always_on_water() -> None:
         if any(group.category.name == "boat" for group in scene.groups)
     )
     assert below["water"] > 0.9 * below.total() > 100
+
+
+def test_mixing_changes_the_stuff_and_nothing_else() -> None:
+    plain = [sample_scene(3, i) for i in range(400)]
+    mixed = [mixed_scene(scene, 0.4) for scene in plain]
+    assert [mixed_scene(scene, 0.0) for scene in plain] == plain
+    assert all(
+        a.things == b.things and a.horizon == b.horizon for a, b in zip(plain, mixed, strict=True)
+    )
+    changed = sum(a.above != b.above for a, b in zip(plain, mixed, strict=True))
+    assert 0.2 < changed / len(plain) < 0.4  # a quarter of the new draws are the old ones
+    walls = [scene.below.name for scene in mixed if scene.above.name == "wall"]
+    assert len(set(walls)) == len(BELOW)  # a wall no longer says which ground
 
 
 def test_every_category_and_kind_of_group_comes_up() -> None:

@@ -50,7 +50,7 @@ def make_diffusion(
     """Trains tokenizer, text encoder and UNet on the VAE's latents; returns their folder."""
     source = recipe.scenes
     vae = AutoencoderKL.from_pretrained(autoencoder, local_files_only=True)
-    scenes = captioned_scenes(source.seed, source.count, source.size)
+    scenes = captioned_scenes(source.seed, source.count, source.size, recipe.diffusion.mixed)
     prompts = [scene.prompt.text for scene in scenes]
     narratives = [scene.narrative.text for scene in scenes]
     tokenizer = train_tokenizer(prompts + narratives, recipe.diffusion.vocabulary)

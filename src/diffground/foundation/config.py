@@ -35,10 +35,13 @@ class DiffusionRecipe(Config):
     heads: PositiveInt = 2
     norm_groups: PositiveInt = 8
     text_width: PositiveInt = 64
-    text_layers: PositiveInt = 1
+    # Without a layer every token stands for itself. A causal layer lets the padding to 77 tokens
+    # collect the whole caption: most attention then goes there, and words do not localise.
+    text_layers: int = Field(default=0, ge=0)
     text_heads: PositiveInt = 4
     vocabulary: PositiveInt = 1200  # byte-pair tokens
     narratives: float = Field(default=0.4, ge=0, le=1)  # share of narratives among the captions
+    mixed: float = Field(default=0.4, ge=0, le=1)  # share of scenes' stuff drawn anew
     empty: float = Field(default=0.1, ge=0, le=1)  # share of empty captions, for guidance
     timestep_power: float = Field(default=0.5, gt=0)  # t = 1000 * u**power; 1 = uniform
     train: TrainConfig

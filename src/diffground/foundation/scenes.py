@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from diffground.world.captions import Caption, narrative, prompt
 from diffground.world.render import Rendering, render
-from diffground.world.scene import Scene, sample_scene
+from diffground.world.scene import Scene, mixed_scene, sample_scene
 
 
 @dataclass(frozen=True)
@@ -24,16 +24,19 @@ class CaptionedScene:
     narrative: Caption
 
 
-def captioned_scene(seed: int, index: int, size: int) -> CaptionedScene:
-    """Scene ``index`` of the world ``seed`` on a canvas of ``size`` pixels."""
-    scene = sample_scene(seed, index)
+def captioned_scene(seed: int, index: int, size: int, mixed: float = 0.0) -> CaptionedScene:
+    """Scene ``index`` of the world ``seed`` on a canvas of ``size`` pixels.
+
+    ``mixed`` is the share of stuff that is drawn anew, see :func:`mixed_scene`.
+    """
+    scene = mixed_scene(sample_scene(seed, index), mixed)
     rendering = render(scene, size)
     return CaptionedScene(scene, rendering, prompt(scene, rendering), narrative(scene, rendering))
 
 
-def captioned_scenes(seed: int, count: int, size: int) -> list[CaptionedScene]:
+def captioned_scenes(seed: int, count: int, size: int, mixed: float = 0.0) -> list[CaptionedScene]:
     """The first ``count`` scenes of the world ``seed``: 3 ms each on one core at 128 pixels."""
-    return [captioned_scene(seed, i, size) for i in tqdm(range(count), desc="scenes")]
+    return [captioned_scene(seed, i, size, mixed) for i in tqdm(range(count), desc="scenes")]
 
 
 def to_tensor(image: np.ndarray) -> Tensor:

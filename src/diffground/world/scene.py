@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from diffground.seeds import derive_seed
 from diffground.world.vocabulary import (
+    ABOVE,
+    BELOW,
     BOUND,
     BY_NAME,
     COLOURS,
@@ -92,6 +94,21 @@ def sample_scene(seed: int, index: int) -> Scene:
         float(rng.uniform(-1, 1)),
     )
     return Scene(seed, index, above, below, horizon, tuple(groups), things, light)
+
+
+def mixed_scene(scene: Scene, share: float) -> Scene:
+    """``scene`` with its stuff drawn anew from all, each region with probability ``share``.
+
+    Where one word of a caption follows from the others (floors have walls above them), a model need
+    not learn which region it means. Vehicles keep their ground three times of four.
+    """
+    rng = rng_for(scene.seed, scene.index, "mixed")
+    above = ABOVE[int(rng.integers(len(ABOVE)))] if rng.random() < share else scene.above
+    bound = any(group.category.name in BOUND for group in scene.groups)
+    below = scene.below
+    if rng.random() < (share / 4 if bound else share):
+        below = BELOW[int(rng.integers(len(BELOW)))]
+    return replace(scene, above=above, below=below)
 
 
 def _group(rng: np.random.Generator, usual: tuple[str, ...], others: bool) -> Group:
