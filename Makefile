@@ -1,6 +1,6 @@
 # Every command of the project. `make help` lists them.
 VENV ?= .venv
-ARGS ?=#          more arguments for `kedro run`: make png_train ARGS="--params png.seed=1"
+ARGS ?=#          more arguments for `kedro run`: make png_train ARGS="--params png.train.seed=1"
 PYTEST_ARGS ?=#   more arguments for pytest: make test PYTEST_ARGS="-k manifest"
 TORCH_ARGS ?=#    more arguments for pip when it installs torch, say an index of CPU builds
 
