@@ -36,10 +36,11 @@ def attention(layer: nn.Module, query: Tensor, context: Tensor, blocked: Tensor 
     return layer.o(torch.cat(heads, -1))
 
 
+@pytest.mark.parametrize("seen", ["normalised", "raw"])
 @pytest.mark.parametrize("norm", ["pre", "post"])
-def test_equations_8_to_10(norm):
+def test_equations_8_to_10(norm, seen):
     torch.manual_seed(0)
-    config = EipaConfig(zoom=16, heads=4, ffn=8, norm=norm, zoom_out_init="default")
+    config = EipaConfig(zoom=16, heads=4, ffn=8, norm=norm, features=seen, zoom_out_init="default")
     adapter = PhraseAdapter(C, V, config)
     for p in adapter.norms.parameters():
         nn.init.normal_(p)
@@ -49,6 +50,9 @@ def test_equations_8_to_10(norm):
 
     r_itm_out, r_out, scores = adapter(phrases, features, padded, blocked)
 
+    if seen == "normalised":
+        centred = features - features.mean(-1, keepdim=True)
+        features = centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
     first, second, third = adapter.norms
     r = adapter.zoom_in(phrases)
     keys = padded[:, None].expand(B, K, K)
@@ -183,7 +187,7 @@ def test_masked_attention_sees_only_the_diffusion_heads_mask():
     state = adapter.after(site, maps, state)
     features = torch.randn(1, 64, tiny_png.CHANNELS[0])
     changed = features.unflatten(1, (8, 8)).clone()
-    changed[:, :, 4:] += 1.0
+    changed[:, :, 4:] += torch.randn(1, 8, 4, tiny_png.CHANNELS[0])
     before, after = (
         adapter.before(site, x, (8, 8), state)[1][0] for x in (features, changed.flatten(1, 2))
     )

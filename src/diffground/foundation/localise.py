@@ -30,7 +30,7 @@ class Located:
     """One scene's probed maps, and what its phrases mean."""
 
     probed: ProbeResult  # of one item
-    tokens: list[list[int]]  # of each phrase's noun
+    tokens: list[list[int]]  # of each phrase, its adjectives included
     masks: NDArray[np.bool_]  # (K, H, W)
     things: NDArray[np.bool_]  # (K,)
 
@@ -55,7 +55,7 @@ def probe_scenes(
             phrases = scene.prompt.phrases
             yield Located(
                 result.item(item),
-                [encoding.token_indices(item, (p.head, p.end)) for p in phrases],
+                [encoding.token_indices(item, (p.start, p.end)) for p in phrases],
                 np.stack([scene.rendering.mask(p.groups[0]) for p in phrases]),
                 np.array([p.groups[0] >= 0 for p in phrases]),
             )

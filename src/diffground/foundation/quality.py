@@ -55,7 +55,9 @@ def average_precision(
         for scene, detections in zip(part, found, strict=True):
             meter.update(str(scene.scene.index), _instances(detections), _targets(scene))
     names = {category.id: category.name for category in THINGS}
-    return meter.result(), {names[key]: value for key, value in meter.per_category().items()}
+    percent = meter.result()
+    mean = None if percent is None else percent / 100
+    return mean, {names[key]: value for key, value in meter.per_category().items()}
 
 
 def two_object_prompts(count: int, seed: int) -> list[TwoObjects]:

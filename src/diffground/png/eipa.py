@@ -20,7 +20,9 @@ What the paper leaves open, and what is done here:
   adapter starts as static prompting, exactly.
 - The norms. Three LayerNorm(D) per site, likewise counted. ``norm: pre`` (default) puts them before
   the three layers, where they leave equations 8 to 10's residual sums untouched; ``post`` behind
-  each sum, as in Mask2Former. Keys and values are projected from the raw ``F_itm``, V -> D.
+  each sum, as in Mask2Former. Keys and values are projected V -> D from ``F_itm``, whose channels
+  are first brought to mean 0 and variance 1 per pixel (``features: normalised``, no parameters), as
+  the UNet's own cross-attention normalises them; a residual stream grows from block to block.
 - The FFN is D -> ffn -> D with GELU; ffn = 32 gives 3.366M at the sizes of Stable Diffusion 1.5.
 - The attention mask. The Diffusion mask head's prediction as known at that block: the maps of the
   blocks passed so far, summed with the head's weights (``accumulated``) or the last map alone
@@ -39,6 +41,7 @@ from typing import Literal
 import torch
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
+from torch.nn import functional
 
 from diffground.config import Config
 from diffground.errors import InputError
@@ -56,6 +59,7 @@ class EipaConfig(Config):
     heads: PositiveInt = 8
     ffn: PositiveInt = 32  # hidden channels of the FFN
     norm: Literal["pre", "post"] = "pre"
+    features: Literal["normalised", "raw"] = "normalised"  # F_itm as keys and values see it
     attention_mask: Literal["accumulated", "previous", "none"] = "accumulated"
     mask_threshold: float = Field(default=0.5, ge=0, le=1)  # of the min-max normalised map
     zoom_out_init: Literal["zero", "default"] = "zero"
@@ -124,6 +128,7 @@ class PhraseAdapter(nn.Module):
         super().__init__()
         zoom = config.zoom
         self.pre = config.norm == "pre"
+        self.normalised = config.features == "normalised"
         self.zoom_in = nn.Linear(context_dim, zoom)
         self.self_attention = Attention(zoom, zoom, config.heads)
         self.cross_attention = Attention(zoom, width, config.heads)
@@ -151,6 +156,8 @@ class PhraseAdapter(nn.Module):
         padded = _open_rows(padded_BK).unsqueeze(1)  # (B, 1, K)
         r_itm = self._add(0, r, lambda x: self.self_attention(x, x, padded)[0])
         scores: list[Tensor] = []
+        if self.normalised:
+            features_BNV = functional.layer_norm(features_BNV, features_BNV.shape[-1:])
 
         def cross(x: Tensor) -> Tensor:
             output, score = self.cross_attention(x, features_BNV, blocked)

@@ -29,12 +29,11 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Phrase:
-    """A grounded noun phrase: ``caption.text[start:end]``; its head noun begins at ``head``."""
+    """A grounded noun phrase: ``caption.text[start:end]``."""
 
     text: str
     start: int
     end: int
-    head: int
     groups: tuple[int, ...]
     plural: bool
 
@@ -165,6 +164,5 @@ def _join(chunks: list[Chunk], *, capital: bool) -> Caption:
         start = len(text)
         text += written
         if chunk.groups:
-            head = start + written.rfind(" ") + 1
-            phrases.append(Phrase(written, start, len(text), head, chunk.groups, chunk.plural))
+            phrases.append(Phrase(written, start, len(text), chunk.groups, chunk.plural))
     return Caption(text, tuple(chunks), tuple(phrases))
