@@ -24,6 +24,8 @@ from diffground.seeds import derive_seed
 
 BATCH = 16  # scenes per forward pass
 
+Propagation = tuple[int, float]  # iterations of SelfCross, and the power that sharpens its rows
+
 
 @dataclass(frozen=True)
 class Located:
@@ -89,12 +91,10 @@ def selfcross_maps(
 
 @dataclass(frozen=True)
 class Localisation:
-    """Mean IoU over the phrases of a set of scenes."""
+    """Mean IoU over the things and over the stuff of a set of scenes."""
 
-    cross_thing: float
-    cross_stuff: float
-    selfcross_thing: float
-    selfcross_stuff: float
+    cross: tuple[float, float]
+    selfcross: dict[Propagation, tuple[float, float]]
     effective_positions: float  # of the self map's rows; the grid has h*w
 
 
@@ -104,26 +104,27 @@ def measure(
     *,
     timestep: int,
     seed: int,
-    iterations: int,
-    sharpen: float = 1.0,
+    propagations: Sequence[Propagation],
 ) -> Localisation:
-    """Cross and SelfCross with the model's own layer table."""
+    """Cross and, for each way to propagate it, SelfCross, with the model's own layer table."""
     table = model.layers
     request = ProbeRequest(cross=table.cross, self_=(table.self_layer,))
-    cross, selfcross, things, spread = [], [], [], []
+    things, spread, cross = [], [], []
+    selfcross: dict[Propagation, list[NDArray[np.float64]]] = {way: [] for way in propagations}
     for located in probe_scenes(model, scenes, request, timestep, seed):
         cross.append(argmax_iou(cross_maps(located, table.cross), located))
-        selfcross.append(argmax_iou(selfcross_maps(located, table, iterations, sharpen), located))
+        for (iterations, sharpen), ious in selfcross.items():
+            ious.append(argmax_iou(selfcross_maps(located, table, iterations, sharpen), located))
         things.append(located.things)
         spread.append(effective_positions(located.probed.self_[table.self_layer]))
     thing = np.concatenate(things)
-    a, b = np.concatenate(cross), np.concatenate(selfcross)
+
+    def means(ious: list[NDArray[np.float64]]) -> tuple[float, float]:
+        values = np.concatenate(ious)
+        return float(values[thing].mean()), float(values[~thing].mean())
+
     return Localisation(
-        float(a[thing].mean()),
-        float(a[~thing].mean()),
-        float(b[thing].mean()),
-        float(b[~thing].mean()),
-        float(np.mean(spread)),
+        means(cross), {way: means(ious) for way, ious in selfcross.items()}, float(np.mean(spread))
     )
 
 

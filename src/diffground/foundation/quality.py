@@ -144,8 +144,10 @@ def assess(
     detector = InstanceSegmenter.from_pretrained(segmenter, device=device)
     contrastive = CLIPModel.from_pretrained(clip, local_files_only=True, dtype=torch.float32).eval()
     processor = CLIPProcessor.from_pretrained(clip, local_files_only=True)
+    own = (config.iterations, 1.0)
+    ways = dict.fromkeys((own, *config.variants))
     place = measure(
-        model, scenes, timestep=config.timestep, seed=config.seed, iterations=config.iterations
+        model, scenes, timestep=config.timestep, seed=config.seed, propagations=tuple(ways)
     )
     ap50, per_category = average_precision(detector, scenes)
     prompts = two_object_prompts(config.images, config.seed)
@@ -154,14 +156,18 @@ def assess(
     figures = {
         "scale": "mini",
         "vae_psnr": psnr(model, scenes),
-        "cross_thing_iou": place.cross_thing,
-        "cross_stuff_iou": place.cross_stuff,
-        "selfcross_thing_iou": place.selfcross_thing,
-        "selfcross_stuff_iou": place.selfcross_stuff,
+        "cross_thing_iou": place.cross[0],
+        "cross_stuff_iou": place.cross[1],
+        "selfcross_thing_iou": place.selfcross[own][0],
+        "selfcross_stuff_iou": place.selfcross[own][1],
         "segmenter_ap50": ap50,
         "generation_both_found": float(np.mean(found)),
         "self_effective_positions": place.effective_positions,
         "clip_retrieval_at_1_of_32": retrieval(contrastive, processor, scenes),
+        "selfcross_variants": [
+            {"iterations": way[0], "sharpen": way[1], "thing_iou": iou[0], "stuff_iou": iou[1]}
+            for way, iou in place.selfcross.items()
+        ],
         "segmenter_ap50_per_category": per_category,
         "layers": model.layers.model_dump(mode="json"),
         "config": config.model_dump(mode="json"),
