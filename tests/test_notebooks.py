@@ -30,7 +30,7 @@ def project(root: Path, tmp_path: Path) -> Path:
         shutil.copy(root / name, tmp_path / name)
     shutil.copytree(root / "conf", tmp_path / "conf", ignore=shutil.ignore_patterns("local"))
     (tmp_path / "conf/local").mkdir()
-    (tmp_path / "src").symlink_to(root / "src")
+    shutil.copytree(root / "src/diffground", tmp_path / "src/diffground")
     models = tmp_path / "data/06_models"
     models.mkdir(parents=True)
     for folder in (root / "data/06_models").glob("mini-*"):

@@ -45,12 +45,12 @@ def recall_curves(
         protocol: how IoU was measured: printed in the figure.
         averages: model -> group -> AR in percent, shown in the legends.
     """
-    lines = 2 + len(curves)  # of the legends, which stand below: the curves fill the panels
+    lines = 2 + 2 * len(curves)  # of the legends, which stand below: the curves fill the panels
     figure = Figure(figsize=(13, 4.0 + 0.2 * lines), layout="constrained")
     axes = figure.subplots(1, len(_PANELS), sharey=True)
     colours = dict(zip(curves, _unit(len(curves)), strict=True))
     for axis, (title, groups) in zip(axes, _PANELS, strict=True):
-        for group, style in groups.items():  # the legend's columns are the groups
+        for group, style in groups.items():
             for name, by_group in curves.items():
                 recall = by_group.get(group)
                 if recall is None:
@@ -73,7 +73,6 @@ def recall_curves(
                 fontsize=9,
                 title=heading,
                 title_fontsize=9,
-                ncols=len(groups),
                 loc="upper center",
                 bbox_to_anchor=(0.5, -0.14),
                 frameon=False,
