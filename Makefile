@@ -12,6 +12,9 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -c constraints.txt
 
+# The mini networks are too small for several threads, which on shared cores wait for each other.
+# A whole machine of your own may want OMP_NUM_THREADS=8 make png_train ARGS="--env paper".
+export OMP_NUM_THREADS ?= 1
 # Models and datasets are local folders: nothing is fetched, and nobody is told.
 export HF_HUB_OFFLINE = 1
 export DO_NOT_TRACK = 1
@@ -28,7 +31,7 @@ png_train: $(VENV)/.installed  ## train the panoptic narrative grounding adapter
 	$(BIN)/kedro run --pipelines png_train $(ARGS)
 
 test: $(VENV)/.installed-dev  ## run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed-dev  ## check style, types and the borders between the rooms
 	$(BIN)/ruff check .

@@ -56,7 +56,10 @@ def make_diffusion(
     tokenizer = train_tokenizer(prompts + narratives, recipe.diffusion.vocabulary)
     vae.to("cuda" if torch.cuda.is_available() else "cpu")
     latents = encode(vae, scenes) * vae.config.scaling_factor
-    data = LatentsAndWords(latents, token_ids(tokenizer, prompts), token_ids(tokenizer, narratives))
+    bare = [scene.bare.text for scene in scenes]
+    data = LatentsAndWords(
+        latents, *(token_ids(tokenizer, texts) for texts in (prompts, bare, narratives))
+    )
     unet, text, result = train_diffusion(
         data, tokenizer, recipe.diffusion, _checkpoints(recipe, work, "diffusion"), on_log
     )

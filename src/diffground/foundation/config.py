@@ -28,6 +28,17 @@ class AutoencoderRecipe(Config):
     train: TrainConfig
 
 
+class Refinement(Config):
+    """A second training of the diffusion model, from the weights of the first.
+
+    The first leans towards noise, where words decide what is where; this one is for shapes.
+    """
+
+    timestep_power: float = Field(default=1.0, gt=0)
+    bare: float = Field(default=0.25, ge=0, le=1)  # share of prompts without colours and patterns
+    train: TrainConfig
+
+
 class DiffusionRecipe(Config):
     """The UNet of SD-1.x topology and the text encoder, trained together."""
 
@@ -45,6 +56,7 @@ class DiffusionRecipe(Config):
     empty: float = Field(default=0.1, ge=0, le=1)  # share of empty captions, for guidance
     timestep_power: float = Field(default=0.5, gt=0)  # t = 1000 * u**power; 1 = uniform
     train: TrainConfig
+    refine: Refinement | None = None
 
 
 class ClipRecipe(Config):

@@ -20,6 +20,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from diffground.foundation.autoencoder import LATENT_CHANNELS
 from diffground.foundation.config import DiffusionRecipe
 from diffground.foundation.tokenizer import MAX_LENGTH
+from diffground.training.config import TrainConfig
 from diffground.training.loop import TrainResult, train
 
 
@@ -75,10 +76,13 @@ def token_ids(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
 
 
 class LatentsAndWords(Dataset[dict[str, Tensor]]):
-    """Scaled latents (S, 4, h, w) with the tokens of a prompt and of a narrative each, (S, 77)."""
+    """Scaled latents (S, 4, h, w) with the tokens of three captions each, (S, 77).
 
-    def __init__(self, latents: Tensor, prompts: Tensor, narratives: Tensor) -> None:
-        self.latents, self.prompts, self.narratives = latents, prompts, narratives
+    A prompt, the prompt without colours (``bare``), and a narrative.
+    """
+
+    def __init__(self, latents: Tensor, prompts: Tensor, bare: Tensor, narratives: Tensor) -> None:
+        self.latents, self.prompts, self.bare, self.narratives = latents, prompts, bare, narratives
 
     def __len__(self) -> int:
         return len(self.latents)
@@ -87,6 +91,7 @@ class LatentsAndWords(Dataset[dict[str, Tensor]]):
         return {
             "latents": self.latents[index],
             "prompt": self.prompts[index],
+            "bare": self.bare[index],
             "narrative": self.narratives[index],
         }
 
@@ -103,20 +108,27 @@ class _Objective(nn.Module):
     ) -> None:
         super().__init__()
         self.unet, self.text, self.recipe = unet, text, recipe
+        self.timestep_power, self.bare = recipe.timestep_power, 0.0
         self.scheduler = build_scheduler()
         self.register_buffer("empty", empty, persistent=False)
 
-    def forward(self, latents: Tensor, prompts: Tensor, narratives: Tensor) -> dict[str, Tensor]:
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The loss of a batch of :class:`LatentsAndWords`."""
+        latents = batch["latents"]
         # Drawn on the CPU, so that a GPU sees the same numbers.
         count = len(latents)
         told = torch.rand(count, 1) < self.recipe.narratives
         silent = torch.rand(count, 1) < self.recipe.empty
-        draw = torch.rand(count).pow(self.recipe.timestep_power)
+        draw = torch.rand(count).pow(self.timestep_power)
         noise = torch.randn(latents.shape)
+        bare = torch.rand(count, 1) < self.bare
         timesteps = (draw * self.scheduler.config["num_train_timesteps"]).long()
         device = latents.device
-        told, silent, noise, timesteps = (x.to(device) for x in (told, silent, noise, timesteps))
-        ids = torch.where(told, narratives, prompts)
+        told, silent, bare, noise, timesteps = (
+            x.to(device) for x in (told, silent, bare, noise, timesteps)
+        )
+        ids = torch.where(bare, batch["bare"], batch["prompt"])
+        ids = torch.where(told, batch["narrative"], ids)
         ids = torch.where(silent, cast(Tensor, self.empty), ids).long()
         noisy = cast(Any, self.scheduler).add_noise(latents, noise, timesteps)
         target = self.scheduler.get_velocity(latents, noise, cast(Any, timesteps))
@@ -137,14 +149,30 @@ def train_diffusion(
     unet = build_unet(recipe, data.latents.shape[-1])
     text = build_text_encoder(recipe, tokenizer)
     objective = _Objective(unet, text, token_ids(tokenizer, [""]), recipe)
-    result = train(
+    key = recipe.model_dump_json(exclude={"refine"})
+    result = _run(objective, data, recipe.train, work, key, on_log)
+    if (refine := recipe.refine) is not None:
+        objective.timestep_power, objective.bare = refine.timestep_power, refine.bare
+        key = recipe.model_dump_json()
+        result = _run(objective, data, refine.train, work / "refine", key, on_log)
+    return unet, text, result
+
+
+def _run(
+    objective: _Objective,
+    data: LatentsAndWords,
+    config: TrainConfig,
+    work: Path,
+    key: str,
+    on_log: Callable[[dict[str, float], int], None] | None,
+) -> TrainResult:
+    return train(
         model=objective,
-        loss_fn=lambda model, batch: model(batch["latents"], batch["prompt"], batch["narrative"]),
+        loss_fn=lambda model, batch: model(batch),
         dataset=data,
-        config=recipe.train,
+        config=config,
         folder=work,
         on_log=on_log,
-        key=recipe.model_dump_json(),
+        key=key,
         description="diffusion",
     )
-    return unet, text, result

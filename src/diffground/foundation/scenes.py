@@ -21,6 +21,7 @@ class CaptionedScene:
     scene: Scene
     rendering: Rendering
     prompt: Caption
+    bare: Caption  # the prompt without colours and patterns
     narrative: Caption
 
 
@@ -31,7 +32,13 @@ def captioned_scene(seed: int, index: int, size: int, mixed: float = 0.0) -> Cap
     """
     scene = mixed_scene(sample_scene(seed, index), mixed)
     rendering = render(scene, size)
-    return CaptionedScene(scene, rendering, prompt(scene, rendering), narrative(scene, rendering))
+    return CaptionedScene(
+        scene,
+        rendering,
+        prompt(scene, rendering),
+        prompt(scene, rendering, coloured=False),
+        narrative(scene, rendering),
+    )
 
 
 def captioned_scenes(seed: int, count: int, size: int, mixed: float = 0.0) -> list[CaptionedScene]:

@@ -47,12 +47,15 @@ class Caption:
     phrases: tuple[Phrase, ...]
 
 
-def prompt(scene: Scene, rendering: Rendering) -> Caption:
-    """ "a photo of a red ball and two blue mugs on grass under a sky", of what can be seen."""
+def prompt(scene: Scene, rendering: Rendering, *, coloured: bool = True) -> Caption:
+    """What can be seen: "a photo of a red ball and two blue mugs on grass under sky".
+
+    Without colours it is "a ball and two mugs", as the class names of a segmentation task are.
+    """
     rng = rng_for(scene.seed, scene.index, "prompt")
     lead = str(rng.choice(("a photo of", "a picture of", "an image of")))
     chunks = [Chunk(lead)]
-    chunks += _listing(scene, _seen(rendering), rng, styled=True)
+    chunks += _listing(scene, _seen(rendering), rng, styled=True, coloured=coloured)
     chunks += [Chunk("on"), _stuff(scene, BELOW)]
     chunks += [Chunk(str(rng.choice(("under", "and", "with")))), _stuff(scene, ABOVE)]
     return _join(chunks, capital=False)
@@ -108,11 +111,13 @@ def narrative(scene: Scene, rendering: Rendering) -> Caption:
     )
 
 
-def noun_phrase(group: Group, index: int, count: int, *, styled: bool = True) -> list[Chunk]:
-    """ "a", "striped red ball": the article and the phrase of a group of which ``count`` show."""
+def noun_phrase(
+    group: Group, index: int, count: int, *, styled: bool = True, coloured: bool = True
+) -> list[Chunk]:
+    """The article and the phrase of a group of which ``count`` show: "a", "striped red ball"."""
     name = group.category.plural if count > 1 else group.category.name
     style = f"{group.pattern} " if styled and group.pattern != "plain" else ""
-    words = f"{style}{group.colour} {name}"
+    words = f"{style}{group.colour} {name}" if coloured else name
     if group.crowd:
         return [
             Chunk("a"),
@@ -138,15 +143,21 @@ def _seen(rendering: Rendering) -> dict[int, int]:
 
 
 def _listing(
-    scene: Scene, seen: dict[int, int], rng: np.random.Generator, *, styled: bool
+    scene: Scene,
+    seen: dict[int, int],
+    rng: np.random.Generator,
+    *,
+    styled: bool,
+    coloured: bool = True,
 ) -> list[Chunk]:
-    """ "a red ball, two blue mugs and a green car": every group that can be seen."""
+    """Every group that can be seen: "a red ball, two blue mugs and a green car"."""
     chunks: list[Chunk] = []
     for place, (index, count) in enumerate(seen.items()):
         if place:
             chunks.append(Chunk("and" if place == len(seen) - 1 else ","))
         spoken = styled or bool(rng.random() < 0.5)  # noqa: PLR2004
-        chunks += noun_phrase(scene.groups[index], index, count, styled=spoken)
+        group = scene.groups[index]
+        chunks += noun_phrase(group, index, count, styled=spoken, coloured=coloured)
     return chunks
 
 
