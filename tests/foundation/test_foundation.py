@@ -30,6 +30,7 @@ RECIPE = FoundationRecipe.model_validate(
         "scenes": {"seed": 7, "count": 8, "size": 64},
         "autoencoder": {"channels": [8, 8, 8, 8], "crop": 32, "scenes": 8, "train": TRAIN},
         "diffusion": {"channels": [8, 8, 16, 16], "text_width": 16, "text_heads": 2,
+                      "refine": {"train": TRAIN},
                       "train": TRAIN},
         "clip": {"width": 16, "layers": 1, "heads": 2, "train": TRAIN},
         "segmenter": {
@@ -84,7 +85,11 @@ def test_figures_card_and_pictures(made: dict[str, Path]) -> None:
     assert all(0 <= figures[name] <= 1 for name in required[1:])
     assert figures["self_effective_positions"] <= 64
     card = model_card(RECIPE, build.last_losses(made["work"]), figures)
-    assert "Recipe `test`" in card and f"{figures['vae_psnr']:.3f}" in card
+    assert (
+        "Recipe `test`" in card
+        and "its refinement" in card
+        and f"{figures['vae_psnr']:.3f}" in card
+    )
     assert images[0].shape == (64, 64, 3) and images[0].dtype == np.uint8
     assert generation_grid([p.text for p in prompts], images).axes[0].get_title()
     model = FrozenDiffusion.from_pretrained(made["sd"])

@@ -24,12 +24,15 @@ def model_card(
     recipe: FoundationRecipe, losses: Mapping[str, Mapping[str, float]], quality: Mapping[str, Any]
 ) -> str:
     """The card as Markdown. ``losses`` has the last row of each part's training history."""
-    training = {
-        "autoencoder": recipe.autoencoder.train,
-        "diffusion": recipe.diffusion.train,
-        "clip": recipe.clip.train,
-        "segmenter": recipe.segmenter.train,
-    }
+    training = [
+        ("autoencoder", recipe.autoencoder.train, losses["autoencoder"]),
+        ("diffusion", recipe.diffusion.train, losses["diffusion"]),
+        ("clip", recipe.clip.train, losses["clip"]),
+        ("segmenter", recipe.segmenter.train, losses["segmenter"]),
+    ]
+    if recipe.diffusion.refine is not None:  # the diffusion model's last losses are of this part
+        training[1] = ("diffusion", recipe.diffusion.train, {})
+        training.insert(2, ("its refinement", recipe.diffusion.refine.train, losses["diffusion"]))
     lines = [
         "# The mini models of diffground",
         "",
@@ -43,8 +46,8 @@ def model_card(
         "| part | steps | batch | learning rate | seed | last losses (of a mean over log_every) |",
         "|---|---|---|---|---|---|",
     ]
-    for part, config in training.items():
-        kept = {k: v for k, v in losses[part].items() if k not in ("lr", "step")}
+    for part, config, last in training:
+        kept = {k: v for k, v in last.items() if k not in ("lr", "step")}
         shown = ", ".join(f"{name} {value:.4g}" for name, value in kept.items())
         lines.append(
             f"| {part} | {config.max_steps} | {config.batch_size} | {config.learning_rate:g} "
