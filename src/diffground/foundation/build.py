@@ -121,6 +121,7 @@ def assemble(
         timestep=quality.timestep,
         seed=quality.seed,
         iterations=quality.iterations,
+        sharpen=quality.sharpen,
     )
     save_layers(target, table)
     return target

@@ -62,6 +62,18 @@ def model_card(
         "|---|---|",
     ]
     lines += [f"| {label} | {quality[key]:.3f} |" for key, label in FIGURES.items()]
+    way = quality["config"]
+    lines += [
+        "",
+        f"SelfCross above is {way['iterations']} iteration(s) with the self map's rows to the "
+        f"power {way['sharpen']:g}; others (the paper's is 2, power 1), as things / stuff:",
+        "",
+    ]
+    lines += [
+        f"- {row['iterations']} iteration(s), power {row['sharpen']:g}: "
+        f"{row['thing_iou']:.3f} / {row['stuff_iou']:.3f}"
+        for row in quality["selfcross_variants"]
+    ]
     lines += [
         "",
         f"Layers that localise: {quality['layers']['note']}.",

@@ -103,8 +103,9 @@ class QualityConfig(Config):
     images: PositiveInt = 48  # generated
     timestep: int = Field(default=100, ge=0, lt=1000)  # of the probed latents
     iterations: PositiveInt = 1  # of SelfCross; the paper's are 2 (002, §5.1)
-    # Further (iterations, power that sharpens the rows), reported beside it
-    variants: tuple[tuple[PositiveInt, float], ...] = ((2, 1.0), (1, 4.0), (2, 4.0))
+    sharpen: float = Field(default=1.0, gt=0)  # power of the self map's rows; 1 = the paper's
+    # Further (iterations, sharpen), reported beside it
+    variants: tuple[tuple[PositiveInt, float], ...] = ((1, 1.0), (2, 1.0), (2, 4.0))
     inference_steps: PositiveInt = 30
     guidance: float = Field(default=5.0, gt=0)
     found_score: float = Field(default=0.5, gt=0, lt=1)  # a detection below is no find

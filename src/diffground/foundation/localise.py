@@ -135,6 +135,7 @@ def choose_layers(
     timestep: int,
     seed: int,
     iterations: int,
+    sharpen: float = 1.0,
 ) -> LayerTable:
     """Measures which layers localise: the paper's numbers mean other grids on a small canvas.
 
@@ -161,7 +162,7 @@ def choose_layers(
 
     def self_score(layer: str) -> float:
         table = LayerTable(cross=cross, self_layer=layer)
-        return score([argmax_iou(selfcross_maps(x, table, iterations), x) for x in found])
+        return score([argmax_iou(selfcross_maps(x, table, iterations, sharpen), x) for x in found])
 
     self_layer = max(selves, key=self_score)
     note = (

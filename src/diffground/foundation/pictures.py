@@ -59,7 +59,7 @@ def attention_grid(
         lower[0].imshow(to_image(model.decode_latents(latents)[0]))
         lower[0].set_title("reconstruction", fontsize=8)
         cross = minmax(cross_maps(found, table.cross)).cpu()
-        selfcross = minmax(selfcross_maps(found, table, config.iterations)).cpu()
+        selfcross = minmax(selfcross_maps(found, table, config.iterations, config.sharpen)).cpu()
         for column, phrase in enumerate(scene.prompt.phrases):
             for axis, maps in ((upper[column + 1], cross), (lower[column + 1], selfcross)):
                 axis.imshow(maps[column], cmap="magma", vmin=0, vmax=1, interpolation="bilinear")

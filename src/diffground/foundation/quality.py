@@ -144,7 +144,7 @@ def assess(
     detector = InstanceSegmenter.from_pretrained(segmenter, device=device)
     contrastive = CLIPModel.from_pretrained(clip, local_files_only=True, dtype=torch.float32).eval()
     processor = CLIPProcessor.from_pretrained(clip, local_files_only=True)
-    own = (config.iterations, 1.0)
+    own = (config.iterations, config.sharpen)
     ways = dict.fromkeys((own, *config.variants))
     place = measure(
         model, scenes, timestep=config.timestep, seed=config.seed, propagations=tuple(ways)
