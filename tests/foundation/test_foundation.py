@@ -60,6 +60,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def test_the_folder_is_a_stable_diffusion(made: dict[str, Path]) -> None:
     pipeline = StableDiffusionPipeline.from_pretrained(made["sd"], local_files_only=True)
     assert pipeline.unet.config.cross_attention_dim == RECIPE.diffusion.text_width
+    image = pipeline("a red ball on grass", num_inference_steps=2).images[0]
+    assert image.size == (64, 64)
     assert {p.name for p in (made["sd"] / "tokenizer").iterdir()} >= {"vocab.json", "merges.txt"}
     model = FrozenDiffusion.from_pretrained(made["sd"])
     assert model.latent_stride == 8

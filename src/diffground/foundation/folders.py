@@ -40,6 +40,10 @@ def save_diffusion(
         requires_safety_checker=False,
     )
     pipeline.save_pretrained(folder, safe_serialization=True)
+    # transformers would otherwise compute in the precision of the file, diffusers in single.
+    config = folder / "text_encoder" / "config.json"
+    content = json.loads(config.read_text("utf-8")) | {"dtype": "float32"}
+    config.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
     # The two files that older readers look for, beside tokenizer.json.
     tokenizer.backend_tokenizer.model.save(str(folder / "tokenizer"))
     return folder

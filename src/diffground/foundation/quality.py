@@ -85,7 +85,6 @@ def generate(
         Any,
         StableDiffusionPipeline.from_pretrained(folder, local_files_only=True, dtype=torch.float32),
     ).to(device)
-    pipeline.text_encoder.float()
     pipeline.set_progress_bar_config(disable=True)
     images: list[NDArray[np.uint8]] = []
     for start in range(0, len(prompts), 16):
