@@ -63,6 +63,8 @@ def test_the_folder_is_a_stable_diffusion(made: dict[str, Path]) -> None:
     image = pipeline("a red ball on grass", num_inference_steps=2).images[0]
     assert image.size == (64, 64)
     assert {p.name for p in (made["sd"] / "tokenizer").iterdir()} >= {"vocab.json", "merges.txt"}
+    for config in made["sd"].rglob("*.json"):
+        assert str(made["work"]) not in config.read_text("utf-8")
     model = FrozenDiffusion.from_pretrained(made["sd"])
     assert model.latent_stride == 8
     assert set(model.layers.cross) <= set(CROSS_SITES)

@@ -41,12 +41,17 @@ def save_diffusion(
     )
     pipeline.save_pretrained(folder, safe_serialization=True)
     # transformers would otherwise compute in the precision of the file, diffusers in single.
-    config = folder / "text_encoder" / "config.json"
-    content = json.loads(config.read_text("utf-8")) | {"dtype": "float32"}
-    config.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+    _edit(folder / "text_encoder/config.json", dtype="float32")
+    for part in ("unet", "vae"):  # where the parts were trained is nobody's business
+        _edit(folder / part / "config.json", _name_or_path="")
     # The two files that older readers look for, beside tokenizer.json.
     tokenizer.backend_tokenizer.model.save(str(folder / "tokenizer"))
     return folder
+
+
+def _edit(path: Path, **changes: str) -> None:
+    content = json.loads(path.read_text("utf-8")) | changes
+    path.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
 
 
 def save_layers(folder: Path, table: LayerTable) -> None:
