@@ -15,7 +15,6 @@ whose masks were drawn on the pixels as they are stored ask for ``upright=False`
 
 from __future__ import annotations
 
-import uuid
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from diffground.errors import InputError
+from diffground.io.files import write_whole
 
 _CONVERTED = {"1", "L", "P", "RGB", "CMYK", "YCbCr", "LAB", "HSV"}
 _GREY_16 = {"I;16", "I;16L", "I;16B", "I;16N"}
@@ -59,18 +59,10 @@ def write_png(path: str | Path, image: NDArray[np.uint8]) -> Path:
     The file appears under its name only when it is whole, so that a run that is stopped leaves no
     half-written picture. Folders are made. Returns the path; asserts the dtype and shape.
     """
-    path = Path(path)
     assert image.dtype == np.uint8, image.dtype
     assert image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3), image.shape
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.stem}-{uuid.uuid4().hex}.part")
-    try:
-        Image.fromarray(np.ascontiguousarray(image)).save(part, format="PNG")
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-    return path
+    picture = Image.fromarray(np.ascontiguousarray(image))
+    return write_whole(path, lambda part: picture.save(part, format="PNG"))
 
 
 def open_image(path: str | Path) -> Image.Image:

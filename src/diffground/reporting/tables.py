@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +18,7 @@ from pydantic import Field, TypeAdapter, ValidationError, field_validator, model
 
 from diffground.config import Config
 from diffground.errors import InputError
+from diffground.io.files import write_whole
 
 Scale = Literal["mini", "paper"]
 Figures = dict[str, float | None]  # column -> value in the metric's unit; None = not given
@@ -134,17 +134,9 @@ def ordering(rows: Sequence[ResultRow], better: str, worse: str, column: str) ->
 
 def write_tables(path: str | Path, tables: Sequence[ResultTable]) -> Path:
     """Writes ``<name>_tables.json``, whole or not at all; makes folders; returns the path."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.stem}-{uuid.uuid4().hex}.part")
     content = [table.model_dump(mode="json") for table in tables]
-    try:
-        part.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-    return path
+    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+    return write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))
 
 
 def read_tables(path: str | Path) -> list[ResultTable]:

@@ -5,19 +5,13 @@ from __future__ import annotations
 from kedro.pipeline import Node, Pipeline
 
 from diffground.pipelines.png_insertion.nodes import run_insertion_ablation
-from diffground.pipelines.png_train.nodes import examine_training_data
+from diffground.pipelines.png_train.pipeline import examination
 
 
 def create_pipeline() -> Pipeline:
     """The ablation of Table 3."""
-    return Pipeline(
+    ablation = Pipeline(
         [
-            Node(
-                examine_training_data,
-                ["coco", "png_models", "params:png"],
-                ["png_doctor", "png_doctor_text"],
-                name="examine_png_data",
-            ),
             Node(
                 run_insertion_ablation,
                 [
@@ -33,3 +27,4 @@ def create_pipeline() -> Pipeline:
             ),
         ]
     )
+    return examination() + ablation
