@@ -13,13 +13,15 @@ import pytest
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 
 # Parameters that make a notebook small.
+_TABLES = {
+    "seeds": "0",
+    "max_steps": 2,
+    "params": "world.coco_panoptic.train=16,world.coco_panoptic.val=8,png_tables.figures=1",
+}
 SMALL: dict[str, dict[str, Any]] = {
-    "png_insertion": {
-        "insertions": "none,encoder",
-        "seeds": "0",
-        "max_steps": 2,
-        "params": "world.coco_panoptic.train=16,world.coco_panoptic.val=8,png.eval.overlays=1",
-    }
+    "png_components": _TABLES | {"rows": "Baseline;+ EIPA + MLMA"},
+    "png_insertion": _TABLES | {"rows": "No-Adapter;Encoder"},
+    "png_mlma": _TABLES | {"rows": "Deform-Attn"},
 }
 
 
@@ -65,7 +67,6 @@ def test_runs(path: Path, project: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         for cell in done.cells
         for output in cell.get("outputs", ())
     )
-    written = json.loads(
-        (project / f"data/08_reporting/{path.stem}_tables.json").read_text("utf-8")
-    )
-    assert written[0]["scale"] == "mini" and written[0]["rows"]
+    written = json.loads((project / "data/08_reporting/png_tables.json").read_text("utf-8"))
+    assert written[0]["scale"] == "mini"
+    assert len(written[0]["rows"]) == len(SMALL[path.stem]["rows"].split(";"))

@@ -26,6 +26,13 @@ TOPOLOGY = {
     "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
 }
 DATA = PngDataConfig(image_size=SIDE, mask_stride=4)
+#: Sizes of the model's parts, as ``PngModelConfig`` takes them.
+MODEL = {
+    "inner_width": 8,
+    "eipa": {"zoom": 16, "heads": 4, "ffn": 8},
+    "mlma": {"width": 16, "layers": 2, "heads": 4, "points": 2, "ffn": 32},
+    "decoder": {"layers": 3, "heads": 4, "ffn": 32},
+}
 _FOLDERS = tempfile.TemporaryDirectory()  # removed when the tests end
 
 

@@ -1,4 +1,5 @@
-"""Kedro hooks: inputs are checked before a run, and every ``kedro run`` is logged to MLflow.
+"""Kedro hooks: inputs are checked before a run, every ``kedro run`` is logged to MLflow, and of
+several processes one writes.
 
 MLflow takes seconds to import and to set up its database, so it is imported when a run begins
 and by no other command. conf/base/mlflow.yml says where the log is kept.
@@ -13,7 +14,7 @@ from typing import Any
 
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
-from kedro.io import DataCatalog
+from kedro.io import DataCatalog, MemoryDataset
 from kedro.pipeline import Pipeline
 
 from diffground import tracking
@@ -41,6 +42,24 @@ class InputFoldersHook:
             dataset = catalog.get(name)
             if isinstance(dataset, FolderDataset):
                 dataset.check()
+
+
+class OneWriterHook:
+    """In a distributed run only rank 0 writes the catalog's files; other processes keep the values.
+
+    Else one process would read a file that another is just writing. Made folders need no such care:
+    whoever makes one locks it.
+    """
+
+    @hook_impl
+    def before_pipeline_run(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
+        """Lets the outputs of a process that is not rank 0 stay in memory."""
+        if _is_first_process():
+            return
+        for name in sorted(pipeline.all_outputs()):
+            dataset = catalog.get(name)
+            if dataset is not None and not isinstance(dataset, FolderDataset | MemoryDataset):
+                catalog[name] = MemoryDataset(copy_mode="assign")
 
 
 class RunLogHook:
@@ -72,7 +91,7 @@ class RunLogHook:
     ) -> None:
         """Opens the run and installs its tracker."""
         config = self._config
-        off = os.environ.get("DIFFGROUND_RUN_LOG") == "0" or os.environ.get("RANK", "0") != "0"
+        off = os.environ.get("DIFFGROUND_RUN_LOG") == "0" or not _is_first_process()
         if config is None or not config.enabled or off:
             return
         names = sorted(run_params["pipeline_names"] or ["__default__"])
@@ -147,3 +166,8 @@ class RunLogHook:
             atexit.unregister(self._end)
             tracking.set_tracker(None)
             run.end(status)
+
+
+def _is_first_process() -> bool:
+    """Whether this is rank 0 of a distributed run (torchrun, accelerate), or an ordinary one."""
+    return os.environ.get("RANK", "0") == "0"

@@ -19,9 +19,11 @@ PIPELINES: dict[str, tuple[str, ...]] = {
     "world": ("world",),
     "foundation": ("foundation", "foundation_eval"),
     "foundation_eval": ("foundation_eval",),
+    "feature_extraction": ("world:coco", "feature_extraction"),
     "png_train": ("world:coco", "png_train"),
     "png_eval": ("world:coco", "png_eval"),
-    "png_insertion": ("world:coco", "png_insertion"),
+    "png_predict": ("world:coco", "png_predict"),
+    "png_tables": ("world:coco", "feature_extraction", "png_tables"),
     "__default__": ("world:coco", "png_train"),
 }
 

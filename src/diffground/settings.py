@@ -5,7 +5,7 @@ from typing import Any
 
 from kedro.config import OmegaConfigLoader
 
-from diffground.hooks import InputFoldersHook, RunLogHook
+from diffground.hooks import InputFoldersHook, OneWriterHook, RunLogHook
 
 # Models and datasets are local folders. Whoever wants the network says so in the environment.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -13,7 +13,7 @@ os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("MLFLOW_CONFIGURE_LOGGING", "0")  # conf/logging.yml decides
 
 # Called last to first: the inputs are checked before a run is opened in the log.
-HOOKS = (RunLogHook(), InputFoldersHook())
+HOOKS = (RunLogHook(), OneWriterHook(), InputFoldersHook())
 
 # Its hook writes a run status that takes every named pipeline for the whole project.
 DISABLE_HOOKS_FOR_PLUGINS = ("kedro-viz",)

@@ -8,7 +8,8 @@ this module.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,6 +29,9 @@ class Tracker(Protocol):
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Short facts about the run, to search by."""
 
+    def child(self, name: str, params: Mapping[str, Any]) -> AbstractContextManager[Tracker]:
+        """A run shown under this one, say a row of a table, that ends with the ``with`` block."""
+
 
 class NullTracker:
     """Forgets everything: the tracker when no run is being logged."""
@@ -43,6 +47,11 @@ class NullTracker:
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Does nothing."""
+
+    @contextmanager
+    def child(self, name: str, params: Mapping[str, Any]) -> Iterator[Tracker]:
+        """Itself."""
+        yield self
 
 
 _current: Tracker = NullTracker()

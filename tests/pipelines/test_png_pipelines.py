@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,17 +16,17 @@ from pydantic import ValidationError
 
 from diffground.errors import InputError
 from diffground.pipelines.png_eval import create_pipeline as png_eval
-from diffground.pipelines.png_insertion import create_pipeline as png_insertion
+from diffground.pipelines.png_tables import create_pipeline as png_tables
 from diffground.pipelines.png_train import create_pipeline as png_train
-from diffground.png.experiment import PngConfig, Variant
-from diffground.png.insertion import InsertionConfig, row_config
+from diffground.png.tables import PngTablesConfig, published, row_config, run_tables
+from diffground.png.variant import PngConfig, PngFolders, Variant
 from diffground.reporting.tables import ResultTable
 
 TINY = {
     "scale": "mini",
     "device": "cpu",
     "data": {"image_size": 64},
-    "model": {"eipa": {"zoom": 16, "heads": 4, "ffn": 8}},
+    "model": tiny_png.MODEL,
     "train": {
         "max_steps": 6,
         "batch_size": 2,
@@ -38,12 +39,20 @@ TINY = {
 
 
 def config(**changes) -> PngConfig:
-    """The tiny experiment; ``model={"insertion": "none"}`` changes parts of its sections."""
+    """The tiny experiment; ``model=STATIC`` changes parts of its sections."""
     content = {
         name: value | changes.pop(name, {}) if isinstance(value, dict) else changes.pop(name, value)
         for name, value in TINY.items()
     }
     return PngConfig.model_validate(content | changes)
+
+
+STATIC = {"insertion": "none", "decode": False}  # zero-shot static prompting
+
+
+def folders(root: Path, coco: Path) -> PngFolders:
+    """Everything below a test's own folder."""
+    return PngFolders(coco, root, root / "features", root / "panoptic")
 
 
 class Kept(MemoryDataset):
@@ -68,6 +77,9 @@ def run(tmp_path, coco):
             "coco": coco,
             "stable_diffusion": tiny_png.backbone().folder,
             "png_models": tmp_path / "models",
+            "png_features": tmp_path / "features",
+            "panoptic_weights": tmp_path / "panoptic",
+            "png_features_report": {"train": {}},
             "params:png": png,
             **{f"params:{name}": value for name, value in more.items()},
         }
@@ -92,7 +104,7 @@ def test_train_evaluates_what_it_trained_and_does_not_repeat_it(run, tmp_path, c
     assert metrics["phrases"] == 7
     assert set(metrics["ar"]) == {"overall", "things", "stuff", "singulars", "plurals"}
     assert metrics["variant"] == out["png_training"]["variant"]
-    assert metrics["head"] == "adapter" and not metrics["zero_shot"]
+    assert metrics["head"] == "decoder" and not metrics["zero_shot"]
     assert "protocol original, plural rule count" in caplog.text
     json.dumps({name: out[name] for name in ("png_metrics", "png_phrases", "png_training")})
     assert isinstance(out["png_overlays"], Image.Image) and len(out["png_predictions"]) == 2
@@ -111,12 +123,12 @@ def test_train_evaluates_what_it_trained_and_does_not_repeat_it(run, tmp_path, c
 
 
 def test_zero_shot_needs_no_training_and_changes_with_the_time_step(run, tmp_path):
-    out = run(png_eval(), config(model={"insertion": "none"}))["png_metrics"]
+    out = run(png_eval(), config(model=STATIC))["png_metrics"]
     assert out["zero_shot"] and out["head"] == "diffusion"
-    trained = run(png_train(), config(model={"insertion": "none"}))
+    trained = run(png_train(), config(model=STATIC))
     assert not trained["png_training"]["trained"]
     assert trained["png_metrics"] == out
-    other = run(png_eval(), config(model={"insertion": "none", "time_step": 500}))["png_metrics"]
+    other = run(png_eval(), config(model=STATIC | {"time_step": 500}))["png_metrics"]
     assert other["variant"] != out["variant"]
 
 
@@ -139,11 +151,11 @@ def test_a_killed_training_goes_on(run, tmp_path, monkeypatch):
     whole = run(png_train(), config())
     models = tmp_path / "models"
     expected = next(models.glob("both-*/png.safetensors")).read_bytes()
-    coco, backbone = tmp_path / "coco", tiny_png.backbone()
+    where, backbone = folders(tmp_path / "killed", tmp_path / "coco"), tiny_png.backbone()
     with pytest.raises(Killed):
-        experiment.train_variant(config(), coco, backbone, tmp_path / "killed", on_log=killing)
+        experiment.train_variant(config(), where, backbone, on_log=killing)
     assert not list((tmp_path / "killed").glob("*/png.json"))
-    result = experiment.train_variant(config(), coco, backbone, tmp_path / "killed")
+    result = experiment.train_variant(config(), where, backbone)
     assert result["resumed_at"] == 2 and result["variant"] == whole["png_training"]["variant"]
     assert next((tmp_path / "killed").glob("*/png.safetensors")).read_bytes() == expected
 
@@ -164,23 +176,24 @@ def test_broken_training_files_are_skipped_and_counted(run, coco):
     assert out["png_metrics"]["skipped"] == 0
 
 
-def test_what_the_key_depends_on(coco):
-    backbone = tiny_png.backbone()
+def test_what_the_key_depends_on(coco, tmp_path):
+    where = folders(tmp_path / "models", coco)
 
-    def key(**changes) -> str:
-        return Variant.of(config(**changes), coco, backbone).name
+    def key(seed: int = 0, **changes) -> str:
+        backbone = tiny_png.backbone(seed) if seed else tiny_png.backbone()
+        return Variant.of(config(**changes), where, backbone).name
 
     assert key() != key(model={"insertion": "encoder"}) != key(model={"insertion": "decoder"})
     assert key() != key(train={"seed": 1})
     assert key() != key(loss={"dice": 2.0})
     assert key() == key(train={"log_every": 1, "restart": True})
     assert key() == key(model={"head": "diffusion", "threshold": 0.3, "checkpoint": True})
-    zero_shot = key(model={"insertion": "none"})
-    assert zero_shot == key(model={"insertion": "none"}, train={"seed": 1})
-    assert (
-        zero_shot
-        != Variant.of(config(model={"insertion": "none"}), coco, tiny_png.backbone(seed=1)).name
-    )
+    assert key() == key(features="computed")
+    assert key() != key(model={"mlma": tiny_png.MODEL["mlma"] | {"deformable": False}})
+    zero_shot = key(model=STATIC)
+    assert zero_shot == key(model=STATIC, train={"seed": 1})
+    assert zero_shot == key(model=STATIC | {"decoder": {"layers": 1}, "mask_latent": "clean"})
+    assert zero_shot != key(seed=1, model=STATIC)
 
 
 def test_parameters_fail_before_a_run():
@@ -192,21 +205,52 @@ def test_parameters_fail_before_a_run():
         config(typo=1)
 
 
-def test_the_insertion_ablation_fills_the_table_and_keeps_finished_rows(run, tmp_path):
-    ablation = InsertionConfig(insertions=("none", "encoder"), seeds=(0, 1), max_steps=2)
-    out = run(png_insertion(), config(), png_insertion=ablation)
-    (content,) = out["png_insertion_tables"]
-    table = ResultTable.model_validate(content)
-    assert [row.name for row in table.rows] == ["No-Adapter", "Encoder"]
-    assert table.rows[0].paper["overall"] == 63.1 and table.rows[1].paper["overall"] == 65.3
-    assert all(row.seeds == 2 and row.sd for row in table.rows)
-    assert [entry.claim for entry in table.orderings] == ["Encoder > No-Adapter (overall)"]
-    assert table.orderings[0].paper_gap == pytest.approx(2.2)
-    assert len(list((tmp_path / "models").glob("*/png.json"))) == 4
+def test_the_tables_are_filled_and_finished_rows_are_kept(run, tmp_path):
+    ablation = PngTablesConfig(seeds=(0, 1), max_steps=2, figures=2)
+    out = run(png_tables(), config(), png_tables=ablation)
+    tables = [ResultTable.model_validate(content) for content in out["png_tables"]]
+    assert [len(table.rows) for table in tables] == [5, 4, 3]
+    components, insertion, mlma = tables
+    full = components.rows[-1]
+    assert (full.name, full.paper["overall"]) == ("+ EIPA + MLMA", 67.1)
+    assert components.rows[0].paper["overall"] == 37.8 and not components.rows[1].paper
+    assert insertion.rows[-1].mean == mlma.rows[0].mean  # one experiment, two tables
+    assert full.mean == mlma.rows[-1].mean
+    assert all(row.seeds == 2 and row.sd for table in tables for row in table.rows)
+    assert insertion.orderings[0].claim == "Encoder > No-Adapter (overall)"
+    assert insertion.orderings[0].paper_gap == pytest.approx(2.2)
+    assert len(list((tmp_path / "models").glob("*/png.json"))) == 20
+    assert "Table 3: insertion of EIPA" in out["png_tables_text"]
+    assert len(out["png_figure4"].axes) == 3
+    for name in ("png_figure5", "png_figure6"):
+        width, height = out[name].size
+        assert width > 300 and height > 150 and len(out[name].getcolors(1 << 20)) > 20
 
-    (again,) = run(png_insertion(), config(), png_insertion=ablation)["png_insertion_tables"]
-    assert again["rows"] == content["rows"]
-    assert again["seconds"] == content["seconds"]  # of the runs behind the table
+    again = run(png_tables(), config(), png_tables=ablation)
+    assert again["png_tables"] == out["png_tables"]  # times too: of the runs behind the tables
+
+
+def test_rows_can_be_chosen_and_are_reported_one_by_one(tmp_path, coco):
+    rows = []
+
+    @contextmanager
+    def open_row(name, model):
+        values = {}
+        yield lambda new, step: values.update(new)
+        rows.append((name, model, values))
+
+    ablation = PngTablesConfig(
+        tables=("components", "mlma"), rows=("Baseline", "Deform-Attn"), seeds=(3,), max_steps=2
+    )
+    tables = run_tables(
+        config(), ablation, folders(tmp_path, coco), tiny_png.backbone(), open_row=open_row
+    )
+    assert [[row.name for row in table.rows] for table in tables] == [["Baseline"], ["Deform-Attn"]]
+    assert [name for name, _, _ in rows] == ["components: Baseline", "mlma: Deform-Attn"]
+    assert rows[1][1]["mlma"] == {"bi_attention": False, "self_attention": False}
+    assert {"seed-3/train/loss", "seed-3/ar/overall"} <= set(rows[0][2])
+    with pytest.raises(ValidationError, match="no row"):
+        PngTablesConfig(tables=("mlma",), rows=("Baseline",))
 
 
 def test_the_paper_recipe_runs_at_tiny_sizes(run):
@@ -232,17 +276,27 @@ def test_both_environments_configure_the_png_pipelines(root):
         args = {**CONFIG_LOADER_ARGS, "default_run_env": env}
         parameters = OmegaConfigLoader(str(root / "conf"), **args)["parameters"]
         png = PngConfig.model_validate(parameters["png"])
-        InsertionConfig.model_validate(parameters["png_insertion"])
+        PngTablesConfig.model_validate(parameters["png_tables"])
         assert png.scale == {"base": "mini", "paper": "paper"}[env]
     assert png.data.image_size == 1024 and png.data.mask_size == (256, 256)
     assert (png.train.learning_rate, png.train.batch_size) == (1e-4, 16)
     assert png.train.max_steps == 180_000 and png.train.mixed_precision == "bf16"
-    assert png.model.checkpoint and png.model.insertion == "both"
+    assert png.model.checkpoint and png.model.insertion == "both" and png.model.decode
+    assert (png.model.mlma.width, png.model.mlma.layers, png.model.decoder.layers) == (256, 6, 9)
 
 
-def test_ablation_rows_differ_in_insertion_and_seed_only():
+def test_rows_differ_in_what_the_paper_changes_and_the_seed_only():
     base = config()
-    row = row_config(base, InsertionConfig(max_steps=3), "decoder", 7)
-    assert (row.model.insertion, row.train.seed, row.train.max_steps) == ("decoder", 7, 3)
-    assert row.model.eipa == base.model.eipa and row.data == base.data
-    assert row_config(base, InsertionConfig(), "none", 0).model.learns
+    (row,) = [row for row in published("insertion")["rows"] if row["name"] == "Decoder"]
+    changed = row_config(base, PngTablesConfig(max_steps=3), row["model"], 7)
+    assert (changed.model.insertion, changed.train.seed, changed.train.max_steps) == (
+        "decoder",
+        7,
+        3,
+    )
+    assert not changed.model.mlma.bi_attention and changed.model.mlma.deformable
+    assert changed.model.mlma.width == base.model.mlma.width
+    assert changed.model.eipa == base.model.eipa and changed.data == base.data
+    for name in ("components", "insertion", "mlma"):
+        for row in published(name)["rows"]:
+            assert row_config(base, PngTablesConfig(), row["model"], 0).model.learns

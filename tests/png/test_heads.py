@@ -1,4 +1,4 @@
-"""The Diffusion and adapter mask heads."""
+"""The Diffusion, adapter and inner product mask heads."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from diffground.png.heads import AdapterHead, DiffusionHead
+from diffground.png.heads import AdapterHead, DiffusionHead, FrozenProductHead, LearnedProductHead
 from diffground.png.maps import minmax, resize_maps
 
 SIZES = [(8, 8), (4, 6), (4, 6), (8, 8)]
@@ -54,16 +54,50 @@ def test_adapter_head_scales_shifts_and_combines():
         nn.init.normal_(p)
     masks = head(phrases, scores, (16, 16))
     expected = [
-        resize_maps(head.scales[i] * score + head.biases[i], (16, 16))
+        resize_maps(head.scores.scales[i] * score + head.scores.biases[i], (16, 16))
         for i, score in enumerate(scores)
     ]
     for one, other in zip(masks.sites, expected, strict=True):
         torch.testing.assert_close(one, other)
-    weights = head.logits.softmax(0)
+    weights = head.scores.logits.softmax(0)
     combined = sum(w * m for w, m in zip(weights, expected, strict=True))
     torch.testing.assert_close(masks.combined, combined)
     assert [tuple(c.shape) for c in masks.categories] == [(2, 3, 7)] * len(scores)
     torch.testing.assert_close(masks.categories[1], head.classifier(phrases[1]))
+
+
+def test_the_learned_product_written_plainly():
+    head = LearnedProductHead(5, 6, 4)
+    for p in head.parameters():
+        nn.init.normal_(p)
+    image, phrases, diffusion = (
+        torch.randn(2, 5, 8, 6),
+        torch.randn(2, 3, 6),
+        torch.rand(2, 3, 8, 6),
+    )
+    logits = head(image, phrases, diffusion)
+    kernel, shift = head.image.weight[:, :, 0, 0], head.image.bias
+    for b, k, y, x in [(0, 0, 0, 0), (1, 2, 7, 5), (0, 1, 3, 2)]:
+        pixel = kernel @ image[b, :, y, x] + shift
+        phrase = head.phrase.weight @ phrases[b, k] + head.phrase.bias
+        expected = pixel @ phrase / 2 + head.map_scale * diffusion[b, k, y, x] + head.bias
+        torch.testing.assert_close(logits[b, k, y, x], expected)
+    assert head(image, phrases, torch.rand(2, 3, 16, 12)).shape == (2, 3, 16, 12)
+
+
+def test_the_frozen_product_combines_scores_and_map():
+    scores = {name: tensor * 4 - 2 for name, tensor in maps().items()}
+    head = FrozenProductHead(list(scores))
+    for p in head.parameters():
+        nn.init.normal_(p)
+    diffusion = torch.rand(2, 3, 16, 16)
+    fusion = head.scores
+    weights = fusion.logits.softmax(0)
+    expected = head.map_scale * diffusion
+    for index, score in enumerate(scores.values()):
+        shifted = fusion.scales[index] * score + fusion.biases[index]
+        expected = expected + weights[index] * resize_maps(shifted, (16, 16))
+    torch.testing.assert_close(head(scores, diffusion), expected)
 
 
 def test_minmax_of_a_constant_map_is_finite():

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
-from PIL import ImageFont
+from PIL import Image, ImageFont
 
+from diffground.reporting.differences import Box, difference_boxes, draw_dashed
 from diffground.reporting.lettering import INK, Word, coloured_words, flow, font
 from diffground.reporting.overlays import Comparison, overlay, paint, palette, side_by_side
 
@@ -110,6 +111,85 @@ def test_side_by_side_refuses_what_does_not_fit():
         side_by_side([comparison(), comparison(panels={"prediction": boxes((0, 1), (1, 2))})])
     with pytest.raises(ValueError, match="prediction: 1 masks for 2 phrases"):
         side_by_side([comparison(panels={"prediction": boxes((0, 1))})])
+
+
+# --- differences --------------------------------------------------------------------------------
+
+
+def squares(*corners, side=20, size=128):
+    """One mask (1, H, W) of squares by their (top, left)."""
+    mask = np.zeros((1, size, size), bool)
+    for top, left in corners:
+        mask[0, top : top + side, left : left + side] = True
+    return mask
+
+
+def test_a_box_lies_around_what_differs():
+    truth, prediction = squares((10, 10), (60, 80)), squares((10, 10))
+    assert difference_boxes(prediction, truth) == [Box(80, 60, 100, 80)]
+    assert difference_boxes(truth, prediction) == [Box(80, 60, 100, 80)]
+    assert difference_boxes(truth, truth) == []
+    # a swap of two phrases differs, though their union does not
+    both, swapped = np.concatenate([truth, ~truth]), np.concatenate([~truth, truth])
+    assert difference_boxes(both, swapped) == [Box(0, 0, 128, 128)]
+    assert difference_boxes(squares((108, 0)), squares()) == [Box(0, 108, 20, 128)]  # at the edge
+
+
+def test_borders_that_are_a_little_off_and_small_areas_get_no_box():
+    truth = squares((30, 30), side=60)
+    assert difference_boxes(squares((32, 32), side=60), truth) == []  # two pixels
+    assert difference_boxes(squares((29, 29), side=62), truth) == []
+    assert difference_boxes(squares((0, 0), side=15), squares()) == []  # 1.4 % of the image
+    assert difference_boxes(squares((0, 0), side=16), squares()) == [Box(0, 0, 16, 16)]
+
+
+def test_the_largest_differences_come_first_and_no_more_than_asked():
+    sides = (17, 30, 20, 25)
+    corners = ((0, 0), (0, 64), (64, 0), (64, 64))
+    wrong = np.any([squares(c, side=s) for c, s in zip(corners, sides, strict=True)], axis=0)
+    boxes = difference_boxes(wrong, squares())
+    assert [box.right - box.left for box in boxes] == [30, 25, 20]
+    assert len(difference_boxes(wrong, squares(), most=1)) == 1
+    assert len(difference_boxes(wrong, squares(), least=0.05)) == 1
+
+
+@pytest.mark.parametrize("level", [0, 255])
+def test_boxes_are_dashed_and_seen_on_dark_and_light(level):
+    picture = Image.new("RGB", (320, 320), (level,) * 3)
+    drawn = np.asarray(draw_dashed(picture, [Box(10, 20, 60, 100)], 2.0)).astype(int)
+    line = drawn[40, 20:120, 0]  # the upper edge
+    opposite = 255 - level
+    assert (line[:10] == 255).all() and (line[-10:] == 255).all()  # whole corners
+    assert 3 < (np.diff((line == 255).astype(int) if level == 0 else line == 0) != 0).sum()
+    assert (drawn == opposite).any()
+    inside, outside = drawn[50:190, 30:110], drawn[:38]
+    assert (inside == level).all() and (outside == level).all() and (drawn[:, 125:] == level).all()
+    assert (np.asarray(picture) == level).all()  # a copy is drawn on
+    whole = draw_dashed(picture, [Box(0, 0, 160, 160), Box(3, 3, 4, 4)], 2.0)
+    assert whole.size == (320, 320)
+
+
+def test_differences_are_marked_in_both_panels_and_explained():
+    truth, image = squares((10, 10), (60, 80)), np.full((128, 128, 3), 128, np.uint8)
+    given = {"image": image, "spans": [(2, 6)], "panels": {"truth": truth, "ours": squares()}}
+    right = comparison(**{**given, "panels": {"truth": truth, "ours": truth}})
+    plain, marked = (
+        side_by_side([comparison(**given)], footnote="Numbers: IoU.", differences=differences)
+        for differences in (False, True)
+    )
+    assert plain.shape == marked.shape
+    changed = (plain[: 32 + 320] != marked[: 32 + 320]).any((0, 2))
+    first, second, third = (changed[12 + 332 * n : 332 * (n + 1)] for n in range(3))
+    assert not first.any() and second.any() and third.any()
+    unmarked = side_by_side([right], differences=True, footnote="Numbers: IoU.")
+    same = side_by_side([right], footnote="Numbers: IoU.")
+    assert (unmarked[: 32 + 320] == same[: 32 + 320]).all()  # identical masks: no box
+    assert (unmarked != same).any()  # the sentence is there
+    with pytest.raises(ValueError, match="between two panels"):
+        side_by_side([comparison(**{**given, "panels": {"ours": truth}})], differences=True)
+
+
+# --- text ---------------------------------------------------------------------------------------
 
 
 def test_words_are_coloured_by_span_and_keep_their_signs():

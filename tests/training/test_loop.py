@@ -132,6 +132,23 @@ def test_kill_9_in_the_middle(tmp_path: Path) -> None:
     assert same(run(tmp_path / "cut"), run(tmp_path / "whole"))
 
 
+def test_parts_learn_at_their_own_rate(tmp_path: Path) -> None:
+    config = CONFIG.model_copy(
+        update={"max_steps": 1, "weight_decay": 0.0, "rate_factors": {"body.": 0.5, "body.3.": 2.0}}
+    )
+    before, after = net(), run(tmp_path, config)
+    moved = {
+        name: (p - dict(before.named_parameters())[name]).abs().max().item()
+        for name, p in after.named_parameters()
+    }
+    # Adam's first step is the learning rate, whatever the gradient.
+    assert moved["body.3.weight"] == pytest.approx(0.04, rel=1e-3)
+    assert moved["body.0.weight"] == pytest.approx(0.01, rel=1e-3)
+    assert moved["frozen.weight"] == 0
+    with pytest.raises(InputError, match="'tail'"):
+        run(tmp_path / "other", config.model_copy(update={"rate_factors": {"tail": 2.0}}))
+
+
 def test_finished_run_is_not_repeated(tmp_path: Path) -> None:
     first = run(tmp_path)
     result = train(

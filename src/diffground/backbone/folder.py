@@ -13,6 +13,8 @@ from diffground.errors import InputError
 
 Family = Literal["sd1", "sd2", "sdxl"]
 
+RANDOM_FILE = "diffground_random.json"  # marks a folder whose weights are random
+
 
 @dataclass(frozen=True)
 class ModelFolder:
@@ -64,13 +66,22 @@ class ModelFolder:
         return cls(path, family, pairs, variants, str(scheduler.get("_class_name")))
 
     def fingerprint(self) -> str:
-        """A hash (32 hex digits) over every file that is loaded: weights, configs, vocabularies."""
+        """A hash (32 hex digits) over every file that is loaded: weights, configs, vocabularies.
+
+        That of a folder with random weights begins with ``random-``, so that run logs and trained
+        models tell.
+        """
         digest = hashlib.blake2b(digest_size=16)
         for file in self.files():
             digest.update(f"{file.relative_to(self.path).as_posix()}\n".encode())
             with file.open("rb") as stream:
                 digest.update(hashlib.file_digest(stream, "blake2b").digest())
-        return digest.hexdigest()
+        return f"{'random-' if self.random else ''}{digest.hexdigest()}"
+
+    @property
+    def random(self) -> bool:
+        """Whether :mod:`.random_weights` wrote the folder: a rehearsal, whose weights are drawn."""
+        return (self.path / RANDOM_FILE).exists()
 
     def files(self) -> list[Path]:
         """The files of :meth:`fingerprint`, sorted."""

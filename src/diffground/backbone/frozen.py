@@ -21,6 +21,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from diffground.backbone import latents as of_latents
 from diffground.backbone.alignment import Span
 from diffground.backbone.folder import Family, ModelFolder
 from diffground.backbone.layers import LayerTable
@@ -149,9 +150,20 @@ class FrozenDiffusion(nn.Module):
 
     def decode_latents(self, latents: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [-1, 1] of latents as :meth:`encode_images` makes them."""
-        shift = self.vae.config.shift_factor or 0.0
-        unscaled = latents.to(self.vae.dtype) / self.vae.config.scaling_factor + shift
-        return self.vae.decode(unscaled).sample.clamp(-1, 1)
+        return self.vae.decode(of_latents.unscaled(self.vae, latents)).sample.clamp(-1, 1)
+
+    @property
+    def decoder_width(self) -> int:
+        """Channels of :meth:`decoder_feature`: 512 in every released model."""
+        return of_latents.decoder_width(self.vae)
+
+    def decoder_feature(self, latents: Tensor) -> Tensor:
+        """The VAE decoder's feature (B, :attr:`decoder_width`, 2h, 2w) at 1/4 of the image.
+
+        ``latents`` (B, 4, h, w) as :meth:`encode_images` makes them. The decoder stops there. In
+        the VAE's precision, which may differ from the UNet's; gradients flow to the latents.
+        """
+        return of_latents.decoder_feature(self.vae, latents)
 
     def encode_prompts(
         self, prompts: Sequence[str], *, overflow: Overflow = "error"
@@ -179,14 +191,18 @@ class FrozenDiffusion(nn.Module):
         give one noisy copy per seed. Noise is drawn on the CPU item by item, so that batching,
         order and device do not change it.
         """
-        alphas = self.scheduler.alphas_cumprod
-        if not 0 <= timestep < len(alphas):
-            raise InputError("noise", "timestep", f"{timestep} is not in 0 … {len(alphas) - 1}")
+        alpha = of_latents.alpha_bar(self.scheduler, timestep)
         if seeds is None:
             return latents
-        # Python floats: a tensor of another dtype or device would decide the result's.
-        alpha = float(alphas[timestep])
         return math.sqrt(alpha) * latents + math.sqrt(1 - alpha) * self._noise(latents, seeds)
+
+    def denoised(self, latents: Tensor, timestep: int, output: Tensor) -> Tensor:
+        """The clean latents (B, 4, h, w) that the UNet's ``output`` implies for noisy ``latents``.
+
+        By the scheduler's prediction type (epsilon, v_prediction or sample): :func:`.denoised`.
+        """
+        where = str(self.folder / "scheduler")
+        return of_latents.denoised(self.scheduler, latents, timestep, output, where)
 
     def probe(
         self,

@@ -35,15 +35,22 @@ class ProbeRequest:
 
     ``cross`` and ``self_`` name attention modules (``...attn2``, ``...attn1``). ``features`` names
     any module for the tensor it puts out, or ``input:<module>`` for the tensor entering it.
+    ``scores`` names cross-attention modules, all in ``cross`` too, for what their softmax is of.
     """
 
     cross: tuple[str, ...] = ()
     self_: tuple[str, ...] = ()
     features: tuple[str, ...] = ()
+    scores: tuple[str, ...] = ()
 
     def tags(self) -> list[Tag]:
         """Every requested tap as ``(kind, name)``."""
-        groups = (("cross", self.cross), ("self", self.self_), ("feature", self.features))
+        groups = (
+            ("cross", self.cross),
+            ("score", self.scores),
+            ("self", self.self_),
+            ("feature", self.features),
+        )
         return [(kind, name) for kind, names in groups for name in names]
 
 
@@ -51,7 +58,8 @@ class ProbeRequest:
 class ProbeResult:
     """What was captured, by requested name. Attention maps are float32 and averaged over heads.
 
-    ``cross`` (B, K, h, w) sums to 1 over K; ``self_`` (B, N, N) has rows (queries) that sum to 1;
+    ``cross`` (B, K, h, w) sums to 1 over K, ``scores`` (B, K, h, w) are the products q·k/√d before
+    that softmax, also of masked tokens; ``self_`` (B, N, N) has rows (queries) that sum to 1;
     ``features`` (B, C, h, w) keep the model's dtype; ``sizes`` has the ``(h, w)`` of each of them;
     ``state`` is the adapter's last state.
     """
@@ -60,6 +68,7 @@ class ProbeResult:
     self_: dict[str, Tensor] = field(default_factory=dict)
     sizes: dict[str, Size] = field(default_factory=dict)
     features: dict[str, Tensor] = field(default_factory=dict)
+    scores: dict[str, Tensor] = field(default_factory=dict)
     state: State | None = None
 
     def item(self, index: int) -> ProbeResult:
@@ -142,7 +151,12 @@ def probe_unet(
         names = ", ".join(sorted(name for _, name in root.pending))
         raise InputError(where, "request", f"the UNet never runs {names}")
     result = ProbeResult(state=None if adapter is None else root.state)
-    groups = {"cross": result.cross, "self": result.self_, "feature": result.features}
+    groups = {
+        "cross": result.cross,
+        "score": result.scores,
+        "self": result.self_,
+        "feature": result.features,
+    }
     for (kind, name), (tensor, size) in root.kept.items():
         groups[kind][name], result.sizes[name] = tensor, size
     return result
@@ -184,7 +198,11 @@ class _Plan:
     def _check(self, tag: Tag) -> str:
         kind, name = tag
         path = name.removeprefix("input:") if kind == "feature" else name
-        end = {"cross": ".attn2", "before": ".attn2", "self": ".attn1"}.get(kind, "")
+        if kind == "score" and ("cross", name) not in self.tags:
+            raise InputError(self.where, kind, f"{name!r} must be in `cross` as well")
+        end = {"cross": ".attn2", "score": ".attn2", "before": ".attn2", "self": ".attn1"}.get(
+            kind, ""
+        )
         if path and path in self.modules and path.endswith(end):
             return path
         known = [known for known in self.modules if known.endswith(end)]

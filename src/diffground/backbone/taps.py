@@ -19,16 +19,17 @@ if TYPE_CHECKING:
 
 State = tuple[Tensor, ...]
 Size = tuple[int, int]
-Tag = tuple[str, str]  # (kind, name); the kinds are "cross", "self", "feature" and "before"
+Tag = tuple[str, str]  # (kind, name): "cross", "score", "self", "feature" and "before"
 
 
 def attend(
     attn: Attention, hidden: Tensor, context: Tensor, bias: Tensor | None, heads_at_once: int
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Attention written out, for hidden (B, N, C), context (B, K, C') and bias (B, 1, K).
 
-    Returns the layer's output (B, N, C) and its probabilities (B, N, K), float32, averaged over
-    the heads while they are made: only ``heads_at_once`` of them exist at a time.
+    Returns the layer's output (B, N, C), its probabilities (B, N, K) and the scores before bias and
+    softmax (B, N, K), float32, both averaged over the heads while they are made: only
+    ``heads_at_once`` of them exist at a time.
     """
 
     def heads(projected: Tensor) -> tuple[Tensor, ...]:
@@ -36,11 +37,13 @@ def attend(
         return by_head.split(heads_at_once, dim=1)
 
     mean: Tensor | float = 0.0
+    mean_scores: Tensor | float = 0.0
     outputs = []
     parts = heads(attn.to_q(hidden)), heads(attn.to_k(context)), heads(attn.to_v(context))
     for query, key, value in zip(*parts, strict=True):
         exact = torch.float32 if attn.upcast_attention else query.dtype
         scores = (query.to(exact) * attn.scale) @ key.to(exact).transpose(-1, -2)
+        mean_scores = mean_scores + scores.float().sum(dim=1) / attn.heads
         if bias is not None:
             scores = scores + bias[:, None]
         probs = scores.softmax(dim=-1, dtype=torch.float32)
@@ -49,8 +52,8 @@ def attend(
     output = torch.cat(outputs, dim=1).transpose(1, 2).flatten(2)
     for layer in attn.to_out:  # a linear layer and its dropout, idle in eval
         output = layer(output)
-    assert isinstance(mean, Tensor)
-    return output, mean
+    assert isinstance(mean, Tensor) and isinstance(mean_scores, Tensor)
+    return output, mean, mean_scores
 
 
 class Stop(Exception):
@@ -103,12 +106,16 @@ class Processor:
         assert frame.size is not None
         keys = encoder_hidden_states if cross else hidden_states
         assert keys is not None
-        output, probs = attend(
+        output, probs, scores = attend(
             attn, hidden_states, keys, attention_mask, attn.heads if cross else 1
         )
         if not cross:
             frame.keep(("self", self.name), probs, frame.size)
             return output
+        if ("score", self.name) in frame.pending:
+            by_token = scores.transpose(1, 2).unflatten(2, frame.size)  # (B, K, h, w)
+            frame.kept["score", self.name] = by_token, frame.size
+            frame.pending.discard(("score", self.name))  # the map below may end the pass
         maps = probs.transpose(1, 2).unflatten(2, frame.size)  # (B, K, h, w)
         if self.adapter is not None:
             frame.state = self.adapter.after(self.name, maps, frame.state)

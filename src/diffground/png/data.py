@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from diffground.config import Config
 from diffground.io.panoptic import read_panoptic
 from diffground.png.annotations import CategoryMap
+from diffground.png.feature_store import CachedFeatures, FeatureStore, FrozenInputs
 from diffground.png.samples import PngPhrase, PngSample, load_image, load_targets
 
 UNKNOWN = -1  # class index of a padded phrase
@@ -52,9 +53,10 @@ class PngItem:
     """One narrative. ``N`` phrases in caption order."""
 
     sample: PngSample
-    image: Tensor  # float32 (3, S, S) in [-1, 1]
+    image: Tensor | None  # float32 (3, S, S) in [-1, 1]; None if features take its place
     targets: Tensor  # float32 (N, h, w) in [0, 1]: the share of each cell that is covered
     categories: Tensor  # int64 (N,), contiguous class index
+    features: CachedFeatures | None = None  # what the frozen model made of image and caption
 
 
 @dataclass(frozen=True)
@@ -64,16 +66,21 @@ class PngBatch:
     ids: tuple[str, ...]
     captions: tuple[str, ...]
     spans: tuple[tuple[tuple[int, int], ...], ...]  # character spans of the real phrases
-    images: Tensor  # (B, 3, S, S)
+    images: Tensor | None  # (B, 3, S, S); None if features take their place
     targets: Tensor  # (B, K, h, w), 0 where padded
     categories: Tensor  # (B, K), UNKNOWN where padded
+    features: FrozenInputs | None = None  # cached, in the precision that they are kept in
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> PngBatch:
         """The batch with its tensors on ``device``."""
         moved: dict[str, Any] = {
             name: getattr(self, name).to(device, non_blocking=non_blocking)
-            for name in ("images", "targets", "categories")
+            for name in ("targets", "categories")
         }
+        if self.images is not None:
+            moved["images"] = self.images.to(device, non_blocking=non_blocking)
+        if self.features is not None:
+            moved["features"] = self.features.to(device, non_blocking=non_blocking)
         return replace(self, **moved)
 
     @property
@@ -86,26 +93,40 @@ class PngDataset(Dataset[PngItem]):
     """Samples read from disk one at a time. A broken file raises :class:`InputError`.
 
     Broken files are found before training (:func:`usable_samples`), as a loader's workers could
-    only stop the run.
+    only stop the run. With a ``store`` no image is read: its features are.
     """
 
     def __init__(
-        self, samples: Sequence[PngSample], categories: CategoryMap, config: PngDataConfig
+        self,
+        samples: Sequence[PngSample],
+        categories: CategoryMap,
+        config: PngDataConfig,
+        store: FeatureStore | None = None,
     ) -> None:
         self.samples, self.categories, self.config = list(samples), categories, config
+        self.store = store
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, index: int) -> PngItem:
-        return make_item(self.samples[index], self.categories, self.config)
+        return make_item(self.samples[index], self.categories, self.config, self.store)
 
 
-def make_item(sample: PngSample, categories: CategoryMap, config: PngDataConfig) -> PngItem:
-    """Reads a sample's image and masks; :class:`InputError` if one of them is broken."""
+def make_item(
+    sample: PngSample,
+    categories: CategoryMap,
+    config: PngDataConfig,
+    store: FeatureStore | None = None,
+) -> PngItem:
+    """Reads a sample's image and masks; :class:`InputError` if one of them is broken.
+
+    With a ``store``, its cached features instead of the image; :class:`InputError` if it has none.
+    """
     return PngItem(
         sample=sample,
-        image=to_input(load_image(sample), config.image_size),
+        image=to_input(load_image(sample), config.image_size) if store is None else None,
+        features=None if store is None else store.get(sample),
         targets=cover(load_targets(sample), config.mask_size),
         categories=torch.tensor([categories.index(c) for c in phrase_categories(sample)]),
     )
@@ -152,13 +173,27 @@ def _largest(phrase: PngPhrase, areas: dict[int, int]) -> int:
 def collate(items: Sequence[PngItem]) -> PngBatch:
     """Pads the phrases of several narratives to the longest."""
     longest = max(len(item.targets) for item in items)
+    images = [item.image for item in items if item.image is not None]
+    features = [item.features for item in items if item.features is not None]
+    assert len(items) in (len(images), len(features)), "a batch is read with a store, or without"
     return PngBatch(
         ids=tuple(item.sample.id for item in items),
         captions=tuple(item.sample.caption for item in items),
         spans=tuple(item.sample.spans for item in items),
-        images=torch.stack([item.image for item in items]),
+        images=torch.stack(images) if images else None,
         targets=torch.stack([_pad(item.targets, longest, 0.0) for item in items]),
         categories=torch.stack([_pad(item.categories, longest, UNKNOWN) for item in items]),
+        features=_side_by_side(features, longest) if features else None,
+    )
+
+
+def _side_by_side(features: Sequence[CachedFeatures], longest: int) -> FrozenInputs:
+    pooled = [item.pooled for item in features if item.pooled is not None]
+    return FrozenInputs(
+        latents=torch.stack([item.latents for item in features]),
+        context=torch.stack([_pad(item.context, longest, 0.0) for item in features]),
+        valid=torch.stack([_pad(item.valid, longest, False) for item in features]),
+        pooled=torch.stack(pooled) if pooled else None,
     )
 
 

@@ -45,7 +45,7 @@ from torch.nn import functional
 
 from diffground.config import Config
 from diffground.errors import InputError
-from diffground.png.maps import minmax, resize_maps
+from diffground.png.maps import minmax, open_rows, resize_maps
 
 Insertion = Literal["none", "encoder", "decoder", "both"]
 State = tuple[Tensor, ...]
@@ -153,7 +153,7 @@ class PhraseAdapter(nn.Module):
             blocked: (B, K, N), True where a phrase must not look, or None.
         """
         r = self.zoom_in(phrases_BKC)
-        padded = _open_rows(padded_BK).unsqueeze(1)  # (B, 1, K)
+        padded = open_rows(padded_BK).unsqueeze(1)  # (B, 1, K)
         r_itm = self._add(0, r, lambda x: self.self_attention(x, x, padded)[0])
         scores: list[Tensor] = []
         if self.normalised:
@@ -270,15 +270,10 @@ class EIPA(nn.Module):
         if self.config.attention_mask == "none":
             return None
         blocked = resize_maps(minmax(maps), size).flatten(2) < self.config.mask_threshold
-        return _open_rows(blocked)
+        return open_rows(blocked)
 
     def extra_repr(self) -> str:
         return f"sites={len(self.sites)}, zoom={self.config.zoom}, norm={self.config.norm}"
-
-
-def _open_rows(blocked: Tensor) -> Tensor:
-    """A row that blocks everything blocks nothing instead."""
-    return blocked & ~blocked.all(-1, keepdim=True)
 
 
 def _key(site: str) -> str:

@@ -1,8 +1,11 @@
 """Average Recall of a PNG model over narratives, phrase by phrase.
 
-The result depends on neither batch size nor order: noise is seeded by sample id, padded phrases
-take no part in any softmax, and IoUs are kept by (narrative, phrase). (Up to the rounding of float
-sums, which batching changes.)
+The result depends on neither batch size, order nor number of processes: noise is seeded by sample
+id, padded phrases take no part in any softmax, and IoUs are kept by (narrative, phrase). (Up to the
+rounding of float sums, which batching changes.)
+
+Under ``torchrun`` or ``accelerate launch`` each process measures every world-th narrative, none is
+measured twice, and all processes return the whole result as one process would.
 """
 
 from __future__ import annotations
@@ -10,24 +13,33 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from accelerate.utils import gather_object
 from numpy.typing import NDArray
 from pydantic import PositiveInt
 from torch import Tensor
 from torch.nn import functional
 
 from diffground.config import Config
-from diffground.errors import InputError, ProblemReport
-from diffground.metrics.average_recall import AverageRecall, PluralRule, Protocol, phrase_iou
+from diffground.errors import InputError, Problem, ProblemReport
+from diffground.metrics.average_recall import (
+    AverageRecall,
+    Key,
+    PluralRule,
+    Protocol,
+    phrase_iou,
+)
 from diffground.png.annotations import CategoryMap
 from diffground.png.data import PngDataConfig, PngItem, collate, make_item
+from diffground.png.feature_store import FeatureStore
 from diffground.png.model import PngModel
 from diffground.png.phrases import check_caption
 from diffground.png.samples import PngSample, load_image, load_targets
 from diffground.reporting.overlays import Comparison
+from diffground.training.processes import processes
 
 log = logging.getLogger(__name__)
 
@@ -62,55 +74,105 @@ class PngEvaluation:
     report: ProblemReport = field(default_factory=ProblemReport)  # broken files that were skipped
 
 
+class _Outcome(NamedTuple):
+    """What became of one sample: its phrases' IoUs, or why it could not be used."""
+
+    place: int  # of the sample among all
+    iou: NDArray[np.float64] | None
+    problem: Problem | None
+
+
 def evaluate(
     model: PngModel,
     samples: Sequence[PngSample],
     categories: CategoryMap,
     data: PngDataConfig,
     config: PngEvalConfig,
+    store: FeatureStore | None = None,
 ) -> PngEvaluation:
     """Measures ``model`` on ``samples``; those that cannot be used are skipped and reported.
 
     A sample is skipped for a broken file or a caption that the text encoder cannot take.
 
-    Every phrase of a sample is evaluated. The kept predictions are those of the first samples.
+    Every phrase of a sample is evaluated; one that the text encoder did not see (``truncate``) has
+    an empty mask and scores 0. The kept predictions are those of the first usable samples.
+
+    Args:
+        samples: all of them, the same on every process: each takes its share.
+        store: the cached features of the split, read in place of the images.
+
+    Returns:
+        The whole result, on every process, in the order of ``samples``.
     """
-    recall = AverageRecall(config.protocol, config.plural_rule)
-    report = ProblemReport(total=len(samples))
-    rows: list[dict[str, Any]] = []
-    predictions: list[Prediction] = []
+    state = processes()
+    share = range(state.process_index, len(samples), state.num_processes)
+    outcomes: list[_Outcome] = []
+    kept: list[tuple[int, Prediction]] = []  # any of these may be among the first of all processes
     was_training = model.training
     model.eval()
-    for items in _batches(model, samples, categories, data, config.batch_size, report):
-        probs = model.predict(collate([item for item, _ in items]).to(model.backbone.device))
-        for (item, target), prob in zip(items, probs, strict=True):
-            iou = _phrase_iou(prob[: len(target)], target, config, model.config.threshold)
-            rows += _note(recall, item.sample, iou, config.plural_rule)
-            if len(predictions) < config.overlays:
-                kept = prob[: len(target)].float().cpu().numpy()
-                predictions.append(Prediction(item.sample, kept, target, iou))
+    for batch in _batches(model, samples, share, categories, data, config, store, outcomes):
+        probs = model.predict(collate([item for _, item, _ in batch]).to(model.backbone.device))
+        for (index, item, target), prob in zip(batch, probs, strict=True):
+            mine = prob[: len(target)]
+            iou = _phrase_iou(mine, target, config, model.config.threshold)
+            outcomes.append(_Outcome(index, iou, None))
+            if len(kept) < config.overlays:
+                masks = mine.float().cpu().numpy()
+                kept.append((index, Prediction(item.sample, masks, target, iou)))
     model.train(was_training)
-    if report.problems:
+    return _merged(samples, outcomes, kept, config)
+
+
+def _merged(
+    samples: Sequence[PngSample],
+    outcomes: list[_Outcome],
+    kept: list[tuple[int, Prediction]],
+    config: PngEvalConfig,
+) -> PngEvaluation:
+    """The whole result from every process's share, in the order of the samples."""
+    outcomes = sorted(gather_object(outcomes), key=lambda outcome: outcome.place)
+    assert [outcome.place for outcome in outcomes] == list(range(len(samples))), "each sample once"
+    recall = AverageRecall(config.protocol, config.plural_rule)
+    report = ProblemReport(total=len(samples))
+    rows: dict[Key, dict[str, Any]] = {}
+    for place, iou, problem in outcomes:
+        if problem is not None:
+            report.problems.append(problem)
+        else:
+            assert iou is not None
+            rows |= _note(recall, samples[place], iou, config.plural_rule)
+    usable = [outcome.place for outcome in outcomes if outcome.problem is None]
+    first = set(usable[: config.overlays])
+    # Masks are large: only those that stay travel.
+    predictions = sorted(
+        gather_object([entry for entry in kept if entry[0] in first]), key=lambda entry: entry[0]
+    )
+    if report.problems and processes().is_main_process:
         log.warning("%d of %d narratives cannot be used", len(report.problems), report.total)
-    return PngEvaluation(recall, rows, predictions, report)
+    return PngEvaluation(recall, list(rows.values()), [entry[1] for entry in predictions], report)
 
 
 def _batches(
     model: PngModel,
     samples: Sequence[PngSample],
+    share: Sequence[int],
     categories: CategoryMap,
     data: PngDataConfig,
-    size: int,
-    report: ProblemReport,
-) -> Iterator[list[tuple[PngItem, NDArray[np.bool_]]]]:
-    ready: list[tuple[PngItem, NDArray[np.bool_]]] = []
-    for sample in samples:
+    config: PngEvalConfig,
+    store: FeatureStore | None,
+    outcomes: list[_Outcome],
+) -> Iterator[list[tuple[int, PngItem, NDArray[np.bool_]]]]:
+    """The share's usable samples with their index and masks; problems go to ``outcomes``."""
+    ready: list[tuple[int, PngItem, NDArray[np.bool_]]] = []
+    for index in share:
+        sample = samples[index]
         try:
             check_caption(model.backbone, sample.caption, sample.spans, model.config.long_captions)
-            ready.append((make_item(sample, categories, data), load_targets(sample)))
+            item = make_item(sample, categories, data, store)
+            ready.append((index, item, load_targets(sample)))
         except InputError as error:
-            report.add(sample.id, error)
-        if len(ready) == size:
+            outcomes.append(_Outcome(index, None, Problem.of(sample.id, error)))
+        if len(ready) == config.batch_size:
             yield ready
             ready = []
     if ready:
@@ -127,21 +189,20 @@ def _phrase_iou(
 
 def _note(
     recall: AverageRecall, sample: PngSample, iou: NDArray[np.float64], rule: PluralRule
-) -> list[dict[str, Any]]:
-    rows = []
+) -> dict[Key, dict[str, Any]]:
+    """Notes a sample's phrases, and returns their rows by (narrative, phrase)."""
+    rows: dict[Key, dict[str, Any]] = {}
     for index, (phrase, value) in enumerate(zip(sample.phrases, iou, strict=True)):
         thing, plural = phrase.groups(rule)
         recall.update((sample.id, index), float(value), thing=thing, plural=plural)
-        rows.append(
-            {
-                "narrative": sample.id,
-                "phrase": index,
-                "text": phrase.text,
-                "thing": thing,
-                "plural": plural,
-                "iou": round(float(value), 6),
-            }
-        )
+        rows[sample.id, index] = {
+            "narrative": sample.id,
+            "phrase": index,
+            "text": phrase.text,
+            "thing": thing,
+            "plural": plural,
+            "iou": round(float(value), 6),
+        }
     return rows
 
 

@@ -8,6 +8,7 @@ name: variants never mix, a killed training goes on, and a finished one is not r
                                png.json           their configuration: its presence means finished
                                training.json      what the training did
                                evaluation-<key>.json   Average Recall under one measuring rule
+                               phrases-<key>.json      every phrase's IoU behind it
 """
 
 from __future__ import annotations
@@ -17,26 +18,24 @@ import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from accelerate import PartialState
-from pydantic import Field
 
 from diffground.backbone.frozen import FrozenDiffusion
-from diffground.config import Config
 from diffground.errors import InputError
-from diffground.manifest import config_hash
 from diffground.png.annotations import CategoryMap
-from diffground.png.data import PngDataConfig, PngDataset, collate
-from diffground.png.evaluate import PngEvalConfig, PngEvaluation, evaluate
-from diffground.png.losses import LossConfig
-from diffground.png.model import CONFIG, PngModel, PngModelConfig, outputs_loss
+from diffground.png.data import PngDataset, collate
+from diffground.png.evaluate import PngEvaluation, evaluate
+from diffground.png.features import FeatureStore, open_store
+from diffground.png.model import CONFIG, PngModel, outputs_loss
 from diffground.png.phrases import check_caption
+from diffground.png.pretrained import load_panoptic_weights
 from diffground.png.samples import PngBenchmark, PngSample
-from diffground.png.splits import PngSplits, data_fingerprint, read_split, write_json
-from diffground.training.config import TrainConfig
+from diffground.png.splits import read_split, write_json
+from diffground.png.variant import PngConfig, PngFolders, Variant
 from diffground.training.loop import TrainResult, train
+from diffground.training.processes import processes
 
 log = logging.getLogger(__name__)
 
@@ -45,89 +44,15 @@ TRAINING = "training.json"
 OnLog = Callable[[dict[str, float], int], None]
 
 
-class PngTrainConfig(TrainConfig):
-    """The training loop's settings, and whether to begin anew."""
-
-    restart: bool = False  # throws the variant's checkpoint and finished model away
-
-    def loop(self) -> TrainConfig:
-        """The settings that decide the result."""
-        return TrainConfig(**self.model_dump(exclude={"restart"}))
-
-
-class PngConfig(Config):
-    """A whole experiment: ``params:png``."""
-
-    scale: Literal["mini", "paper"]  # said beside every number
-    device: str = "auto"  # auto = the GPU if there is one
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of the frozen model
-    splits: PngSplits = PngSplits()
-    data: PngDataConfig
-    model: PngModelConfig
-    loss: LossConfig = LossConfig()
-    train: PngTrainConfig
-    eval: PngEvalConfig = PngEvalConfig()
-
-    def load_backbone(self, folder: Path) -> FrozenDiffusion:
-        """The frozen model on the device and in the precision asked for."""
-        device = self.device
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        return FrozenDiffusion.from_pretrained(
-            folder, device=device, dtype=getattr(torch, self.precision)
-        )
-
-
-class Variant(Config):
-    """Where one experiment's results lie."""
-
-    name: str  # <insertion>-<key>
-    content: dict[str, Any] = Field(repr=False)  # what the key was made of
-
-    @classmethod
-    def of(cls, config: PngConfig, coco: Path, backbone: FrozenDiffusion) -> Variant:
-        """From all that the trained weights depend on; zero-shot variants have no training."""
-        model = config.model.model_dump(mode="json", exclude={"head", "probability", "threshold"})
-        model.pop("checkpoint")  # trades memory for time, no number
-        content: dict[str, Any] = {
-            "model": model,
-            "precision": config.precision,
-            "backbone": backbone.fingerprint(),
-            "data": config.data.model_dump(mode="json"),
-        }
-        if config.model.learns:
-            aside = {"restart", "log_every", "checkpoint_every", "num_workers"}
-            content |= {
-                "coco": data_fingerprint(coco),
-                "splits": config.splits.model_dump(mode="json", exclude={"val"}),
-                "loss": config.loss.model_dump(mode="json"),
-                "train": config.train.model_dump(mode="json", exclude=aside),
-            }
-        return cls(name=f"{config.model.insertion}-{config_hash(content)[:12]}", content=content)
-
-    def evaluation_path(self, models: Path, config: PngConfig, coco: Path) -> Path:
-        """Where the Average Recall of this variant lies, measured as ``config`` says."""
-        rule = {
-            "eval": config.eval.model_dump(mode="json", exclude={"batch_size", "overlays"}),
-            "head": config.model.final_head,
-            "probability": config.model.probability,
-            "threshold": config.model.threshold,
-            "val": config.splits.val,
-            "coco": data_fingerprint(coco),
-        }
-        return models / self.name / f"evaluation-{config_hash(rule)[:12]}.json"
-
-
 def train_variant(
     config: PngConfig,
-    coco: Path,
+    folders: PngFolders,
     backbone: FrozenDiffusion,
-    models: Path,
     *,
     broken: frozenset[str] = frozenset(),
     on_log: OnLog | None = None,
 ) -> dict[str, Any]:
-    """Trains what ``config`` describes, unless that is done, and keeps it under ``models``.
+    """Trains what ``config`` describes, unless that is done, and keeps it in ``folders.models``.
 
     Args:
         broken: ids of samples whose files the doctor could not use.
@@ -138,20 +63,22 @@ def train_variant(
         ``trained`` is False if there was nothing to train, or nothing left: the rest is then
         what the training did when it ran.
     """
-    variant = Variant.of(config, coco, backbone)
-    folder = models / variant.name
+    variant = Variant.of(config, folders, backbone)
+    folder = folders.models / variant.name
     summary: dict[str, Any] = {"variant": variant.name, "trained": False, "seconds": 0.0}
     if not config.model.learns:
         log.info("%s: static prompting is not trained", variant.name)
         return summary
-    if config.train.restart and folder.exists():
-        shutil.rmtree(folder)
+    if config.train.restart:
+        if processes().is_main_process:
+            shutil.rmtree(folder, ignore_errors=True)
+        processes().wait_for_everyone()
     if (folder / CONFIG).exists():
         log.info("%s: already trained", variant.name)
         kept: dict[str, Any] = json.loads((folder / TRAINING).read_text("utf-8"))
         return kept | {"trained": False}
     samples, categories = read_split(
-        coco,
+        folders.coco,
         config.splits.train,
         config.splits.layout,
         limit=config.splits.train_limit,
@@ -161,14 +88,25 @@ def train_variant(
     log.info("%s: training on %d narratives", variant.name, len(usable))
     torch.manual_seed(config.train.seed)
     model = PngModel(backbone, config.model, categories.ids)
+    if config.model.pretrained:
+        assert model.mlma is not None, "pretrained needs decode"
+        loaded = load_panoptic_weights(
+            model.mlma, model.mask_feature, model.decoder, folders.panoptic
+        )
+        log.info("%s: %d tensors from %s", variant.name, len(loaded.loaded), folders.panoptic)
+        for name, reason in loaded.skipped:
+            log.warning("%s: %s is not from there: %s", variant.name, name, reason)
+    store = _store(config, folders, backbone, config.splits.train, usable, config.data.max_phrases)
+    if store is not None:
+        usable = [sample for sample in usable if sample.id not in store.skipped]
     result = train(
         model=model,
         loss_fn=lambda wrapped, batch: outputs_loss(wrapped(batch), batch, config.loss),
-        dataset=PngDataset(usable, categories, config.data),
+        dataset=PngDataset(usable, categories, config.data, store),
         collate=collate,
-        config=config.train.loop(),
+        config=config.train.loop(adapter=config.model.insertion != "none"),
         folder=folder,
-        evaluate=_evaluator(config, coco) if config.train.evaluate_every else None,
+        evaluate=_evaluator(config, folders, backbone) if config.train.evaluate_every else None,
         monitor="overall" if config.train.evaluate_every else None,
         on_log=on_log,
         key=variant.name,
@@ -180,39 +118,40 @@ def train_variant(
 
 
 def load_variant(
-    config: PngConfig, coco: Path, backbone: FrozenDiffusion, models: Path
+    config: PngConfig, folders: PngFolders, backbone: FrozenDiffusion
 ) -> tuple[PngModel, Variant]:
     """The model of ``config`` in eval mode: the trained one, or zero-shot static prompting.
 
     Raises:
         InputError: it needs training and was not trained with these settings.
     """
-    variant = Variant.of(config, coco, backbone)
+    variant = Variant.of(config, folders, backbone)
     if not config.model.learns:
-        benchmark = PngBenchmark(coco, config.splits.val, config.splits.layout)
+        benchmark = PngBenchmark(folders.coco, config.splits.val, config.splits.layout)
         ids = benchmark.categories.ids
         return PngModel(backbone, config.model, ids).to(backbone.device).eval(), variant
-    if not (models / variant.name / CONFIG).exists():
-        others = sorted(path.parent.name for path in models.glob(f"*/{CONFIG}"))
+    if not (folders.models / variant.name / CONFIG).exists():
+        others = sorted(path.parent.name for path in folders.models.glob(f"*/{CONFIG}"))
         raise InputError(
-            models / variant.name,
+            folders.models / variant.name,
             "model",
             "no model was trained with these settings; run the pipeline png_train with them, or "
-            "evaluate zero-shot with png.model.insertion=none. "
+            "evaluate zero-shot with png.model.insertion=none,png.model.decode=false. "
             f"Trained so far: {', '.join(others) or 'none'}",
         )
-    model = PngModel.load(models / variant.name, backbone)
+    model = PngModel.load(folders.models / variant.name, backbone)
     # How a prediction is read off does not depend on the training: the run's choice counts.
     model.config = config.model
     return model, variant
 
 
 def evaluate_variant(
-    config: PngConfig, coco: Path, model: PngModel, variant: Variant, models: Path
+    config: PngConfig, folders: PngFolders, model: PngModel, variant: Variant
 ) -> tuple[PngEvaluation, dict[str, Any]]:
     """Average Recall on the validation split, and its JSON, which is also kept with the model."""
-    samples, categories = _read_validation(config, coco)
-    result = evaluate(model, samples, categories, config.data, config.eval)
+    samples, categories = read_validation(config, folders.coco)
+    store = _store(config, folders, model.backbone, config.splits.val, samples, None)
+    result = evaluate(model, samples, categories, config.data, config.eval, store)
     metrics = {
         "protocol": config.eval.protocol,
         "plural_rule": config.eval.plural_rule,
@@ -221,22 +160,59 @@ def evaluate_variant(
         "groups": result.recall.counts(),
         "scale": config.scale,
         "insertion": config.model.insertion,
+        "heads": list(config.model.heads),
         "head": config.model.final_head,
         "zero_shot": not config.model.learns,
         "variant": variant.name,
         "narratives": len(samples),
         "skipped": result.report.to_dict()["skipped"],
     }
-    path = variant.evaluation_path(models, config, coco)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, metrics)
+    if processes().is_main_process:
+        path = variant.evaluation_path(config, folders)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(variant.phrases_path(config, folders), result.rows)
+        write_json(path, metrics)  # last: its presence means measured
     return result, metrics
 
 
+def _store(
+    config: PngConfig,
+    folders: PngFolders,
+    backbone: FrozenDiffusion,
+    split: str,
+    samples: list[PngSample],
+    max_phrases: int | None,
+) -> FeatureStore | None:
+    """The cached features of a split, if they are to be used and hold all of ``samples``."""
+    if config.features == "computed":
+        return None
+    store = open_store(
+        folders.features,
+        folders.coco,
+        split,
+        config.data,
+        config.model.long_captions,
+        config.model.frozen_precision,
+        backbone,
+        max_phrases=max_phrases,
+    )
+    if store is not None and not store.covers(samples):
+        store = None  # extracted for fewer narratives
+    if store is None and config.features == "cached":
+        raise InputError(
+            folders.features,
+            "features",
+            f"{split} was not cached with these settings; run the pipeline feature_extraction "
+            "with them, or set png.features to auto",
+        )
+    return store
+
+
 def _save(model: PngModel, summary: dict[str, Any], folder: Path) -> None:
-    if PartialState().is_main_process:
+    if processes().is_main_process:
         write_json(folder / TRAINING, summary)
         model.save(folder)
+    processes().wait_for_everyone()  # whoever loads it next finds it whole
 
 
 def _summary(model: PngModel, result: TrainResult, used: int, skipped: int) -> dict[str, Any]:
@@ -269,18 +245,21 @@ def _encodable(
     return usable
 
 
-def _read_validation(config: PngConfig, coco: Path) -> tuple[list[PngSample], CategoryMap]:
+def read_validation(config: PngConfig, coco: Path) -> tuple[list[PngSample], CategoryMap]:
     """All phrases of the narratives that are evaluated."""
     return read_split(
         coco, config.splits.val, config.splits.layout, limit=config.eval.limit, max_phrases=None
     )
 
 
-def _evaluator(config: PngConfig, coco: Path) -> Callable[[Any], dict[str, float]]:
-    samples, categories = _read_validation(config, coco)
+def _evaluator(
+    config: PngConfig, folders: PngFolders, backbone: FrozenDiffusion
+) -> Callable[[Any], dict[str, float]]:
+    samples, categories = read_validation(config, folders.coco)
+    store = _store(config, folders, backbone, config.splits.val, samples, None)
 
     def measure(model: Any) -> dict[str, float]:
-        result = evaluate(model, samples, categories, config.data, config.eval).recall.result()
-        return {group: value for group, value in result.items() if value is not None}
+        found = evaluate(model, samples, categories, config.data, config.eval, store)
+        return {group: v for group, v in found.recall.result().items() if v is not None}
 
     return measure

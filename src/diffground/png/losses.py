@@ -1,10 +1,19 @@
-"""The losses of EIPA's training (Li et al., section 3.4, equations 11, 12 and 14).
+"""The losses of the PNG model (Li et al., section 3.4, equations 11 to 14).
 
 Conventions that the equations leave open:
 
 - Everything is averaged over the real phrases of the batch (Mask2Former's number of masks); padded
-  phrases count nowhere. Equation 12 is summed over the adapter's sites, as it is applied in each,
-  and its mask part is applied to the combined masks too. ``site_reduction: mean`` divides.
+  phrases, and those that a truncated caption lost, count nowhere. A batch without any real phrase
+  has loss 0.
+- Equation 12 is applied in every adapter, its mask part to the combined masks too; equation 13
+  after every decoder layer and before the first (Mask2Former's deep supervision). ``reduction``
+  says how these intermediate terms are put together: ``sum``, as the equations read, or ``mean``;
+  the term of the head's own prediction always counts once.
+- The category ``c*`` of a plural phrase that spans several is the one with the most pixels
+  (:func:`diffground.png.data.phrase_categories`). There is no class "nothing": every query is a
+  phrase, and every phrase has a segment.
+- The inner product of the rows without a decoder has no equation; its masks are learned by the
+  same mask loss.
 - Equation 11 has no term for pixels outside the phrase (``diffusion_ce: paper``). None is missing:
   the maps are a softmax over phrases, so it is the cross entropy of each pixel's phrase; pixels of
   no phrase are simply not supervised. ``binary`` adds the term ``(1 - y) log(1 - p)``.
@@ -16,6 +25,7 @@ Conventions that the equations leave open:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -24,7 +34,7 @@ from pydantic import Field
 from torch import Tensor
 
 from diffground.config import Config
-from diffground.png.heads import AdapterMasks
+from diffground.png.heads import PngOutputs
 
 EPSILON = 1e-6  # added inside a logarithm: a map may be exactly 0 where a softmax underflows
 
@@ -34,48 +44,88 @@ class LossConfig(Config):
 
     diffusion_ce: Literal["paper", "binary"] = "paper"
     diffusion: float = Field(default=1.0, ge=0)  # weight of equation 11
-    category: float = Field(default=1.0, ge=0)  # weights inside equation 12
+    category: float = Field(default=1.0, ge=0)  # weights inside equations 12 and 13
     bce: float = Field(default=1.0, ge=0)
     dice: float = Field(default=1.0, ge=0)
-    site_reduction: Literal["sum", "mean"] = "sum"
+    reduction: Literal["sum", "mean"] = "sum"  # over the adapter's sites, the decoder's layers
     points: int = Field(default=0, ge=0)  # points per mask for BCE and Dice; 0 = every cell
     oversample: float = Field(default=3.0, ge=1)  # Mask2Former's point sampling
     importance: float = Field(default=0.75, ge=0, le=1)
 
 
 def png_losses(
-    diffusion: Tensor,
-    adapter: AdapterMasks | None,
-    targets: Tensor,
-    categories: Tensor,
-    valid: Tensor,
-    config: LossConfig,
+    outputs: PngOutputs, targets: Tensor, categories: Tensor, config: LossConfig
 ) -> dict[str, Tensor]:
-    """All losses of a batch, as ``{"loss": weighted sum, name: unweighted scalar}``.
+    """All losses of a batch, as ``{"loss": weighted sum (eq. 14), name: unweighted scalar}``.
 
     Args:
-        diffusion: fused map of the Diffusion mask head, (B, K, h, w) in [0, 1].
-        adapter: the adapter mask head's logits at the same size; None without adapter.
-        targets: (B, K, h, w) in [0, 1].
+        outputs: the heads' predictions; the heads that are there are supervised.
+        targets: (B, K, h, w) in [0, 1], at the predictions' size.
         categories: (B, K) class index of each phrase; negative = unknown, not supervised.
-        valid: (B, K), True for a real phrase; at least one is.
     """
-    assert bool(valid.any()), "a batch without phrases"
+    valid = outputs.valid
+    if not bool(valid.any()):
+        return {"loss": _nothing(outputs)}
     masks = targets[valid].float()  # (M, h, w)
-    losses = {"diffusion_ce": diffusion_loss(diffusion[valid], masks, config.diffusion_ce)}
+    labels = categories[valid]
+    losses = {"diffusion_ce": diffusion_loss(outputs.diffusion[valid], masks, config.diffusion_ce)}
     total = config.diffusion * losses["diffusion_ce"]
-    if adapter is not None:
-        labels = categories[valid]
-        category = [category_loss(logits[valid], labels) for logits in adapter.categories]
-        parts = [mask_loss(logits[valid], masks, config) for logits in adapter.sites]
-        share = 1.0 if config.site_reduction == "sum" else 1.0 / len(parts)
-        bce, dice = mask_loss(adapter.combined[valid], masks, config)
-        losses["category"] = share * torch.stack(category).sum()
-        losses["bce"] = bce + share * torch.stack([part[0] for part in parts]).sum()
-        losses["dice"] = dice + share * torch.stack([part[1] for part in parts]).sum()
-        total = total + config.category * losses["category"]
-        total = total + config.bce * losses["bce"] + config.dice * losses["dice"]
+    parts: dict[str, dict[str, Tensor]] = {}
+    if outputs.inner is not None:
+        parts["inner"] = _mask_terms([], outputs.inner[valid], masks, config)
+    if outputs.adapter is not None:
+        steps = [logits[valid] for logits in outputs.adapter.sites]
+        parts["adapter"] = _mask_terms(steps, outputs.adapter.combined[valid], masks, config)
+        classes = [logits[valid] for logits in outputs.adapter.categories]
+        parts["adapter"]["category"] = _category_term(classes, None, labels, config)
+    if outputs.decoder is not None:
+        steps = [logits[valid] for logits in outputs.decoder.layers]
+        parts["decoder"] = _mask_terms(steps[:-1], steps[-1], masks, config)
+        classes = [logits[valid] for logits in outputs.decoder.categories]
+        parts["decoder"]["category"] = _category_term(classes[:-1], classes[-1], labels, config)
+    for head, terms in parts.items():
+        for name, value in terms.items():
+            losses[f"{head}_{name}"] = value
+            total = total + getattr(config, name) * value
     return {"loss": total, **losses}
+
+
+def _nothing(outputs: PngOutputs) -> Tensor:
+    """Zero, on the graph of every head, for a batch in which no phrase is left."""
+    found = [outputs.diffusion]
+    if outputs.inner is not None:
+        found.append(outputs.inner)
+    if outputs.adapter is not None:
+        found += [outputs.adapter.combined, *outputs.adapter.sites, *outputs.adapter.categories]
+    if outputs.decoder is not None:
+        found += [*outputs.decoder.layers, *outputs.decoder.categories]
+    return torch.stack([tensor.sum() * 0.0 for tensor in found]).sum()
+
+
+def _mask_terms(
+    steps: Sequence[Tensor], final: Tensor, masks: Tensor, config: LossConfig
+) -> dict[str, Tensor]:
+    """BCE and Dice of the intermediate predictions and of the final one, ``(M, h, w)`` each."""
+    bce, dice = mask_loss(final, masks, config)
+    if steps:
+        pairs = [mask_loss(step, masks, config) for step in steps]
+        share = _share(len(steps), config)
+        bce = bce + share * torch.stack([pair[0] for pair in pairs]).sum()
+        dice = dice + share * torch.stack([pair[1] for pair in pairs]).sum()
+    return {"bce": bce, "dice": dice}
+
+
+def _category_term(
+    steps: Sequence[Tensor], final: Tensor | None, labels: Tensor, config: LossConfig
+) -> Tensor:
+    """The same of the categories' cross entropy; logits (M, classes), labels (M,)."""
+    terms = [category_loss(step, labels) for step in steps]
+    total = _share(len(terms), config) * torch.stack(terms).sum()
+    return total if final is None else total + category_loss(final, labels)
+
+
+def _share(number: int, config: LossConfig) -> float:
+    return 1.0 if config.reduction == "sum" else 1.0 / number
 
 
 def diffusion_loss(maps: Tensor, masks: Tensor, variant: Literal["paper", "binary"]) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from diffground.attention.selfcross import minmax
 
-__all__ = ["minmax", "resize_maps"]
+__all__ = ["minmax", "open_rows", "resize_maps"]
 
 
 def resize_maps(maps: Tensor, size: Sequence[int]) -> Tensor:
@@ -17,3 +17,8 @@ def resize_maps(maps: Tensor, size: Sequence[int]) -> Tensor:
     if tuple(maps.shape[-2:]) == tuple(size):
         return maps
     return F.interpolate(maps, size=(size[0], size[1]), mode="bilinear", antialias=True)
+
+
+def open_rows(blocked: Tensor) -> Tensor:
+    """A bool mask (..., N), True where not to look; a row that blocks everything blocks nothing."""
+    return blocked & ~blocked.all(-1, keepdim=True)

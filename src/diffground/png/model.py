@@ -1,7 +1,12 @@
-"""The PNG model: a frozen diffusion model, EIPA inside it, and its mask heads.
+"""The PNG model: a frozen diffusion model, EIPA inside it, MLMA and a decoder behind it.
 
 Static prompting (Li et al., section 3.1) is ``insertion: none``: the phrases themselves prompt the
-UNet, and the masks are its cross-attention maps. Dynamic prompting (section 3.2) adds the adapter.
+UNet. Dynamic prompting (section 3.2) adds the adapter. ``decode`` adds section 3.3: MLMA over three
+levels of image and phrase features, and a Transformer decoder whose queries are the phrases. ::
+
+    phrases ─► UNet with EIPA ─┬─ cross maps, scores ─► Diffusion head, adapter head
+                               ├─ F_3 F_4 F_5, R_3 R_4 R_5 ─► MLMA ─► decoder ─► masks
+    image ─► VAE ─► latents ───┴─ post-UNet latent ─► VAE decoder (1/4) ─► mask feature ─┘
 
 The phrases alone are the UNet's context: no start token, no padding to 77, so the softmax of every
 block is over the phrases of the caption, and each pixel is shared out among them.
@@ -12,77 +17,41 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field, ValidationError, model_validator
+from pydantic import ValidationError
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint as run_checkpointed
 
 from diffground.backbone.frozen import FrozenDiffusion
 from diffground.backbone.layers import cross_sites
-from diffground.backbone.probe import ProbeRequest
-from diffground.config import Config
+from diffground.backbone.probe import ProbeRequest, ProbeResult
 from diffground.errors import InputError
 from diffground.png.data import PngBatch
-from diffground.png.eipa import EIPA, EipaConfig, Insertion, insertion_sites
-from diffground.png.heads import AdapterHead, AdapterMasks, DiffusionHead
+from diffground.png.decoder import DecoderMasks, MaskFeature, PhraseDecoder
+from diffground.png.eipa import EIPA, insertion_sites
+from diffground.png.features import FrozenInputs, frozen_inputs
+from diffground.png.heads import (
+    AdapterHead,
+    DiffusionHead,
+    FrozenProductHead,
+    LearnedProductHead,
+    PngOutputs,
+)
+from diffground.png.levels import STRIDES, ImageLevels, phrase_levels
 from diffground.png.losses import LossConfig, png_losses
-from diffground.png.maps import minmax
-from diffground.png.phrases import LongCaptions, encode_captions
+from diffground.png.maps import minmax, resize_maps
+from diffground.png.mlma import MLMA
+from diffground.png.model_config import PngModelConfig
 from diffground.seeds import derive_seed
 from diffground.training.loop import atomic_save, load_trainable, trainable_state
 
 WEIGHTS, CONFIG = "png.safetensors", "png.json"
 
 
-class PngModelConfig(Config):
-    """What the model is. ``auto`` means: as the presence of an adapter asks."""
-
-    insertion: Insertion = "both"  # where EIPA sits (Table 3); none = static prompting
-    head: Literal["auto", "diffusion", "adapter"] = "auto"  # whose masks are the prediction
-    fusion: Literal["auto", "mean", "learned"] = "auto"  # Diffusion head; auto: mean if no adapter
-    time_step: int = Field(default=1, ge=0, lt=1000)  # the paper: 1 in section 3.1, 0 in 4.2
-    noise: Literal["none", "seeded"] = "none"  # seeded: noise of the time step, by sample id
-    noise_seed: int = 0
-    probability: Literal["minmax", "raw"] = "minmax"  # Diffusion head: how a map becomes a mask
-    threshold: float = Field(default=0.5, gt=0, lt=1)  # a pixel above it is in the mask
-    long_captions: LongCaptions = "chunk"  # captions beyond the text encoder's 77 positions
-    checkpoint: bool = False  # activation checkpointing of the UNet in training
-    eipa: EipaConfig = EipaConfig()
-
-    @model_validator(mode="after")
-    def _choices_fit(self) -> PngModelConfig:
-        if self.insertion == "none" and self.head == "adapter":
-            raise ValueError("head adapter needs an adapter, insertion is none")
-        return self
-
-    @property
-    def final_head(self) -> Literal["diffusion", "adapter"]:
-        """The head that predicts."""
-        if self.head != "auto":
-            return self.head
-        return "diffusion" if self.insertion == "none" else "adapter"
-
-    @property
-    def learns_fusion(self) -> bool:
-        """Whether the Diffusion head's weights are learned."""
-        return self.fusion == "learned" or (self.fusion == "auto" and self.insertion != "none")
-
-    @property
-    def learns(self) -> bool:
-        """False for zero-shot static prompting, which has nothing to train."""
-        return self.insertion != "none" or self.learns_fusion
-
-
-@dataclass(frozen=True)
-class PngOutputs:
-    """The heads' predictions at the masks' size."""
-
-    diffusion: Tensor  # (B, K, h, w) in [0, 1]
-    adapter: AdapterMasks | None  # logits
-    valid: Tensor  # (B, K), True for real phrases
+OUTPUT = "conv_out"  # the UNet's last module
 
 
 class PngModel(nn.Module):
@@ -100,21 +69,33 @@ class PngModel(nn.Module):
         super().__init__()
         self._outside = (backbone,)
         self.config, self.category_ids = config, tuple(category_ids)
+        classes, context = len(self.category_ids), backbone.context_dim
         sites = cross_sites(backbone.unet)
+        self.levels = ImageLevels.of(backbone.unet)
         self.diffusion_head = DiffusionHead(sites)
         self.diffusion_head.logits.requires_grad_(config.learns_fusion)
         self.eipa: EIPA | None = None
         self.adapter_head: AdapterHead | None = None
+        self.inner_head: FrozenProductHead | LearnedProductHead | None = None
+        self.mlma: MLMA | None = None
         if config.insertion != "none":
             modules = dict(backbone.unet.named_modules())
             widths: dict[str, int] = {
                 site: modules[site].to_q.in_features
                 for site in insertion_sites(sites, config.insertion)
             }
-            self.eipa = EIPA(widths, backbone.context_dim, config.eipa, self.diffusion_head.weight)
-            self.adapter_head = AdapterHead(
-                len(self.eipa.sites), backbone.context_dim, len(self.category_ids)
-            )
+            self.eipa = EIPA(widths, context, config.eipa, self.diffusion_head.weight)
+            self.adapter_head = AdapterHead(len(self.eipa.sites), context, classes)
+        if config.inner_product == "frozen":
+            self.inner_head = FrozenProductHead(sites)
+        elif config.inner_product == "learned":
+            width = self.levels.widths[0]
+            self.inner_head = LearnedProductHead(width, context, config.inner_width)
+        if config.decode:
+            width = config.mlma.width
+            self.mlma = MLMA(self.levels.widths, context, config.mlma)
+            self.mask_feature = MaskFeature(width, backbone.decoder_width)
+            self.decoder = PhraseDecoder(width, classes, config.decoder)
 
     @property
     def backbone(self) -> FrozenDiffusion:
@@ -130,31 +111,94 @@ class PngModel(nn.Module):
         """All heads' predictions for a batch on the model's device."""
         config, backbone = self.config, self.backbone
         with torch.no_grad():
-            context, valid, pooled = encode_captions(
-                backbone, batch.captions, batch.spans, config.long_captions
-            )
-            latents = backbone.encode_images(batch.images.to(backbone.dtype))
+            inputs = frozen_inputs(backbone, batch, config.long_captions, config.frozen_precision)
             seeds = None
             if config.noise == "seeded":
                 seeds = [derive_seed(config.noise_seed, item) for item in batch.ids]
-            latents = backbone.add_noise(latents, config.time_step, seeds)
+            noisy = backbone.add_noise(inputs.latents, config.time_step, seeds)
         with nullcontext() if self.eipa is not None else torch.no_grad():
             result = backbone.probe(
-                latents,
+                noisy,
                 config.time_step,
-                context,
-                ProbeRequest(cross=self.diffusion_head.sites),
-                context_mask=valid,
-                pooled=pooled,
+                inputs.context,
+                self._request(),
+                context_mask=inputs.valid,
+                pooled=inputs.pooled,
                 adapter=self.eipa,
                 checkpoint=config.checkpoint and self.training,
             )
+            fine = self._fine_feature(inputs.latents, noisy, result)
         adapter = None
+        scores: tuple[Tensor, ...] = ()
+        phrases: list[Tensor] = [inputs.context]
         if self.eipa is not None and self.adapter_head is not None:
             assert result.state is not None
             sites = self.eipa.outputs(result.state)
-            adapter = self.adapter_head(sites.phrases, sites.scores, batch.mask_size)
-        return PngOutputs(self.diffusion_head(result.cross, batch.mask_size), adapter, valid)
+            phrases, scores = sites.phrases, tuple(sites.scores)
+            adapter = self.adapter_head(phrases, scores, batch.mask_size)
+        diffusion = self.diffusion_head(result.cross, batch.mask_size)
+        inner = None
+        if isinstance(self.inner_head, FrozenProductHead):
+            inner = self.inner_head(result.scores, diffusion)
+        elif self.inner_head is not None:
+            image = result.features[self.levels.modules[0]]
+            inner = self.inner_head(image, phrases[-1], diffusion)
+        decoder = None
+        if fine is not None:
+            decoder = self._decode(result, phrases, inputs, fine, batch.mask_size)
+        return PngOutputs(diffusion, inputs.valid, inner, adapter, decoder, scores)
+
+    def _request(self) -> ProbeRequest:
+        """What is probed: the cross maps, and the features that the heads read."""
+        sites = self.diffusion_head.sites
+        scores = sites if self.config.inner_product == "frozen" else ()
+        features: tuple[str, ...] = ()
+        if self.mlma is not None:
+            last = () if self.config.mask_latent == "clean" else (OUTPUT,)
+            features = (*self.levels.modules, *last)
+        elif self.config.inner_product == "learned":
+            features = self.levels.modules[:1]
+        return ProbeRequest(cross=sites, features=features, scores=scores)
+
+    def _fine_feature(self, clean: Tensor, noisy: Tensor, result: ProbeResult) -> Tensor | None:
+        """The VAE decoder's feature at 1/4 of the image, (B, C, 2h, 2w), float32."""
+        if self.mlma is None:
+            return None
+        latents = clean
+        if self.config.mask_latent != "clean":
+            latents = result.features[OUTPUT]
+        if self.config.mask_latent == "denoised":
+            latents = self.backbone.denoised(noisy, self.config.time_step, latents)
+        if self.config.checkpoint and self.training and latents.requires_grad:
+            feature = run_checkpointed(self.backbone.decoder_feature, latents, use_reentrant=False)
+        else:
+            feature = self.backbone.decoder_feature(latents)
+        assert isinstance(feature, Tensor)
+        return feature.float()
+
+    def _decode(
+        self,
+        result: ProbeResult,
+        phrases: list[Tensor],
+        inputs: FrozenInputs,
+        fine: Tensor,
+        size: tuple[int, int],
+    ) -> DecoderMasks:
+        """Section 3.3: MLMA, the mask feature, and the decoder's masks at ``size``."""
+        assert self.mlma is not None
+        chosen = (0,) * len(STRIDES)
+        if self.eipa is not None:
+            chosen = phrase_levels(self.eipa.sites, self.backbone.unet)
+        share = self.config.decoder_gradient
+        merged = self.mlma(
+            [_scaled(result.features[name].float(), share) for name in self.levels.modules],
+            [_scaled(phrases[index].float(), share) for index in chosen],
+            inputs.valid,
+            checkpoint=self.config.checkpoint and self.training,
+        )
+        feature = self.mask_feature(merged.images[0], _scaled(fine, share))
+        masks = self.decoder(merged.phrases[-1], merged.images, feature, inputs.valid)
+        return DecoderMasks([resize_maps(m, size) for m in masks.layers], masks.categories)
 
     def loss(self, batch: PngBatch, config: LossConfig) -> dict[str, Tensor]:
         """The losses of a batch, see :func:`png_losses`."""
@@ -162,13 +206,25 @@ class PngModel(nn.Module):
 
     @torch.no_grad()
     def predict(self, batch: PngBatch) -> Tensor:
-        """Mask probabilities ``(B, K, h, w)`` in [0, 1] of the final head; padded phrases too.
+        """Mask probabilities ``(B, K, h, w)`` in [0, 1] of the final head.
 
-        The adapter head's are a sigmoid. The Diffusion head's maps are stretched to [0, 1] per
-        phrase (``minmax``) or taken as they are, the phrase's share of the pixel (``raw``).
+        0 for padded phrases and for those that a truncated caption lost. The logits' are a sigmoid.
+        The Diffusion head's maps are stretched to [0, 1] per phrase (``minmax``) or taken as they
+        are, the phrase's share of the pixel (``raw``).
         """
         outputs = self(batch)
-        if self.config.final_head == "adapter":
+        return self.probabilities(outputs) * outputs.valid[:, :, None, None]
+
+    def probabilities(self, outputs: PngOutputs) -> Tensor:
+        """What the final head of ``outputs`` gives every phrase, as :meth:`predict` reads it."""
+        head = self.config.final_head
+        if head == "decoder":
+            assert outputs.decoder is not None
+            return outputs.decoder.final.float().sigmoid()
+        if head == "inner":
+            assert outputs.inner is not None
+            return outputs.inner.float().sigmoid()
+        if head == "adapter":
             assert outputs.adapter is not None
             return outputs.adapter.combined.sigmoid()
         maps = outputs.diffusion
@@ -228,9 +284,12 @@ class PngModel(nn.Module):
 
 def outputs_loss(outputs: PngOutputs, batch: PngBatch, config: LossConfig) -> dict[str, Tensor]:
     """The losses of a model's outputs (which a distributed wrapper may have made)."""
-    return png_losses(
-        outputs.diffusion, outputs.adapter, batch.targets, batch.categories, outputs.valid, config
-    )
+    return png_losses(outputs, batch.targets, batch.categories, config)
+
+
+def _scaled(tensor: Tensor, share: float) -> Tensor:
+    """The same tensor, whose gradient is multiplied by ``share`` on its way back."""
+    return tensor if share == 1.0 else tensor.detach() + share * (tensor - tensor.detach())
 
 
 def _read_config(path: Path) -> dict[str, Any]:

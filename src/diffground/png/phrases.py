@@ -1,27 +1,28 @@
 """Phrase embeddings of narratives (Li et al., section 3.1), those beyond CLIP's 77 positions too.
 
-The paper allows captions of 230 words and does not say how they go through CLIP. Here it is an
-explicit choice: ``error`` refuses a caption that does not fit; ``chunk`` cuts it between words, at
-the last full stop that fits if there is one, never inside a phrase, and encodes the pieces apart.
+A phrase is the mean of its tokens' embeddings in the encoded caption. What is done with a caption
+that does not fit the text encoder is the option ``long_captions``, see :mod:`.windows`; where a
+phrase lies whole in several windows, its embedding is the mean over these.
+
+``B`` captions · ``K`` phrases · ``C`` channels · ``P`` pooled channels
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from diffground.backbone.alignment import token_indices
+from diffground.backbone.alignment import Span, token_indices
 from diffground.backbone.frozen import FrozenDiffusion
 from diffground.backbone.text import tokenize
 from diffground.errors import InputError
+from diffground.png.windows import LongCaptions, cut_caption
 
-LongCaptions = Literal["error", "chunk"]
-Span = tuple[int, int]
+__all__ = ["LongCaptions", "Span", "check_caption", "encode_captions", "lost_phrases"]
 
 
 def encode_captions(
@@ -32,112 +33,90 @@ def encode_captions(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Phrase embeddings ``(B, K, C)``, which of them are real ``(B, K)``, pooled text ``(B, P)``.
 
-    A phrase is the mean of its tokens' embeddings in the encoded caption. The pooled text (SDXL
-    only) is the first piece's.
+    Padded phrases, and those that ``truncate`` lost, are zero and not real. The pooled text (SDXL
+    only) is the first window's.
 
     Args:
         spans: each caption's phrases by character span ``(start, end)``; at least one.
 
     Raises:
-        InputError: a caption has no phrase, is too long (``error``), or one phrase alone is.
+        InputError: a caption has no phrase, a span has no text, or a word or phrase of a caption
+            that must be cut does not fit a window alone.
     """
-    pieces = [
-        (row, piece)
-        for row, (caption, phrases) in enumerate(zip(captions, spans, strict=True))
-        for piece in _pieces(backbone, caption, phrases, long_captions)
+    cut = [
+        _windows(backbone, caption, phrases, long_captions)
+        for caption, phrases in zip(captions, spans, strict=True)
     ]
-    encoding = backbone.encode_prompts([piece.text for _, piece in pieces])
-    embeddings, _ = backbone.encode_phrases(encoding, [piece.spans for _, piece in pieces])
-    longest = max(len(phrases) for phrases in spans)
-    result = embeddings.new_zeros((len(captions), longest, embeddings.shape[-1]))
-    valid = torch.zeros((len(captions), longest), dtype=torch.bool, device=embeddings.device)
-    first: dict[int, int] = {}
-    for index, (row, piece) in enumerate(pieces):
-        first.setdefault(row, index)
-        result[row, piece.phrases] = embeddings[index, : len(piece.phrases)]
-        valid[row, piece.phrases] = True
+    windows = [(row, window) for row, several in enumerate(cut) for window in several]
+    encoding = backbone.encode_prompts([window.text for _, window in windows])
+    channels = encoding.embeddings.shape[-1]
+    total = encoding.embeddings.new_zeros((len(captions), max(map(len, spans)), channels))
+    times = torch.zeros(total.shape[:2], dtype=torch.int64, device=total.device)
+    if any(window.phrases for _, window in windows):
+        means, _ = backbone.encode_phrases(encoding, [window.spans for _, window in windows])
+        for mean, (row, window) in zip(means, windows, strict=True):  # mean (K of the window, C)
+            total[row, window.phrases] += mean[: len(window.phrases)]
+            times[row, window.phrases] += 1
     pooled = None
     if encoding.pooled is not None:
-        pooled = encoding.pooled[[first[row] for row in range(len(captions))]]
-    return result, valid, pooled
+        firsts = [sum(map(len, cut[:row])) for row in range(len(cut))]
+        pooled = encoding.pooled[firsts]
+    return total / times.clamp(min=1)[..., None].to(total), times > 0, pooled
 
 
 def check_caption(
     backbone: FrozenDiffusion, caption: str, spans: Sequence[Span], long_captions: LongCaptions
 ) -> None:
     """Raises the :class:`InputError` that encoding this caption would raise; encodes nothing."""
-    pieces = _pieces(backbone, caption, spans, long_captions)
-    room = _room(backbone) + 2
+    windows = _windows(backbone, caption, spans, long_captions)
+    limit = _room(backbone) + 2
     for tokenizer in backbone.tokenizers:
-        _, _, offsets = tokenize(tokenizer, [piece.text for piece in pieces], room, "error")
-        for piece, tokens in zip(pieces, offsets, strict=True):
-            for span in piece.spans:
-                token_indices(piece.text, tokens, span)
+        _, _, offsets = tokenize(tokenizer, [window.text for window in windows], limit, "error")
+        for window, tokens in zip(windows, offsets, strict=True):
+            for span in window.spans:
+                token_indices(window.text, tokens, span)
+
+
+def lost_phrases(
+    backbone: FrozenDiffusion, caption: str, spans: Sequence[Span], long_captions: LongCaptions
+) -> list[int]:
+    """Indices of the phrases that no window holds: with ``truncate``, those beyond the first.
+
+    Raises:
+        InputError: as :func:`encode_captions`, but for spans that have no token.
+    """
+    windows = _windows(backbone, caption, spans, long_captions)
+    held = {index for window in windows for index in window.phrases}
+    return [index for index in range(len(spans)) if index not in held]
 
 
 @dataclass(frozen=True)
-class _Piece:
-    """A part of a caption that is encoded by itself, with its phrases."""
+class _Window:
+    """A part of a caption that is encoded by itself, with the phrases that lie whole in it."""
 
     text: str
     phrases: list[int]  # which of the caption's
     spans: list[Span]  # in ``text``
 
 
-def _pieces(
+def _windows(
     backbone: FrozenDiffusion, caption: str, spans: Sequence[Span], long_captions: LongCaptions
-) -> list[_Piece]:
-    """A caption cut to fit the text encoder, without the parts that hold no phrase."""
+) -> list[_Window]:
+    """A caption cut to fit the text encoder: the first window, and all others that hold phrases."""
+    name = f"caption {caption[:60]!r}"
     if not spans:
-        raise InputError(f"caption {caption[:60]!r}", "phrases", "there is none to ground")
-    cuts = [(0, len(caption))]
-    if long_captions == "chunk":
-        cuts = cut_caption(caption, spans, _counter(backbone), _room(backbone))
-    pieces = []
+        raise InputError(name, "phrases", "there is none to ground")
+    for start, end in spans:
+        if not 0 <= start < end <= len(caption):
+            raise InputError(name, "phrases", f"({start}, {end}) is no part of the caption")
+    windows: list[_Window] = []
+    cuts = cut_caption(caption, spans, _counter(backbone), _room(backbone), long_captions)
     for start, end in cuts:
         inside = [i for i, (a, b) in enumerate(spans) if start <= a and b <= end]
-        if inside:
+        if inside or not windows:
             shifted = [(spans[i][0] - start, spans[i][1] - start) for i in inside]
-            pieces.append(_Piece(caption[start:end], inside, shifted))
-    return pieces
-
-
-def cut_caption(
-    caption: str, phrases: Sequence[Span], count: Callable[[Sequence[str]], list[int]], room: int
-) -> list[Span]:
-    """Character spans of pieces of at most ``room`` tokens that cover the caption, words whole.
-
-    Args:
-        count: the number of tokens of each of several texts.
-
-    Raises:
-        InputError: a word or phrase alone has more than ``room`` tokens.
-    """
-    inside = {i for start, end in phrases for i in range(start + 1, end)}
-    ends = [match.end() for match in re.finditer(r"\s+", caption) if match.end() not in inside]
-    bounds = [0, *(end for end in ends if 0 < end < len(caption)), len(caption)]
-    atoms = list(zip(bounds, bounds[1:], strict=False))
-    sizes = count([caption[start:end] for start, end in atoms])
-    pieces: list[Span] = []
-    first = 0
-    while first < len(atoms):
-        last, total = first, 0
-        while last < len(atoms) and total + sizes[last] <= room:
-            total += sizes[last]
-            last += 1
-        if last == first:
-            text = caption[slice(*atoms[first])]
-            raise InputError(f"caption {caption[:60]!r}", "phrases", f"{text!r} is too long alone")
-        if last < len(atoms):
-            stops = [i for i in range(first, last) if _stops(caption[slice(*atoms[i])])]
-            last = stops[-1] + 1 if stops else last
-        pieces.append((atoms[first][0], atoms[last - 1][1]))
-        first = last
-    return pieces
-
-
-def _stops(text: str) -> bool:
-    return text.rstrip().endswith(".")
+            windows.append(_Window(caption[start:end], inside, shifted))
+    return windows
 
 
 def _room(backbone: FrozenDiffusion) -> int:
@@ -148,9 +127,14 @@ def _room(backbone: FrozenDiffusion) -> int:
 
 
 def _counter(backbone: FrozenDiffusion) -> Callable[[Sequence[str]], list[int]]:
+    """Counts tokens without the start and the end; the larger number where tokenizers differ."""
+
     def count(texts: Sequence[str]) -> list[int]:
         counts = [
-            [len(ids) for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
+            [
+                len(ids)
+                for ids in tokenizer(list(texts), add_special_tokens=False, verbose=False).input_ids
+            ]
             for tokenizer in backbone.tokenizers
         ]
         return [max(column) for column in zip(*counts, strict=True)]

@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from pydantic import PositiveInt
 
 from diffground.config import Config
@@ -74,16 +75,17 @@ def examine_training_data(
     }
     key = {"coco": data_fingerprint(coco), "split": benchmark.split, **options}
     kept = cache / f"doctor-{config_hash(key)[:12]}.json"
-    if kept.exists():
-        content = json.loads(kept.read_text("utf-8"))
-        if all(_stamp(file) == stamp for file, stamp in content["broken"].items()):
-            found: dict[str, Any] = content["found"]
-            return found
-    found = examine(benchmark, **options)
-    problems = found["deep"]["problems"] if found["deep"] else []
     cache.mkdir(parents=True, exist_ok=True)
-    broken = {problem["file"]: _stamp(problem["file"]) for problem in problems}
-    write_json(kept, {"found": found, "broken": broken})
+    with FileLock(cache / f".{kept.name}.lock"):  # of several processes one looks, the others wait
+        if kept.exists():
+            content = json.loads(kept.read_text("utf-8"))
+            if all(_stamp(file) == stamp for file, stamp in content["broken"].items()):
+                found: dict[str, Any] = content["found"]
+                return found
+        found = examine(benchmark, **options)
+        problems = found["deep"]["problems"] if found["deep"] else []
+        broken = {problem["file"]: _stamp(problem["file"]) for problem in problems}
+        write_json(kept, {"found": found, "broken": broken})
     return found
 
 

@@ -16,7 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from diffground.reporting.lettering import INK, Colour, Word, coloured_words, flow
+from diffground.reporting.differences import difference_boxes, draw_dashed
+from diffground.reporting.lettering import Colour, Word, coloured_words, flow
+from diffground.reporting.sheet import MARGIN, SheetRow, sheet, text_size
 
 # Far apart in hue, all dark enough to be read as text on white.
 _BASE: tuple[Colour, ...] = (
@@ -33,10 +35,8 @@ _BASE: tuple[Colour, ...] = (
 )
 _COLOURS = 100
 _LIGHTEST = 0.3  # relative luminance: contrast 3 with white
-_GREY: Colour = (110, 110, 110)
 _TINT = 0.55  # share of the colour inside a mask
 _STRIPE = 7  # width of the stripes of shared pixels, pixels
-_MARGIN = 12  # pixels around panels and text
 _SMALLEST = 320  # a picture narrower than this is enlarged, pixels
 
 
@@ -116,15 +116,19 @@ def overlay(
     ]
     if not words:
         return np.asarray(picture)
-    legend = flow(words, width - 2 * _MARGIN, _text_size(width), gap=1.2)
-    page = Image.new("RGB", (width, picture.height + legend.height + 2 * _MARGIN), "white")
+    legend = flow(words, width - 2 * MARGIN, text_size(width), gap=1.2)
+    page = Image.new("RGB", (width, picture.height + legend.height + 2 * MARGIN), "white")
     page.paste(picture, (0, 0))
-    page.paste(legend, (_MARGIN, picture.height + _MARGIN))
+    page.paste(legend, (MARGIN, picture.height + MARGIN))
     return np.asarray(page)
 
 
 def side_by_side(
-    comparisons: Sequence[Comparison], *, panel: int = 320, footnote: str = ""
+    comparisons: Sequence[Comparison],
+    *,
+    panel: int = 320,
+    footnote: str = "",
+    differences: bool = False,
 ) -> NDArray[np.uint8]:
     """One row per narrative: image, then each panel's masks; under it the caption; uint8 RGB.
 
@@ -134,28 +138,22 @@ def side_by_side(
         comparisons: all with the same panel titles, which head the columns (ValueError if not).
         panel: width of a panel, pixels.
         footnote: a last line, say what the notes are: "Numbers: IoU, protocol original."
+        differences: white dashed boxes in both of two panels, say "ground truth" and "prediction"
+            (Figure 6 of Li et al.), mark the largest areas where they differ, see
+            :func:`difference_boxes`; the footnote says so. ValueError if there are not two.
     """
     if not comparisons:
         raise ValueError("nothing to compare")
     titles = tuple(comparisons[0].panels)
     if any(tuple(comparison.panels) != titles for comparison in comparisons):
         raise ValueError(f"not all comparisons have the panels {titles}")
-    columns = 1 + len(titles)
-    width = columns * panel + (columns + 1) * _MARGIN
-    parts = [_heads(("image", *titles), panel, width)]
-    parts += [_row(comparison, panel, width) for comparison in comparisons]
-    if footnote:
-        words = [Word(word, _GREY) for word in footnote.split()]
-        text = flow(words, width - 2 * _MARGIN, round(0.9 * _text_size(panel)))
-        line = Image.new("RGB", (width, text.height + _MARGIN), "white")
-        line.paste(text, (_MARGIN, 0))
-        parts.append(line)
-    page = Image.new("RGB", (width, sum(part.height for part in parts)), "white")
-    top = 0
-    for part in parts:
-        page.paste(part, (0, top))
-        top += part.height
-    return np.asarray(page)
+    if differences:
+        if len(titles) != 2:
+            raise ValueError(f"differences are between two panels, there are {titles}")
+        boxes = f"White dashed boxes: the largest areas where {' and '.join(titles)} differ."
+        footnote = f"{boxes} {footnote}".strip()
+    rows = [_row(comparison, panel, differences) for comparison in comparisons]
+    return sheet(("image", *titles), rows, panel, footnote=footnote)
 
 
 def paint(
@@ -163,6 +161,8 @@ def paint(
     masks: NDArray[np.bool_],
     colours: Sequence[Colour],
     width: int,
+    *,
+    outlined: bool = True,
 ) -> Image.Image:
     """The image at ``width`` pixels with each mask tinted and outlined in its colour."""
     assert image.dtype == np.uint8 and image.ndim == 3, (image.dtype, image.shape)
@@ -187,7 +187,8 @@ def paint(
         mine = mask & (place == stripe)
         pixels[mine] = (1 - _TINT) * pixels[mine] + _TINT * np.asarray(colour, dtype=np.float32)
     # outlines last, the smallest mask's on top
-    for index in sorted(range(len(large)), key=lambda index: -int(large[index].sum())):
+    order = sorted(range(len(large)), key=lambda index: -int(large[index].sum()))
+    for index in order if outlined else []:
         pixels[_outline(large[index], max(2, width // 240))] = colours[index]
     return Image.fromarray(pixels.round().astype(np.uint8))
 
@@ -201,37 +202,22 @@ def _outline(mask: NDArray[np.bool_], thickness: int) -> NDArray[np.bool_]:
     return mask & ~inner
 
 
-def _row(comparison: Comparison, panel: int, width: int) -> Image.Image:
-    """One narrative: panels above, caption below."""
+def _row(comparison: Comparison, panel: int, differences: bool) -> SheetRow:
+    """One narrative's pictures and caption."""
     phrases = len(comparison.spans)
     for title, masks in comparison.panels.items():
         if len(masks) != phrases:
             raise ValueError(f"{title}: {len(masks)} masks for {phrases} phrases")
     colours = palette(phrases)
     none = np.zeros((0, *comparison.image.shape[:2]), dtype=bool)
-    pictures = [paint(comparison.image, none, [], panel)]
-    pictures += [
+    pictures = [
         paint(comparison.image, masks, colours, panel) for masks in comparison.panels.values()
     ]
-    words = coloured_words(comparison.caption, comparison.spans, colours, comparison.notes)
-    text = flow(words, width - 2 * _MARGIN, _text_size(panel))
-    height = pictures[0].height + _MARGIN // 2 + text.height + 2 * _MARGIN
-    row = Image.new("RGB", (width, height), "white")
-    for column, picture in enumerate(pictures):
-        row.paste(picture, (_MARGIN + column * (panel + _MARGIN), 0))
-    row.paste(text, (_MARGIN, pictures[0].height + _MARGIN // 2))
-    return row
-
-
-def _heads(titles: Sequence[str], panel: int, width: int) -> Image.Image:
-    """The column titles."""
-    texts = [flow([Word(t, INK, bold=True)], panel, _text_size(panel)) for t in titles]
-    head = Image.new("RGB", (width, texts[0].height + _MARGIN), "white")
-    for column, text in enumerate(texts):
-        head.paste(text, (_MARGIN + column * (panel + _MARGIN), _MARGIN // 2))
-    return head
-
-
-def _text_size(width: int) -> int:
-    """Font size in pixels for a picture of that width."""
-    return min(17, max(13, round(width / 22)))
+    if differences:
+        boxes = difference_boxes(*comparison.panels.values())
+        scale = panel / comparison.image.shape[1]
+        pictures = [draw_dashed(picture, boxes, scale) for picture in pictures]
+    return SheetRow(
+        [paint(comparison.image, none, [], panel), *pictures],
+        coloured_words(comparison.caption, comparison.spans, colours, comparison.notes),
+    )

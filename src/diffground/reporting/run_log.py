@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,6 +114,26 @@ class MlflowTracker:
         from mlflow.entities import RunTag
 
         self.client.log_batch(self.run_id, tags=[RunTag(_name(k), v) for k, v in tags.items()])
+
+    @contextmanager
+    def child(self, name: str, params: Mapping[str, Any]) -> Iterator[MlflowTracker]:
+        """A run under this one with these parameters; ``FAILED`` if the block raises."""
+        parent = self.client.get_run(self.run_id)
+        kept = ("mlflow.user", "mlflow.source.name", "mlflow.source.type", "git.commit")
+        tags = {key: parent.data.tags[key] for key in kept if key in parent.data.tags}
+        run = self.client.create_run(
+            parent.info.experiment_id,
+            run_name=name,
+            tags={**tags, "mlflow.parentRunId": self.run_id},
+        )
+        tracker = MlflowTracker(self.client, run.info.run_id)
+        tracker.log_params(flatten(params))
+        status = "FAILED"
+        try:
+            yield tracker
+            status = "FINISHED"
+        finally:
+            tracker.end(status)
 
     def end(self, status: str) -> None:
         """Closes the run as ``FINISHED``, ``FAILED`` or ``KILLED``."""

@@ -15,6 +15,8 @@ class TrainConfig(Config):
     max_steps: PositiveInt  # optimizer steps
     batch_size: PositiveInt  # samples per step, over all processes and accumulation rounds
     learning_rate: float = Field(gt=0)
+    # Multiples of it by the start of a parameter's name, {"backbone.": 0.1}; the longest counts.
+    rate_factors: dict[str, float] = Field(default_factory=dict)
     weight_decay: float = Field(default=0.01, ge=0)
     betas: tuple[float, float] = (0.9, 0.999)
     schedule: Literal["constant", "linear", "cosine", "poly"] = "cosine"  # poly: (1 - s/S)^0.9
@@ -28,6 +30,11 @@ class TrainConfig(Config):
     log_every: PositiveInt = 20  # steps
     checkpoint_every: PositiveInt = 200  # steps
     evaluate_every: int = Field(default=0, ge=0)  # steps; 0 = only at the end
+
+    def rate_factor(self, name: str) -> float:
+        """What the learning rate of the parameter ``name`` is multiplied by."""
+        starts = [start for start in self.rate_factors if name.startswith(start)]
+        return self.rate_factors[max(starts, key=len)] if starts else 1.0
 
     def lr_factor(self, step: int) -> float:
         """What the learning rate is multiplied by at ``step`` (0-based)."""

@@ -29,6 +29,7 @@ from tqdm.auto import tqdm
 from diffground.errors import InputError
 from diffground.seeds import derive_seed, generator
 from diffground.training.config import TrainConfig
+from diffground.training.processes import processes
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +89,9 @@ def train(
     started = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
     AcceleratorState._reset_state()  # else a second training in this process keeps the precision
-    accelerator = Accelerator(mixed_precision=config.mixed_precision)
+    accelerator = Accelerator(
+        mixed_precision=config.mixed_precision, cpu=processes().device.type == "cpu"
+    )
     world = accelerator.num_processes * config.accumulation
     if config.batch_size % world:
         raise InputError(
@@ -97,8 +100,12 @@ def train(
             f"{config.batch_size} is no multiple of {world} (processes x accumulation)",
         )
     trainable = [p for p in model.parameters() if p.requires_grad]
+    groups = _rate_groups(model, config)
     optimizer = torch.optim.AdamW(
-        trainable, config.learning_rate, config.betas, weight_decay=config.weight_decay
+        [{"params": parameters} for parameters in groups.values()],
+        config.learning_rate,
+        config.betas,
+        weight_decay=config.weight_decay,
     )
     model.to(accelerator.device)
     wrapped, optimizer = accelerator.prepare(model, optimizer)
@@ -117,8 +124,7 @@ def train(
     model.train()
     for step in range(first, config.max_steps):
         torch.manual_seed(derive_seed(config.seed, f"rank{accelerator.process_index}", step))
-        for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * config.lr_factor(step)
+        rate = _set_rates(optimizer, groups, config.learning_rate * config.lr_factor(step))
         sums: dict[str, float] = {}
         for index in range(config.accumulation):
             batch = send_to_device(next(batches), accelerator.device)
@@ -140,7 +146,7 @@ def train(
         bar.update()
         state.note(sums)
         if state.step % config.log_every == 0 or state.step == config.max_steps:
-            row = state.flush(optimizer.param_groups[0]["lr"])
+            row = state.flush(rate)
             bar.set_postfix(loss=f"{row['loss']:.4f}")
             if on_log and accelerator.is_main_process:
                 on_log({f"train/{k}": v for k, v in row.items() if k != "step"}, state.step)
@@ -167,6 +173,29 @@ def train(
         state.best,
         state.history,
     )
+
+
+def _rate_groups(model: nn.Module, config: TrainConfig) -> dict[float, list[nn.Parameter]]:
+    """The parameters that are trained, by what their learning rate is multiplied by.
+
+    Raises:
+        InputError: a start of a name in ``rate_factors`` fits no trained parameter.
+    """
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    for start in config.rate_factors:
+        if not any(name.startswith(start) for name in trained):
+            raise InputError("training", "rate_factors", f"no trained parameter begins {start!r}")
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in trained.items():
+        groups.setdefault(config.rate_factor(name), []).append(parameter)
+    return groups
+
+
+def _set_rates(optimizer: Any, groups: dict[float, list[nn.Parameter]], rate: float) -> float:
+    """Sets the learning rate of every group, and returns that of the groups without a factor."""
+    for group, factor in zip(optimizer.param_groups, groups, strict=True):
+        group["lr"] = rate * factor
+    return rate
 
 
 def trainable_state(model: nn.Module) -> dict[str, Tensor]:

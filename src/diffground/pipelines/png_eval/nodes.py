@@ -12,7 +12,8 @@ from PIL import Image
 
 from diffground.metrics.average_recall import AverageRecall
 from diffground.png.evaluate import Prediction, compare
-from diffground.png.experiment import PngConfig, evaluate_variant, load_variant
+from diffground.png.experiment import evaluate_variant, load_variant
+from diffground.png.variant import PngConfig, PngFolders
 from diffground.reporting.curves import recall_curves
 from diffground.reporting.overlays import side_by_side
 from diffground.tracking import get_tracker
@@ -22,12 +23,17 @@ log = logging.getLogger(__name__)
 THRESHOLDS = np.linspace(0, 1, 101).tolist()  # of the recall curve
 
 
+def locate_png(coco: Path, models: Path, features: Path, panoptic: Path) -> PngFolders:
+    """The folders of every PNG experiment."""
+    return PngFolders(coco=coco, models=models, features=features, panoptic=panoptic)
+
+
 def evaluate_png(
-    coco: Path, diffusion: Path, models: Path, png: PngConfig
+    folders: PngFolders, diffusion: Path, png: PngConfig
 ) -> tuple[dict[str, Any], dict[str, Any], list[Prediction]]:
     """Average Recall, its per-phrase rows with the skipped narratives, and a few predictions."""
-    model, variant = load_variant(png, coco, png.load_backbone(diffusion), models)
-    result, metrics = evaluate_variant(png, coco, model, variant, models)
+    model, variant = load_variant(png, folders, png.load_backbone(diffusion))
+    result, metrics = evaluate_variant(png, folders, model, variant)
     get_tracker().set_tags(
         {
             "png.protocol": png.eval.protocol,
@@ -45,11 +51,11 @@ def evaluate_png(
 
 
 def evaluate_trained_png(
-    coco: Path, diffusion: Path, models: Path, png: PngConfig, training: dict[str, Any]
+    folders: PngFolders, diffusion: Path, png: PngConfig, training: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any], list[Prediction]]:
     """:func:`evaluate_png`, once the training that it depends on is done."""
     assert training["variant"], "the training names its variant"
-    return evaluate_png(coco, diffusion, models, png)
+    return evaluate_png(folders, diffusion, png)
 
 
 def draw_recall_curve(phrases: dict[str, Any], metrics: dict[str, Any]) -> Figure:
@@ -68,7 +74,9 @@ def draw_overlays(predictions: list[Prediction], png: PngConfig) -> Image.Image:
     """The kept narratives: image, truth and prediction, with each phrase's IoU."""
     if not predictions:
         return Image.new("RGB", (320, 32), "white")  # none were asked for, or all were broken
-    return Image.fromarray(side_by_side([compare(p, png.model.threshold) for p in predictions]))
+    rows = [compare(p, png.model.threshold) for p in predictions]
+    note = f"Numbers: IoU, protocol {png.eval.protocol}."
+    return Image.fromarray(side_by_side(rows, differences=True, footnote=note))
 
 
 def _sentence(metrics: dict[str, Any]) -> str:

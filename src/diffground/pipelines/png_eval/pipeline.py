@@ -9,17 +9,32 @@ from diffground.pipelines.png_eval.nodes import (
     draw_recall_curve,
     evaluate_png,
     evaluate_trained_png,
+    locate_png,
 )
 
 
 def create_pipeline() -> Pipeline:
     """Evaluation of what lies on disk, or of zero-shot static prompting."""
-    return evaluation(after_training=False)
+    return location() + evaluation(after_training=False)
+
+
+def location() -> Pipeline:
+    """Where PNG experiments read and write, said once for every node that runs one."""
+    return Pipeline(
+        [
+            Node(
+                locate_png,
+                ["coco", "png_models", "png_features", "panoptic_weights"],
+                "png_folders",
+                name="locate_png",
+            )
+        ]
+    )
 
 
 def evaluation(*, after_training: bool) -> Pipeline:
     """The evaluation nodes; behind a training they wait for its ``png_training``."""
-    inputs = ["coco", "stable_diffusion", "png_models", "params:png"]
+    inputs = ["png_folders", "stable_diffusion", "params:png"]
     return Pipeline(
         [
             Node(

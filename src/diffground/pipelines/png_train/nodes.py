@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from diffground.png.doctor import render
-from diffground.png.experiment import PngConfig, train_variant
+from diffground.png.experiment import train_variant
 from diffground.png.splits import broken_samples
 from diffground.png.splits import examine_training_data as examine
+from diffground.png.variant import PngConfig, PngFolders
 from diffground.tracking import get_tracker
 
 log = logging.getLogger(__name__)
@@ -24,14 +25,13 @@ def examine_training_data(coco: Path, models: Path, png: PngConfig) -> tuple[dic
 
 
 def train_png(
-    coco: Path, diffusion: Path, models: Path, doctor: dict[str, Any], png: PngConfig
+    folders: PngFolders, diffusion: Path, doctor: dict[str, Any], png: PngConfig
 ) -> dict[str, Any]:
     """Trains the variant that the parameters describe, or goes on, or finds it done."""
     return train_variant(
         png,
-        coco,
+        folders,
         png.load_backbone(diffusion),
-        models,
         broken=broken_samples(doctor),
         on_log=get_tracker().log_metrics,
     )

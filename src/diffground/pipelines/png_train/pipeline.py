@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kedro.pipeline import Node, Pipeline
 
-from diffground.pipelines.png_eval.pipeline import evaluation
+from diffground.pipelines.png_eval.pipeline import evaluation, location
 from diffground.pipelines.png_train.nodes import examine_training_data, train_png
 
 
@@ -14,13 +14,13 @@ def create_pipeline() -> Pipeline:
         [
             Node(
                 train_png,
-                ["coco", "stable_diffusion", "png_models", "png_doctor", "params:png"],
+                ["png_folders", "stable_diffusion", "png_doctor", "params:png"],
                 "png_training",
                 name="train_png",
             ),
         ]
     )
-    return examination() + training + evaluation(after_training=True)
+    return location() + examination() + training + evaluation(after_training=True)
 
 
 def examination() -> Pipeline:

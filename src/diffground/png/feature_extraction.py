@@ -1,0 +1,281 @@
+"""Extracts frozen features into files, once: resumable, on one machine or on several.
+
+A split is cut into blocks of consecutive narratives, and a block gives two shards, phrases and
+latents (:mod:`diffground.png.feature_store` has the layout). A shard is written whole and in one
+step, and the order of the narratives decides what is in it, so a killed run goes on where it was.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+from pydantic import NonNegativeInt, PositiveInt, model_validator
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
+
+from diffground.backbone.frozen import FrozenDiffusion
+from diffground.config import Config
+from diffground.errors import InputError, Problem, ProblemReport
+from diffground.manifest import remove_manifest, write_manifest
+from diffground.png.data import to_input
+from diffground.png.feature_store import (
+    INDEX,
+    KINDS,
+    Block,
+    FeatureKey,
+    FeatureStore,
+    Kind,
+    ShardInfo,
+    image_key,
+    index_content,
+    plan_blocks,
+    read_shard_info,
+    shard_metadata,
+    shard_name,
+)
+from diffground.png.features import encode_images, encode_narratives
+from diffground.png.samples import PngSample, load_image
+from diffground.png.splits import write_json
+from diffground.training.loop import atomic_save
+
+log = logging.getLogger(__name__)
+
+
+class FeatureExtractionConfig(Config):
+    """How features are extracted: ``params:feature_extraction``. What they are is ``params:png``.
+
+    Several machines that share the folder each take a part of the shards; whoever ends last
+    finishes the folder.
+    """
+
+    batch_size: PositiveInt = 8  # images, and captions, encoded at once
+    shard_size: PositiveInt = 1024  # narratives a file; what a killed run loses at most
+    num_workers: NonNegativeInt = 0  # processes that read images
+    machine: NonNegativeInt = 0  # this one's number, from 0
+    machines: PositiveInt = 1
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> FeatureExtractionConfig:
+        if self.machine >= self.machines:
+            raise ValueError(f"machine {self.machine} is not in 0 … {self.machines - 1}")
+        return self
+
+
+def extract_features(
+    backbone: FrozenDiffusion,
+    samples: Sequence[PngSample],
+    key: FeatureKey,
+    root: Path,
+    config: FeatureExtractionConfig,
+) -> dict[str, Any]:
+    """Extracts what is missing of the features of ``samples`` under ``root``.
+
+    A shard is written whole, and the order of ``samples`` decides what is in it, so a killed run
+    goes on where it was. Broken images and captions are skipped and reported; images that were
+    skipped are tried again once they can be read.
+
+    Args:
+        samples: of one split in file order; the first ones of it are a part of the whole.
+
+    Returns:
+        JSON-ready ``{"folder", "complete", "narratives", "images", "shards", "shards_made",
+        "bytes", "seconds", "skipped"}``; ``complete`` is False while other machines' shards lack.
+
+    Raises:
+        InputError: there is no sample, or a feature cannot be kept in ``key.precision``.
+    """
+    assert key.backbone == backbone.fingerprint(), "the key is of another model"
+    if not samples:
+        raise InputError(root, key.split, "there is no narrative to extract features of")
+    started = time.monotonic()
+    folder = key.folder(root)
+    folder.mkdir(parents=True, exist_ok=True)
+    blocks = plan_blocks(samples, config.shard_size)
+    made = 0
+    with FileLock(folder / f".machine-{config.machine}-of-{config.machines}.lock"):
+        store = FeatureStore.open(root, key)
+        if store is None or not store.covers(samples) or _mended(store, samples):
+            remove_manifest(folder)
+            mine = blocks[config.machine :: config.machines]
+            made = _Extraction(backbone, key, folder, config).run(mine)
+            store = _finish(folder, blocks, samples, key, root)
+    report = ProblemReport(total=len(samples))
+    if store is not None:
+        found = (store.skipped.get(sample.id) for sample in samples)
+        report.problems += [entry[1] for entry in found if entry]
+    if report.problems:
+        log.warning("%s: %d narratives have no features", folder.name, len(report.problems))
+    return {
+        "folder": folder.name,
+        "complete": store is not None,
+        "narratives": len(samples),
+        "images": len({image_key(sample) for sample in samples}),
+        "shards": len(list(folder.glob("*.safetensors"))),
+        "shards_made": made,
+        "bytes": sum(path.stat().st_size for path in folder.glob("*.safetensors")),
+        "seconds": round(time.monotonic() - started, 1),
+        "skipped": report.to_dict(),
+    }
+
+
+def _readable(sample: PngSample) -> bool:
+    try:
+        load_image(sample)
+    except InputError:
+        return False
+    return True
+
+
+def _mended(store: FeatureStore, samples: Sequence[PngSample]) -> bool:
+    """Whether an image that was skipped can be read now."""
+    skipped = {item for item, (kind, _) in store.skipped.items() if kind == "latents"}
+    return any(_readable(sample) for sample in samples if sample.id in skipped)
+
+
+def _finished(folder: Path, block: Block, kind: Kind) -> ShardInfo | None:
+    """A block's shard if it is there, is what is wanted, and skipped nothing that is mended."""
+    info = read_shard_info(folder / shard_name(kind, block.number))
+    if info is None or info.plan != block.plan(kind):
+        return None
+    if kind == "latents" and any(_readable(block.images[p.item]) for p in info.problems):
+        return None
+    return info
+
+
+def _finish(
+    folder: Path, blocks: Sequence[Block], samples: Sequence[PngSample], key: FeatureKey, root: Path
+) -> FeatureStore | None:
+    """Writes index and manifest if all shards are there."""
+    with FileLock(folder / ".finish.lock"):
+        infos: dict[Kind, dict[int, ShardInfo]] = {"phrases": {}, "latents": {}}
+        for block in blocks:
+            for kind in KINDS:
+                info = _finished(folder, block, kind)
+                if info is None:
+                    log.info("%s: other machines' shards are not there yet", folder.name)
+                    return None
+                infos[kind][block.number] = info
+        wanted = {shard_name(kind, block.number) for kind in KINDS for block in blocks}
+        for path in folder.glob("[!.]*"):
+            if path.name not in wanted:  # of a run that was killed, or with other shards
+                path.unlink()
+        write_json(folder / INDEX, index_content(infos["latents"], infos["phrases"], samples))
+        write_manifest(folder, key)
+    return FeatureStore.open(root, key)
+
+
+@dataclass
+class _Extraction:
+    """Fills shards, and counts on a bar."""
+
+    backbone: FrozenDiffusion
+    key: FeatureKey
+    folder: Path
+    config: FeatureExtractionConfig
+    problems: list[Problem] = field(default_factory=list)  # of the shard being made
+
+    def run(self, blocks: Sequence[Block]) -> int:
+        """Makes the shards of ``blocks`` that are not there; how many these were."""
+        missing = [(b, k) for b in blocks for k in KINDS if _finished(self.folder, b, k) is None]
+        total = sum(len(block.items(kind)) for block, kind in missing)
+        with tqdm(total=total, desc=f"features {self.folder.name}", disable=not total) as bar:
+            for block, kind in missing:
+                self.problems = []
+                tensors: dict[str, Tensor] = {}
+                make = self._latents if kind == "latents" else self._phrases
+                for entries, done in make(block.items(kind)):
+                    tensors |= entries
+                    bar.update(done)
+                self._write(block, kind, tensors)
+        return len(missing)
+
+    def _write(self, block: Block, kind: Kind, tensors: dict[str, Tensor]) -> None:
+        for name, tensor in tensors.items():
+            if not tensor.isfinite().all():
+                reason = f"{name} does not fit into {self.key.precision}; keep it in float32"
+                raise InputError(self.backbone.folder, "frozen_precision", reason)
+        metadata = shard_metadata(block.plan(kind), self.problems)
+        atomic_save(
+            lambda target: save_file(tensors, target, metadata),
+            self.folder / shard_name(kind, block.number),
+        )
+
+    def _latents(self, images: dict[str, PngSample]) -> Iterator[tuple[dict[str, Tensor], int]]:
+        """Entries of a few images at a time, and how many were tried."""
+        loader = DataLoader(
+            _Images(list(images.items()), self.key.image_size),
+            batch_size=self.config.batch_size,
+            num_workers=self.config.num_workers,
+            collate_fn=list,
+        )
+        for batch in loader:
+            good = {key: pixels for key, pixels in batch if isinstance(pixels, Tensor)}
+            self.problems += [problem for _, problem in batch if isinstance(problem, Problem)]
+            entries: dict[str, Tensor] = {}
+            if good:
+                latents = encode_images(
+                    self.backbone, torch.stack(list(good.values())), self.key.precision
+                )
+                entries = {k: _own(z) for k, z in zip(good, latents, strict=True)}
+            yield entries, len(batch)
+
+    def _phrases(self, samples: dict[str, PngSample]) -> Iterator[tuple[dict[str, Tensor], int]]:
+        chosen = list(samples.values())
+        for start in range(0, len(chosen), self.config.batch_size):
+            part = chosen[start : start + self.config.batch_size]
+            yield self._encoded(part), len(part)
+
+    def _encoded(self, samples: Sequence[PngSample]) -> dict[str, Tensor]:
+        """Entries of narratives; one that the text encoder refuses is noted and left out."""
+        try:
+            context, valid, pooled = encode_narratives(
+                self.backbone,
+                [sample.caption for sample in samples],
+                [sample.spans for sample in samples],
+                self.key.long_captions,
+                self.key.precision,
+            )
+        except InputError as error:
+            if len(samples) == 1:
+                self.problems.append(Problem.of(samples[0].id, error))
+                return {}
+            return {k: v for sample in samples for k, v in self._encoded([sample]).items()}
+        entries: dict[str, Tensor] = {}
+        for row, sample in enumerate(samples):
+            count = len(sample.phrases)
+            entries[f"{sample.id}.context"] = _own(context[row, :count])
+            entries[f"{sample.id}.valid"] = _own(valid[row, :count])
+            if pooled is not None:
+                entries[f"{sample.id}.pooled"] = _own(pooled[row])
+        return entries
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """On the CPU, in memory of its own, as safetensors wants it."""
+    return tensor.cpu().clone(memory_format=torch.contiguous_format)
+
+
+class _Images(Dataset[tuple[str, Tensor | Problem]]):
+    """Images as the VAE takes them, or why they cannot be read."""
+
+    def __init__(self, images: Sequence[tuple[str, PngSample]], size: int) -> None:
+        self.images, self.size = images, size
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[str, Tensor | Problem]:
+        key, sample = self.images[index]
+        try:
+            return key, to_input(load_image(sample), self.size)
+        except InputError as error:
+            return key, Problem.of(key, error)

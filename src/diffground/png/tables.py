@@ -1,0 +1,243 @@
+"""Tables 2 to 4 of Li et al.: ablations over components, insertion of EIPA and parts of MLMA.
+
+What a row is, and what the paper reports for it, stands in ``paper_tables.json``. Every row is an
+experiment of its own (:mod:`diffground.png.experiment`), trained by the same recipe with the same
+seeds; rows that tables share, and rows that are finished, are not run again.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from importlib.resources import files
+from typing import Any, Literal
+
+from pydantic import Field, PositiveInt, model_validator
+
+from diffground.backbone.frozen import FrozenDiffusion
+from diffground.config import Config
+from diffground.metrics.average_recall import AverageRecall
+from diffground.png.experiment import OnLog, evaluate_variant, load_variant, train_variant
+from diffground.png.model import PngModel
+from diffground.png.variant import PngConfig, PngFolders, Variant
+from diffground.reporting.tables import ResultRow, ResultTable, measured_row, ordering
+
+log = logging.getLogger(__name__)
+
+TableName = Literal["components", "insertion", "mlma"]
+#: Opens what one row reports to: called with the row's name and what it is.
+OpenRow = Callable[[str, dict[str, Any]], AbstractContextManager[OnLog]]
+
+
+class PngTablesConfig(Config):
+    """The ablations: ``params:png_tables``. All else is ``params:png``."""
+
+    tables: tuple[TableName, ...] = Field(default=("components", "insertion", "mlma"), min_length=1)
+    seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
+    max_steps: PositiveInt | None = None  # of each training; None = png.train.max_steps
+    rows: tuple[str, ...] | None = None  # names of rows to run; None = all
+    figures: int = Field(default=4, ge=0)  # narratives in Figures 5 and 6
+
+    @model_validator(mode="after")
+    def _rows_exist(self) -> PngTablesConfig:
+        known = {row["name"] for table in self.tables for row in published(table)["rows"]}
+        unknown = set(self.rows or ()) - known
+        if unknown:
+            raise ValueError(f"no row {sorted(unknown)} in these tables; there are {sorted(known)}")
+        return self
+
+
+def row_config(
+    base: PngConfig, ablation: PngTablesConfig, model: dict[str, Any], seed: int
+) -> PngConfig:
+    """The experiment behind one row and seed; ``model`` is what the row changes."""
+    content = base.model_dump()
+    changed = {name: value for name, value in model.items() if name != "mlma"}
+    content["model"] |= {**changed, "head": "auto", "fusion": "learned"}
+    content["model"]["mlma"] |= model.get("mlma", {})
+    content["model"]["pretrained"] &= model["decode"]
+    content["train"] |= {"seed": seed, "restart": False}
+    if ablation.max_steps is not None:
+        content["train"]["max_steps"] = ablation.max_steps
+    return PngConfig.model_validate(content)
+
+
+def run_tables(
+    base: PngConfig,
+    ablation: PngTablesConfig,
+    folders: PngFolders,
+    backbone: FrozenDiffusion,
+    *,
+    broken: frozenset[str] = frozenset(),
+    open_row: OpenRow | None = None,
+    commit: str = "",
+) -> list[ResultTable]:
+    """Trains and evaluates what is missing, and returns the tables.
+
+    Args:
+        broken: ids of training samples to leave out.
+        open_row: gives every row a place for its losses (``seed-<n>/train/...``) and figures.
+        commit: code version, written beside the numbers.
+    """
+    done: dict[str, tuple[list[dict[str, float | None]], float]] = {}
+    tables = []
+    for name in ablation.tables:
+        entry = published(name)
+        rows: list[ResultRow] = []
+        seconds = 0.0
+        for row in _asked(name, ablation):
+            key = json.dumps(row["model"], sort_keys=True)
+            if key not in done:
+                title = f"{name}: {row['name']}"
+                with open_row(title, row["model"]) if open_row else nullcontext() as on_log:
+                    done[key] = _run_row(
+                        base, ablation, folders, backbone, row["model"], broken, on_log
+                    )
+            runs, spent = done[key]
+            seconds += spent
+            rows.append(measured_row(row["name"], runs, row["paper"]))
+        tables.append(_table(base, ablation, entry, rows, commit, seconds))
+    return tables
+
+
+def published(name: TableName) -> dict[str, Any]:
+    """A table of the paper: its title, note, rows (name, model, paper) and claims."""
+    table: dict[str, Any] = _paper()["tables"][name]
+    return table
+
+
+def phrase_rows(
+    base: PngConfig, ablation: PngTablesConfig, folders: PngFolders, backbone: FrozenDiffusion
+) -> dict[str, AverageRecall]:
+    """The phrases of a table's measured rows, by row, first seed: what Figure 4 is drawn from.
+
+    The paper draws Table 2; if that is not among the tables asked for, the first of them is drawn.
+    """
+    name = "components" if "components" in ablation.tables else ablation.tables[0]
+    found = {}
+    for row in _asked(name, ablation):
+        config = row_config(base, ablation, row["model"], ablation.seeds[0])
+        path = Variant.of(config, folders, backbone).phrases_path(config, folders)
+        rows = json.loads(path.read_text("utf-8"))
+        found[row["name"]] = AverageRecall.from_rows(
+            rows, base.eval.protocol, base.eval.plural_rule
+        )
+    return found
+
+
+def full_model(
+    base: PngConfig, ablation: PngTablesConfig, folders: PngFolders, backbone: FrozenDiffusion
+) -> tuple[PngModel, PngConfig] | None:
+    """The most complete model with an adapter among the rows that were run, first seed.
+
+    It is what Figures 5 and 6 are drawn with; None if no row with an adapter was asked for.
+    """
+    models = [
+        row_config(base, ablation, row["model"], ablation.seeds[0])
+        for name in ablation.tables
+        for row in _asked(name, ablation)
+    ]
+    adapted = [config for config in models if config.model.insertion != "none"]
+    if not adapted:
+        return None
+    chosen = max(adapted, key=_completeness)
+    return load_variant(chosen, folders, backbone)[0], chosen
+
+
+def _asked(name: TableName, ablation: PngTablesConfig) -> list[dict[str, Any]]:
+    """The rows of a table that are to be run."""
+    rows = published(name)["rows"]
+    return [row for row in rows if ablation.rows is None or row["name"] in ablation.rows]
+
+
+def _completeness(config: PngConfig) -> tuple[bool, bool, int]:
+    mlma = config.model.mlma
+    parts = (mlma.bi_attention, mlma.deformable, mlma.self_attention)
+    return config.model.insertion == "both", config.model.decode, sum(parts)
+
+
+def _run_row(
+    base: PngConfig,
+    ablation: PngTablesConfig,
+    folders: PngFolders,
+    backbone: FrozenDiffusion,
+    model: dict[str, Any],
+    broken: frozenset[str],
+    on_log: OnLog | None,
+) -> tuple[list[dict[str, float | None]], float]:
+    """Average Recall of every seed, and the seconds of all trainings."""
+    runs, seconds = [], 0.0
+    for seed in ablation.seeds:
+        config = row_config(base, ablation, model, seed)
+        report = _prefixed(on_log, f"seed-{seed}")
+        training = train_variant(config, folders, backbone, broken=broken, on_log=report)
+        metrics = _measured(config, folders, backbone)
+        seconds += training["seconds"]
+        runs.append(metrics["ar"])
+        log.info("%s, seed %d: AR %s", metrics["variant"], seed, metrics["ar"])
+        if report:
+            report(_numbers(metrics["ar"].items()), config.train.max_steps)
+    return runs, seconds
+
+
+def _table(
+    base: PngConfig,
+    ablation: PngTablesConfig,
+    entry: dict[str, Any],
+    rows: list[ResultRow],
+    commit: str,
+    seconds: float,
+) -> ResultTable:
+    present = {row.name for row in rows}
+    return ResultTable(
+        paper=_paper()["paper"],
+        table=entry["table"],
+        metric=f"Average Recall (%), protocol {base.eval.protocol}, "
+        f"plural rule {base.eval.plural_rule}",
+        scale=base.scale,
+        rows=tuple(rows),
+        orderings=tuple(
+            ordering(rows, better, worse, "overall")
+            for better, worse in entry["claims"]
+            if {better, worse} <= present
+        ),
+        config={
+            "protocol": base.eval.protocol,
+            "plural_rule": base.eval.plural_rule,
+            "note": entry["note"],
+            "source": _paper()["source"],
+            "ablation": ablation.model_dump(mode="json"),
+            "png": base.model_dump(mode="json"),
+        },
+        commit=commit,
+        seconds=round(seconds, 1),
+    )
+
+
+def _measured(config: PngConfig, folders: PngFolders, backbone: FrozenDiffusion) -> dict[str, Any]:
+    """The row's Average Recall: read if it was measured before."""
+    done = Variant.of(config, folders, backbone).evaluation_path(config, folders)
+    if done.exists():
+        found: dict[str, Any] = json.loads(done.read_text("utf-8"))
+        return found
+    model, variant = load_variant(config, folders, backbone)
+    return evaluate_variant(config, folders, model, variant)[1]
+
+
+def _prefixed(on_log: OnLog | None, prefix: str) -> OnLog | None:
+    if on_log is None:
+        return None
+    return lambda values, step: on_log({f"{prefix}/{k}": v for k, v in values.items()}, step)
+
+
+def _numbers(groups: Iterable[tuple[str, float | None]]) -> dict[str, float]:
+    return {f"ar/{group}": value for group, value in groups if value is not None}
+
+
+def _paper() -> dict[str, Any]:
+    """The paper's figures."""
+    text = files("diffground.png").joinpath("paper_tables.json").read_text("utf-8")
+    content: dict[str, Any] = json.loads(text)
+    return content

@@ -1,0 +1,143 @@
+"""What one PNG experiment is: its configuration, its folders, and the key that names its results.
+
+Everything that trained weights depend on goes into the key, and settings of parts that a model
+lacks stay out of it: variants never mix, and equal ones are trained once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+
+from diffground.backbone.frozen import FrozenDiffusion
+from diffground.config import Config
+from diffground.manifest import config_hash, fingerprint
+from diffground.png.data import PngDataConfig
+from diffground.png.evaluate import PngEvalConfig
+from diffground.png.losses import LossConfig
+from diffground.png.model_config import PngModelConfig
+from diffground.png.splits import PngSplits, data_fingerprint
+from diffground.training.config import TrainConfig
+from diffground.training.processes import processes
+
+
+class PngTrainConfig(TrainConfig):
+    """The training loop's settings, and whether to begin anew."""
+
+    restart: bool = False  # throws the variant's checkpoint and finished model away
+    adapter_rate: float = Field(default=1.0, gt=0)  # of EIPA and its head, times learning_rate
+
+    def loop(self, *, adapter: bool) -> TrainConfig:
+        """The settings that decide the result, of a model with or without an adapter."""
+        content = self.model_dump(exclude={"restart", "adapter_rate"})
+        if adapter and self.adapter_rate != 1.0:
+            parts = ("eipa.", "adapter_head.", "diffusion_head.")
+            content["rate_factors"] |= dict.fromkeys(parts, self.adapter_rate)
+        return TrainConfig(**content)
+
+
+class PngConfig(Config):
+    """A whole experiment: ``params:png``."""
+
+    scale: Literal["mini", "paper"]  # said beside every number
+    device: str = "auto"  # auto = the GPU if there is one
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of the frozen model
+    # Latents and embeddings: from the store of feature_extraction, or computed in every step; auto
+    # takes the store if it is there and whole. The numbers are the same.
+    features: Literal["auto", "cached", "computed"] = "auto"
+    splits: PngSplits = PngSplits()
+    data: PngDataConfig
+    model: PngModelConfig
+    loss: LossConfig = LossConfig()
+    train: PngTrainConfig
+    eval: PngEvalConfig = PngEvalConfig()
+
+    def load_backbone(self, folder: Path) -> FrozenDiffusion:
+        """The frozen model on the device and in the precision asked for."""
+        device = self.device
+        if device == "auto":
+            device = str(processes().device)  # each of several processes has its own
+        return FrozenDiffusion.from_pretrained(
+            folder, device=device, dtype=getattr(torch, self.precision)
+        )
+
+
+@dataclass(frozen=True)
+class PngFolders:
+    """Where an experiment reads and writes."""
+
+    coco: Path  # the benchmark
+    models: Path  # trained variants
+    features: Path  # what feature_extraction made; may be missing
+    panoptic: Path  # Mask2Former weights to start from; only read for png.model.pretrained
+
+
+class Variant(Config):
+    """Where one experiment's results lie."""
+
+    name: str  # <insertion>-<key>
+    content: dict[str, Any] = Field(repr=False)  # what the key was made of
+
+    @classmethod
+    def of(cls, config: PngConfig, folders: PngFolders, backbone: FrozenDiffusion) -> Variant:
+        """From all that the trained weights depend on; zero-shot variants have no training."""
+        content: dict[str, Any] = {
+            "model": _relevant(config.model),
+            "precision": config.precision,
+            "backbone": backbone.fingerprint(),
+            "data": config.data.model_dump(mode="json"),
+        }
+        if config.model.learns:
+            aside = {"restart", "log_every", "checkpoint_every", "num_workers"}
+            if config.model.insertion == "none":
+                aside.add("adapter_rate")
+            content |= {
+                "coco": data_fingerprint(folders.coco),
+                "splits": config.splits.model_dump(mode="json", exclude={"val"}),
+                "loss": config.loss.model_dump(mode="json"),
+                "train": config.train.model_dump(mode="json", exclude=aside),
+            }
+        if config.model.pretrained:
+            content["panoptic"] = _weights_fingerprint(folders.panoptic)
+        return cls(name=f"{config.model.insertion}-{config_hash(content)[:12]}", content=content)
+
+    def evaluation_path(self, config: PngConfig, folders: PngFolders) -> Path:
+        """Where the Average Recall of this variant lies, measured as ``config`` says."""
+        rule = {
+            "eval": config.eval.model_dump(mode="json", exclude={"batch_size", "overlays"}),
+            "head": config.model.final_head,
+            "probability": config.model.probability,
+            "threshold": config.model.threshold,
+            "val": config.splits.val,
+            "coco": data_fingerprint(folders.coco),
+        }
+        return folders.models / self.name / f"evaluation-{config_hash(rule)[:12]}.json"
+
+    def phrases_path(self, config: PngConfig, folders: PngFolders) -> Path:
+        """Where the IoU of every phrase lies, see :meth:`evaluation_path`."""
+        path = self.evaluation_path(config, folders)
+        return path.with_name(path.name.replace("evaluation", "phrases"))
+
+
+def _relevant(model: PngModelConfig) -> dict[str, Any]:
+    """The model's settings that its weights depend on: of parts it lacks, none."""
+    aside = {"head", "probability", "threshold", "checkpoint"}
+    if model.insertion == "none":
+        aside.add("eipa")
+    if model.inner_product != "learned":
+        aside.add("inner_width")
+    if not model.decode:
+        aside |= {"mlma", "decoder", "mask_latent"}
+    return model.model_dump(mode="json", exclude=aside)
+
+
+def _weights_fingerprint(path: Path) -> str:
+    """A hash of the weights to start from; of a file (gigabytes) its name, size and date."""
+    if path.is_dir() or not path.exists():
+        return fingerprint(path)
+    stamp = path.stat()
+    return config_hash({"file": path.name, "size": stamp.st_size, "modified": stamp.st_mtime_ns})

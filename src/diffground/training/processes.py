@@ -1,0 +1,36 @@
+"""The processes of one run: alone, or several started by ``torchrun`` or ``accelerate launch``."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
+
+from diffground.errors import InputError
+
+
+def processes() -> PartialState:
+    """Accelerate's view of this run's processes, the same object wherever it is asked for.
+
+    ``process_index``, ``num_processes``, ``is_main_process``, ``device`` and ``wait_for_everyone``.
+    Ask here and not Accelerate: of ``PartialState`` only the first call in a process counts, and
+    without an accelerator it takes each of several processes for a run of its own, which would all
+    train the whole and write the same files.
+
+    Raises:
+        InputError: the launcher started more processes than take part.
+    """
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU")
+    state = PartialState(cpu=on_cpu or (launched > 1 and not torch.accelerator.is_available()))
+    if state.num_processes != launched:
+        raise InputError(
+            "environment",
+            "WORLD_SIZE",
+            f"{launched} processes were started, {state.num_processes} take part in this run: "
+            "PartialState or Accelerator was made before, or the devices cannot be used together "
+            "(ACCELERATE_USE_CPU=true takes the processor)",
+        )
+    return state

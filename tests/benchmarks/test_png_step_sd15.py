@@ -1,0 +1,212 @@
+"""A training step of the PNG model in Stable Diffusion 1.5: what its three savings are worth.
+
+pytest -m benchmark tests/benchmarks/test_png_step_sd15.py -s
+
+The step is forward, backward and AdamW of the full model (EIPA, MLMA, decoder) in a UNet of the
+true sizes with random weights, 512 px, batch 1, 12 phrases, with activation checkpointing, fused
+attention (SDPA) and latents from the cache. Beside it, the same step (a) without checkpointing,
+(b) with eager attention in the UNet and the VAE, (c) without the cache, so that the VAE and the
+text encoder run. Each has a process of its own, one after the other; ratios are to the first.
+
+Takes the GPU if there is one (bfloat16; the second of two steps is measured), else the processor
+(float32; the only step, about a minute each on one core). Peak memory is that of the GPU's tensors,
+or the process's resident set, in which the weights of all parts are 4.0 GiB.
+``DIFFGROUND_BENCHMARK_SIZE`` is the image side in pixels (512), ``..._BATCH`` the batch (1),
+``..._ARCHITECTURE`` sd15 or tiny (to try the test itself); rows are appended to
+data/08_reporting/benchmarks.jsonl.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers.models.attention_processor import AttnProcessor
+from transformers import CLIPTokenizer
+
+from diffground.backbone.architectures import ARCHITECTURES
+from diffground.backbone.folder import ModelFolder
+from diffground.backbone.frozen import FrozenDiffusion
+from diffground.backbone.random_weights import TOKENIZER, random_part
+from diffground.backbone.taps import Processor
+from diffground.png.data import PngBatch
+from diffground.png.feature_store import FrozenInputs
+from diffground.png.losses import LossConfig
+from diffground.png.model import PngModel
+from diffground.png.model_config import PngModelConfig
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "data/08_reporting/benchmarks.jsonl"
+PHRASES = 12
+CLASSES = tuple(range(133))  # of COCO panoptic
+VARIANTS = {
+    "step": "checkpointing, SDPA, cached latents",
+    "no_checkpoint": "no activation checkpointing",
+    "eager": "eager attention",
+    "no_cache": "VAE and text encoder in every step",
+}
+
+
+@pytest.mark.benchmark
+def test_one_training_step_at_stable_diffusion_sizes(capsys):
+    size = int(os.environ.get("DIFFGROUND_BENCHMARK_SIZE", "512"))
+    batch = int(os.environ.get("DIFFGROUND_BENCHMARK_BATCH", "1"))
+    architecture = os.environ.get("DIFFGROUND_BENCHMARK_ARCHITECTURE", "sd15")
+    rows: dict[str, dict[str, Any]] = {}
+    for variant in VARIANTS:
+        command = [sys.executable, __file__, architecture, variant, str(size), str(batch)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+        assert done.returncode == 0, done.stderr
+        rows[variant] = row = json.loads(done.stdout.splitlines()[-1])
+        if architecture == "sd15":
+            assert row["unet_parameters"] == 859_520_964  # the released model's
+            assert row["adapter_parameters"] == 3_365_600
+        assert row["sites"] == 15
+    base = rows["step"]
+    for row in rows.values():
+        for name in ("step_s", "peak_gib"):
+            row[f"{name}_ratio"] = round(row[name] / base[name], 2)
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    with RESULTS.open("a", encoding="utf-8") as stream:
+        stream.writelines(json.dumps(row) + "\n" for row in rows.values())
+    with capsys.disabled():
+        os.write(1, _table(rows).encode())
+
+
+def measure(architecture: str, variant: str, size: int, batch: int) -> dict[str, Any]:
+    """One variant's step, in this process."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    model = build(architecture, variant, dtype).to(device).train()
+    inputs = make_batch(model, variant, size, batch).to(device)
+    assert model.eipa is not None
+    optimizer = torch.optim.AdamW(model.trainable_parameters(), 1e-4)
+    loss_config = LossConfig(points=12544)
+
+    for _ in range(2 if device == "cuda" else 1):  # a GPU picks its kernels in the first step
+        optimizer.zero_grad(set_to_none=True)
+        _synchronise(device)
+        if device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        before, started = _memory(device), time.perf_counter()
+        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+            loss = model.loss(inputs, loss_config)["loss"]
+        _synchronise(device)
+        forward = time.perf_counter() - started
+        loss.backward()
+        optimizer.step()
+        _synchronise(device)
+        seconds = time.perf_counter() - started
+
+    assert torch.isfinite(loss)
+    trained = model.trainable_parameters()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in trained)
+    assert all(p.grad is None for p in model.backbone.parameters())
+    return {
+        "what": f"PNG training step, {architecture} sizes",
+        "variant": VARIANTS[variant],
+        "size": size,
+        "batch": batch,
+        "phrases": PHRASES,
+        "dtype": str(dtype).removeprefix("torch."),
+        "device": torch.cuda.get_device_name() if device == "cuda" else platform.machine(),
+        "threads": torch.get_num_threads(),
+        "forward_s": round(forward, 3),
+        "step_s": round(seconds, 3),
+        "before_gib": round(before, 3),
+        "peak_gib": round(_memory(device), 3),
+        "unet_parameters": sum(p.numel() for p in model.backbone.unet.parameters()),
+        "adapter_parameters": sum(p.numel() for p in model.eipa.parameters()),
+        "trained_parameters": sum(p.numel() for p in trained),
+        "sites": len(model.eipa.sites),
+    }
+
+
+def build(name: str, variant: str, dtype: torch.dtype) -> PngModel:
+    """The full model in a backbone with random weights, which need no folder."""
+    architecture = ARCHITECTURES[name]
+    tokenizer = CLIPTokenizer.from_pretrained(ROOT / TOKENIZER, local_files_only=True)
+    unet, vae, text = (
+        random_part(architecture, part, tokenizer=tokenizer, dtype=dtype)
+        for part in ("unet", "vae", "text_encoder")
+    )
+    source = ModelFolder(Path(name), "sd1", architecture.pairs, {}, architecture.scheduler)
+    scheduler = architecture.build_scheduler()
+    backbone = FrozenDiffusion(unet, vae, [tokenizer], [text], scheduler, source)
+    if variant == "eager":
+        Processor.fused = AttnProcessor()  # where the probe's processor captures nothing
+        for network in (unet, vae):
+            network.set_attn_processor(AttnProcessor())
+    config = PngModelConfig(checkpoint=variant != "no_checkpoint")
+    torch.manual_seed(0)
+    return PngModel(backbone, config, CLASSES)
+
+
+def make_batch(model: PngModel, variant: str, size: int, batch: int) -> PngBatch:
+    """Noise in the shapes of narratives of twelve phrases; images and words, or their features."""
+    torch.manual_seed(0)
+    words = [f"ball{' and' if i % 3 else ' on grass,'}" for i in range(PHRASES)]
+    starts = [sum(len(word) + 1 for word in words[:i]) for i in range(PHRASES)]
+    features = None
+    if variant != "no_cache":
+        features = FrozenInputs(
+            torch.randn(batch, 4, size // 8, size // 8, dtype=torch.float16),
+            torch.randn(batch, PHRASES, model.backbone.context_dim, dtype=torch.float16),
+            torch.ones(batch, PHRASES, dtype=torch.bool),
+            None,
+        )
+    return PngBatch(
+        ids=tuple(str(i) for i in range(batch)),
+        captions=(" ".join(words),) * batch,
+        spans=(tuple((start, start + len("ball")) for start in starts),) * batch,
+        images=torch.rand(batch, 3, size, size) * 2 - 1 if features is None else None,
+        targets=(torch.rand(batch, PHRASES, size // 4, size // 4) > 0.8).float(),
+        categories=torch.randint(0, len(CLASSES), (batch, PHRASES)),
+        features=features,
+    )
+
+
+def _memory(device: str) -> float:
+    """Peak memory so far in GiB: of the GPU's tensors, or resident in this process."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**30
+    status = Path("/proc/self/status")
+    if status.exists():  # ru_maxrss below may be the parent's, which a child inherits on Linux
+        (line,) = [x for x in status.read_text().splitlines() if x.startswith("VmHWM:")]
+        return int(line.split()[1]) / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**30 if platform.system() == "Darwin" else 2**20)
+
+
+def _synchronise(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def _table(rows: dict[str, dict[str, Any]]) -> str:
+    base = rows["step"]
+    lines = [
+        f"\n{base['what']}, {base['size']} px, batch {base['batch']}, {base['dtype']}, "
+        f"{base['device']}, {base['threads']} thread(s), "
+        f"{base['trained_parameters'] / 1e6:.1f} M trained parameters",
+        f"{'variant':<38} {'step':>8} {'peak':>10} {'before':>10} {'time':>6} {'memory':>7}",
+    ]
+    lines += [
+        f"{row['variant']:<38} {row['step_s']:>6.2f} s {row['peak_gib']:>6.2f} GiB "
+        f"{row['before_gib']:>6.2f} GiB {row['step_s_ratio']:>5.2f}x {row['peak_gib_ratio']:>6.2f}x"
+        for row in rows.values()
+    ]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(measure(sys.argv[1], sys.argv[2], *map(int, sys.argv[3:]))) + "\n")

@@ -1,0 +1,58 @@
+"""The prediction pipeline over a tiny benchmark and a tiny diffusion model."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import tiny_png
+from kedro.io import DataCatalog, MemoryDataset
+from kedro.runner import SequentialRunner
+
+from diffground.datasets import DataFolderDataset
+from diffground.errors import InputError
+from diffground.pipelines.png_predict import create_pipeline
+from diffground.png.predict import PredictConfig
+from diffground.png.variant import PngConfig
+
+
+def run(folder, **model):
+    png = PngConfig.model_validate(
+        {
+            "scale": "mini",
+            "device": "cpu",
+            "data": {"image_size": tiny_png.SIDE},
+            "model": {"decode": False, "eipa": {"zoom": 16, "heads": 4, "ffn": 8}, **model},
+            "train": {"max_steps": 1, "batch_size": 1, "learning_rate": 1e-3},
+        }
+    )
+    inputs = {
+        "coco": tiny_png.benchmark().root,
+        "png_models": folder / "models",
+        "png_features": folder / "features",
+        "panoptic_weights": folder / "panoptic",
+        "stable_diffusion": tiny_png.backbone().folder,
+        "png_predict_folder": folder / "out",
+        "params:png": png,
+        "params:png_predict": PredictConfig(),
+    }
+    datasets = {name: MemoryDataset(value) for name, value in inputs.items()}
+    datasets["png_predict"] = DataFolderDataset(
+        filepath=str(folder / "out"), markers=["report.json"]
+    )
+    SequentialRunner().run(create_pipeline(), DataCatalog(datasets))
+    return datasets["png_predict"].load()
+
+
+def test_prediction_with_the_defaults(tmp_path):
+    folder = run(tmp_path, insertion="none")
+    report = json.loads((folder / "report.json").read_text())
+    assert report["grounded"][0]["phrases"] == ["ball", "grass"]
+    assert report["variant"].startswith("none-")
+    assert {path.name for path in folder.glob("0*.png")} == {"00_ball.png", "01_grass.png"}
+
+
+def test_a_model_that_was_not_trained_names_the_pipeline_that_does(tmp_path):
+    with pytest.raises(InputError, match="run the pipeline png_train"):
+        run(tmp_path, insertion="both")
+    assert not (tmp_path / "out").exists()

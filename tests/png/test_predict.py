@@ -1,0 +1,242 @@
+"""From an image and a narrative to files: overlay, masks, run lengths, report."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tiny_png
+import torch
+from pycocotools import mask as coco
+from pydantic import ValidationError
+
+from diffground.errors import InputError
+from diffground.io import read_image, write_png
+from diffground.png.data import to_input
+from diffground.png.model import PngModel
+from diffground.png.model_config import PngModelConfig
+from diffground.png.predict import PredictConfig, describe_mask, ground, predict
+from diffground.png.requests import read_requests, slug
+from diffground.png.variant import PngConfig, PngTrainConfig
+
+pytestmark = pytest.mark.filterwarnings(  # pycocotools 2.0 with numpy 2, in decode alone
+    "ignore:__array__ implementation doesn't accept a copy keyword"
+)
+TEXT = "a [red ball] on the [grass] below a blue [sky]."
+PLAIN, SPANS = "a red ball on the grass below a blue sky.", [(2, 10), (18, 23), (37, 40)]
+SIZE = (40, 90)  # of the test image, pixels
+
+
+def png(**model) -> PngConfig:
+    settings = {"insertion": "none", "decode": False, "threshold": 0.4, **model}
+    return PngConfig(
+        scale="mini",
+        data=tiny_png.DATA,
+        model=PngModelConfig(**settings),
+        train=PngTrainConfig(max_steps=1, batch_size=1, learning_rate=1e-3),
+    )
+
+
+def zero_shot(config: PngConfig) -> PngModel:
+    ids = tiny_png.benchmark().categories.ids
+    return PngModel(tiny_png.backbone(), config.model, ids).eval()
+
+
+@pytest.fixture
+def image(tmp_path):
+    y, x = np.mgrid[: SIZE[0], : SIZE[1]]
+    pixels = np.where((y < 20)[..., None], (150, 200, 250), (40, 160, 40)).astype(np.uint8)
+    pixels[(x - 30) ** 2 + (y - 25) ** 2 < 90] = (220, 40, 40)
+    return write_png(tmp_path / "images/ball.png", pixels)
+
+
+def run(folder, config: PredictConfig, **model):
+    experiment = png(**model)
+    root = tiny_png.benchmark().root
+    return predict(zero_shot(experiment), "none-test", experiment, config, root, folder)
+
+
+def test_files_of_one_image(tmp_path, image):
+    folder = run(tmp_path / "out", PredictConfig(image=image, narrative=TEXT))
+    names = ["00_red_ball.png", "01_grass.png", "02_sky.png"]
+    assert {path.name for path in folder.iterdir()} == {
+        "report.json", "manifest.json", "masks.json", "overlay.png", *names,
+    }  # fmt: skip
+    content = json.loads((folder / "masks.json").read_text())
+    assert content["narrative"] == PLAIN and content["phrases_by"] == "brackets"
+    assert content["size"] == list(SIZE) and content["scale"] == "mini"
+    assert content["variant"] == "none-test"
+    backbone = tiny_png.backbone()
+    assert content["backbone"] == {
+        "name": backbone.folder.name, "fingerprint": backbone.fingerprint(),
+    }  # fmt: skip
+    assert [row["file"] for row in content["phrases"]] == names
+    masks = []
+    for row, span in zip(content["phrases"], SPANS, strict=True):
+        assert row["span"] == list(span) and row["text"] == PLAIN[slice(*span)]
+        mask = read_image(folder / row["file"])[..., 0]
+        assert mask.shape == SIZE and set(np.unique(mask)) <= {0, 255}
+        decoded = coco.decode(row["segmentation"])
+        assert row["segmentation"]["size"] == list(SIZE)
+        np.testing.assert_array_equal(decoded * 255, mask)
+        assert row["area"] == (mask > 0).sum() and not row["lost"]
+        assert row["score"] is None or 0.4 < row["score"] <= 1
+        masks.append(mask)
+    assert any(mask.any() for mask in masks)
+    overlay = read_image(folder / "overlay.png")
+    assert overlay.shape[1] > 2 * 320 and overlay.shape[0] > 320 * SIZE[0] // SIZE[1]
+    report = json.loads((folder / "report.json").read_text())
+    assert report["skipped"] == 0 and report["grounded"][0]["phrases"] == [
+        "red ball",
+        "grass",
+        "sky",
+    ]
+
+
+def test_masks_are_the_resized_probabilities_cut_at_the_threshold(image):
+    config = png()
+    model = zero_shot(config)
+    pixels = read_image(image)
+    result = ground(model, pixels, PLAIN, SPANS, config.data, "ball")
+    assert result.masks.shape == (3, *SIZE) and result.masks.dtype == bool
+    # by hand, through a benchmark's batch with its caption, phrases and pixels changed
+    batch = tiny_png.batch(0)
+    batch = replace(
+        batch,
+        captions=(PLAIN,),
+        spans=(tuple(SPANS),),
+        images=to_input(pixels, tiny_png.SIDE)[None],
+        targets=torch.zeros(1, 3, 16, 16),
+        categories=torch.zeros(1, 3, dtype=torch.int64),
+    )
+    prob = torch.nn.functional.interpolate(model.predict(batch), size=SIZE, mode="bilinear")[0]
+    far = (prob - 0.4).abs() > 1e-4  # rounding decides nearer
+    assert far.float().mean() > 0.99
+    assert ((prob > 0.4).numpy() == result.masks)[far.numpy()].all()
+    for one, mask, score in zip(prob, result.masks, result.scores, strict=True):
+        assert score is None or score == pytest.approx(float(one[mask].mean()), abs=1e-4)
+
+
+def test_a_later_prediction_replaces_an_earlier_one(tmp_path, image):
+    folder = tmp_path / "out"
+    run(folder, PredictConfig(image=image, narrative=TEXT))
+    run(folder, PredictConfig(image=image, narrative="a [ball]"))
+    assert [path.name for path in sorted(folder.glob("0*.png"))] == ["00_ball.png"]
+    with pytest.raises(InputError, match="character 3"):
+        run(folder, PredictConfig(image=image, narrative="a [ball"))
+    assert (folder / "00_ball.png").exists()  # a failure leaves what was there
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "holiday.jpg").write_bytes(b"")
+    with pytest.raises(InputError, match="left alone"):
+        run(mine, PredictConfig(image=image, narrative=TEXT))
+
+
+def test_without_an_image_the_first_validation_sample(tmp_path):
+    content = json.loads((run(tmp_path / "out", PredictConfig()) / "masks.json").read_text())
+    assert content["phrases_by"] == "given"
+    assert [row["text"] for row in content["phrases"]] == ["ball", "grass"]
+
+
+def test_found_phrases_and_those_beyond_the_limit(tmp_path, image):
+    config = PredictConfig(
+        image=image, narrative="In the picture a red ball lies on grass.", max_phrases=1
+    )
+    content = json.loads((run(tmp_path / "out", config) / "masks.json").read_text())
+    assert content["phrases_by"] == "found" and content["left_out"] == ["grass"]
+    assert [row["text"] for row in content["phrases"]] == ["red ball"]
+
+
+def test_phrases_lost_to_truncation_are_said(tmp_path, image):
+    narrative = "a [ball] " + "w " * 80 + "and a [sky]"
+    config = PredictConfig(image=image, narrative=narrative)
+    folder = run(tmp_path / "out", config, long_captions="truncate")
+    rows = json.loads((folder / "masks.json").read_text())["phrases"]
+    assert [row["lost"] for row in rows] == [False, True]
+    assert rows[1]["score"] is None and rows[1]["area"] == 0 and rows[1]["bbox"] == [0, 0, 0, 0]
+    assert json.loads((folder / "report.json").read_text())["grounded"][0]["lost"] == ["sky"]
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_bad_rows_of_a_table_do_not_stop_the_others(tmp_path, image, kind):
+    (image.parent / "broken.png").write_bytes(image.read_bytes()[:60])
+    rows = [
+        ("ball.png", TEXT),
+        ("none.png", TEXT),
+        ("broken.png", TEXT),
+        ("ball.png", "a [ball, and more"),
+        ("ball.png", "It is there."),
+        ("ball.png", ""),
+        ("ball.png", "the ball"),
+    ]
+    table = tmp_path / f"table.{kind}"
+    if kind == "csv":
+        lines = ["id,image,narrative", *(f'7,{name},"{text}"' for name, text in rows)]
+    else:
+        lines = [json.dumps({"image": name, "narrative": text}) for name, text in rows]
+        lines[5] = "{no json"
+    table.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    folder = run(tmp_path / "out", PredictConfig(image=image.parent, table=table))
+    report = json.loads((folder / "report.json").read_text())
+    assert report["total"] == 7 and report["skipped"] == 5
+    problems = {problem["item"]: problem["field"] for problem in report["problems"]}
+    assert problems == {
+        "001_none": "file",
+        "002_broken": "pixels",
+        "003_ball": "brackets",
+        "004_ball": "phrases",
+        "005": "line 7" if kind == "csv" else "line 6",
+    }
+    assert [entry["name"] for entry in report["grounded"]] == ["000_ball", "006_ball"]
+    assert {path.name for path in folder.iterdir() if path.is_dir()} == {"000_ball", "006_ball"}
+    assert (folder / "006_ball/00_ball.png").exists()
+
+
+def test_tables_that_cannot_be_read(tmp_path):
+    for name, text, message in [
+        ("t.txt", "", "one of .csv, .jsonl"),
+        ("t.csv", "image,text\na,b\n", "columns image and narrative"),
+        ("t.csv", "image,narrative\n", "has none"),
+        ("t.jsonl", "\n", "has none"),
+    ]:
+        (tmp_path / name).write_text(text)
+        with pytest.raises(InputError, match=message):
+            read_requests(tmp_path / name, tmp_path)
+    (tmp_path / "t.csv").write_bytes("image,narrative\na,\u00e9".encode("latin-1"))
+    with pytest.raises(InputError, match="UTF-8"):
+        read_requests(tmp_path / "t.csv", tmp_path)
+    with pytest.raises(InputError, match="cannot be read"):
+        read_requests(tmp_path / "missing.csv", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"image": "a.png"}, "need each other"),
+        ({"narrative": "a [b]"}, "need each other"),
+        ({"table": "t.csv", "narrative": "a [b]"}, "its own narratives"),
+    ],
+)
+def test_parameters_that_make_no_sense(options, message):
+    with pytest.raises(ValidationError, match=message):
+        PredictConfig(**options)
+
+
+def test_masks_as_coco_has_them():
+    mask = np.zeros((5, 7), dtype=bool)
+    mask[1:3, 2:6] = True
+    described = describe_mask(mask)
+    assert described["area"] == 8 and described["bbox"] == [2, 1, 4, 2]
+    np.testing.assert_array_equal(coco.decode(described["segmentation"]), mask)
+    generator = np.random.default_rng(0)
+    for height, width in [(1, 1), (33, 64), (480, 640)]:
+        mask = generator.random((height, width)) > 0.5
+        described = json.loads(json.dumps(describe_mask(mask)))
+        np.testing.assert_array_equal(coco.decode(described["segmentation"]), mask)
+
+
+def test_names_of_files():
+    assert slug("Mr. Smith's  dog!") == "mr_smith_s_dog"
+    assert slug("?") == "phrase" and len(slug("w" * 99)) == 40

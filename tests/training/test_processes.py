@@ -1,0 +1,58 @@
+"""Processes that a launcher starts are one run."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from diffground.training.processes import processes
+
+CODE = """
+import json, os, sys
+from pathlib import Path
+from diffground.training.processes import processes
+state = processes()
+state.wait_for_everyone()
+assert processes().is_main_process == (state.process_index == 0)
+from accelerate import Accelerator
+view = [Accelerator().num_processes, state.num_processes, state.device.type]
+(Path(sys.argv[1]) / f"{state.process_index}.json").write_text(json.dumps(view))
+"""
+EARLY = """
+from accelerate import PartialState
+PartialState()
+"""
+
+
+def start(folder: Path, code: str) -> subprocess.CompletedProcess[str]:
+    script = folder / "script.py"
+    script.write_text(code)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    return subprocess.run(
+        [*launcher, "--nproc-per-node", "2", str(script), str(folder)],
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_two_processes_on_a_processor_are_one_run(tmp_path: Path) -> None:
+    done = start(tmp_path, CODE)
+    assert done.returncode == 0, done.stderr
+    views = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
+    assert views == [[2, 2, "cpu"], [2, 2, "cpu"]]
+
+
+def test_alone() -> None:
+    assert processes().num_processes == 1 and processes().is_main_process
+
+
+def test_processes_that_do_not_see_each_other_are_an_error(tmp_path: Path) -> None:
+    done = start(tmp_path, EARLY + CODE)
+    assert done.returncode != 0
+    assert "2 processes were started, 1 take part in this run" in done.stderr
+    assert not list(tmp_path.glob("*.json"))
