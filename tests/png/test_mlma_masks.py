@@ -130,16 +130,16 @@ def test_initialisation():
         torch.testing.assert_close(offsets, fan.expand_as(offsets), atol=1e-6, rtol=0)
         for gain in (layer.fusion.vision_param, layer.fusion.text_param):
             assert gain.eq(0.25).all()
-    zero = (".sampling_offsets.weight", ".attention_weights.weight")
+    # As the library's own encoder initialises the same layers: weights of these have a rule of
+    # their own, Xavier-uniform, all others are small normal ones.
+    ruled = ("attn.value_proj", "attn.output_proj", "fusion.attn")
     for name, parameter in model.named_parameters():
-        if parameter.dim() < 2 or name.endswith(zero):
+        if parameter.dim() < 2 or not parameter.any():
             continue
         out, fan_in = parameter.shape[:2]
-        variance = 1.0 if name.endswith("level_embed") else 2 / (out + fan_in)
-        spread = math.sqrt(variance)
+        spread = math.sqrt(2 / (out + fan_in)) if any(r in name for r in ruled) else 0.02
+        spread = 1.0 if name.endswith("level_embed") else spread
         assert 0.75 * spread < parameter.std() < 1.25 * spread, name
-        if not name.endswith("level_embed"):
-            assert parameter.abs().max() <= math.sqrt(3) * spread, name
     biases = [p for name, p in model.named_parameters() if name.endswith("proj.bias")]
     assert len(biases) >= 2 * 7 and not any(bias.any() for bias in biases)
     assert torch.equal(make(3, randomised=False).level_embed, make(3, randomised=False).level_embed)

@@ -15,7 +15,15 @@ from torch.utils.data import Dataset
 
 from diffground.errors import InputError
 from diffground.training.config import TrainConfig
-from diffground.training.loop import BEST, LAST, _Stream, load_trainable, train, trainable_state
+from diffground.training.loop import (
+    BEST,
+    LAST,
+    LossFn,
+    _Stream,
+    load_trainable,
+    train,
+    trainable_state,
+)
 
 CONFIG = TrainConfig(
     max_steps=30, batch_size=6, learning_rate=0.02, log_every=5, checkpoint_every=7
@@ -147,6 +155,59 @@ def test_parts_learn_at_their_own_rate(tmp_path: Path) -> None:
     assert moved["frozen.weight"] == 0
     with pytest.raises(InputError, match="'tail'"):
         run(tmp_path / "other", config.model_copy(update={"rate_factors": {"tail": 2.0}}))
+
+
+def test_sgd_is_the_textbook_step_and_resumes(tmp_path: Path) -> None:
+    """v = m v + (g + wd p), p -= lr f v; an interrupted run keeps its velocities."""
+    options = {"learning_rate": 0.02, "momentum": 0.9, "weight_decay": 0.1, "grad_clip": 0.0}
+    config = TrainConfig(
+        max_steps=3, batch_size=20, optimizer="sgd", schedule="constant", checkpoint_every=1,
+        rate_factors={"body.3.bias": 2.0}, **options,
+    )  # fmt: skip
+    x, y = (torch.stack(part) for part in zip(*(Line()[i] for i in range(20)), strict=True))
+
+    def plain(model: nn.Module, batch: object) -> dict[str, Tensor]:
+        return {"loss": (model(x) - y).square().mean()}
+
+    def learn(folder: Path, loss: LossFn = plain) -> Net:
+        model = net()
+        train(model=model, loss_fn=loss, dataset=Line(), config=config, folder=folder)
+        return model
+
+    want = net().train()
+    velocity = {name: torch.zeros_like(p) for name, p in want.named_parameters()}
+    for _ in range(3):
+        want.zero_grad()
+        plain(want, None)["loss"].backward()
+        with torch.no_grad():
+            for name, p in want.body.named_parameters(prefix="body"):
+                velocity[name] = 0.9 * velocity[name] + p.grad + 0.1 * p
+                p.sub_(0.02 * (2 if name == "body.3.bias" else 1) * velocity[name])
+    got = learn(tmp_path / "whole")
+    for name, p in got.named_parameters():
+        torch.testing.assert_close(p, dict(want.named_parameters())[name])
+    calls = iter(range(3))
+
+    def dying(model: nn.Module, batch: object) -> dict[str, Tensor]:
+        if next(calls) == 2:
+            raise Killed
+        return plain(model, batch)
+
+    with pytest.raises(Killed):
+        learn(tmp_path / "cut", dying)
+    assert same(learn(tmp_path / "cut"), got)
+
+
+def test_options_of_the_other_optimizer_are_refused() -> None:
+    for options in ({"momentum": 0.9}, {"optimizer": "sgd"}):
+        with pytest.raises(ValueError, match="momentum"):
+            TrainConfig(max_steps=1, batch_size=1, learning_rate=0.1, **options)
+    with pytest.raises(ValueError, match="betas"):
+        TrainConfig(
+            max_steps=1, batch_size=1, learning_rate=0.1, optimizer="sgd", momentum=0.0,
+            betas=(0.5, 0.9),
+        )  # fmt: skip
+    assert "optimizer" not in CONFIG.model_dump()  # or every finished training gets a new key
 
 
 def test_finished_run_is_not_repeated(tmp_path: Path) -> None:

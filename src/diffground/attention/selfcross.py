@@ -29,16 +29,22 @@ def aggregate_cross(
     """
     total: Tensor | None = None
     for layer in layers:
-        if layer not in result.cross:
-            raise InputError("request", "cross", f"{layer!r} was not probed")
-        maps = result.cross[layer]  # (1, tokens, h, w)
-        assert maps.shape[0] == 1, "one item at a time: pass result.item(index)"
+        maps = probed_cross(result, layer)
         phrases = torch.stack([maps[:, list(tokens)].mean(dim=1) for tokens in token_indices], 1)
         resized = functional.interpolate(phrases, size, mode="bilinear", align_corners=False)[0]
         total = resized if total is None else total + resized
     if total is None:
         raise InputError("request", "cross", "no layer is given to aggregate")
     return total / len(layers)
+
+
+def probed_cross(result: ProbeResult, layer: str) -> Tensor:
+    """A layer's maps (1, tokens, h, w) of a result of one item; InputError if it has none."""
+    if layer not in result.cross:
+        raise InputError("request", "cross", f"{layer!r} was not probed")
+    maps = result.cross[layer]
+    assert maps.shape[0] == 1, "one item at a time: pass result.item(index)"
+    return maps
 
 
 def propagate(self_map: Tensor, maps: Tensor, iterations: int, sharpen: float = 1.0) -> Tensor:

@@ -16,8 +16,10 @@ What the paper leaves open, and what is done here:
 
 - The zooms. One zoom in and one zoom out per site (both outputs of a site share the latter, as
   only this fits the 3.37M parameters), around which the unzoomed phrase is kept as a residual:
-  ``R_itm = R^(l-1) + out(r_itm)``, ``R^(l) = R^(l-1) + out(r)``. With ``zoom_out_init: zero`` the
-  adapter starts as static prompting, exactly.
+  ``R_itm = R^(l-1) + g out(r_itm)``, ``R^(l) = R^(l-1) + g out(r)``. With ``zoom_out_init: zero``
+  the adapter starts as static prompting, exactly. The gain ``g`` (``zoom_out_gain``, 1 unless said
+  otherwise) slows down how fast the phrases leave where the frozen model knows them, and with them
+  all that reads them; in short trainings a small one is better for the decoder behind.
 - The norms. Three LayerNorm(D) per site, likewise counted. ``norm: pre`` (default) puts them before
   the three layers, where they leave equations 8 to 10's residual sums untouched; ``post`` behind
   each sum, as in Mask2Former. Keys and values are projected V -> D from ``F_itm``, whose channels
@@ -63,6 +65,7 @@ class EipaConfig(Config):
     attention_mask: Literal["accumulated", "previous", "none"] = "accumulated"
     mask_threshold: float = Field(default=0.5, ge=0, le=1)  # of the min-max normalised map
     zoom_out_init: Literal["zero", "default"] = "zero"
+    zoom_out_gain: float = Field(default=1.0, gt=0)  # times what a site adds to the phrases
 
     @model_validator(mode="after")
     def _heads_divide_zoom(self) -> EipaConfig:
@@ -129,6 +132,7 @@ class PhraseAdapter(nn.Module):
         zoom = config.zoom
         self.pre = config.norm == "pre"
         self.normalised = config.features == "normalised"
+        self.gain = config.zoom_out_gain
         self.zoom_in = nn.Linear(context_dim, zoom)
         self.self_attention = Attention(zoom, zoom, config.heads)
         self.cross_attention = Attention(zoom, width, config.heads)
@@ -166,7 +170,8 @@ class PhraseAdapter(nn.Module):
 
         r_bar = self._add(1, r_itm, cross)
         r = self._add(2, r_bar, self.ffn)
-        return phrases_BKC + self.zoom_out(r_itm), phrases_BKC + self.zoom_out(r), scores[0]
+        prompt, updated = (phrases_BKC + self.gain * self.zoom_out(x) for x in (r_itm, r))
+        return prompt, updated, scores[0]
 
     def _add(self, index: int, x: Tensor, layer: Callable[[Tensor], Tensor]) -> Tensor:
         """``layer(x) + x``, with this layer's norm before the layer or behind the sum."""

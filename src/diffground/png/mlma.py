@@ -23,9 +23,10 @@ What the paper leaves open, and what is done here:
 
 - The number of layers, heads and so on: as in the heads of Mask2Former and ODISE, from whose
   weights the visual attention may start.
-- Initialisation. Linear layers and projections are Xavier-uniform with zero biases, as in
-  Deformable DETR, GLIP and Mask2Former; the rest is the library's (sampling points that fan out
-  from the pixel, even weights), which a layer that is built outside the library's models lacks.
+- Initialisation. The library's rules for these layers, which layers that are built outside of its
+  models lack: small normal weights, sampling points that fan out from the pixel, even attention.
+  (With Xavier-uniform weights instead, the mini world's full model is 4 points of Average Recall
+  worse after 300 steps.)
 - Padded phrases are zero in every layer and at the end, and change nothing else. In a caption
   without any phrase, bi-attention adds nothing to the image: only its layer norm stays.
 - Precision. MLMA computes in its parameters' precision whatever autocast says, as the pixel decoder
@@ -125,13 +126,7 @@ class MlmaLayer(nn.Module):
         self.fusion = GroundingDinoFusionLayer(library) if config.bi_attention else None
         self.deformable = GroundingDinoDeformableLayer(library) if config.deformable else None
         self.phrases = GroundingDinoTextEnhancerLayer(library) if config.self_attention else None
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                _init_linear(module)
-        rules = GroundingDinoPreTrainedModel(library)
-        for module in self.modules():
-            if not isinstance(module, nn.Linear):
-                rules._init_weights(module)
+        _initialise(self, library)
         if self.fusion is not None:
             nn.init.constant_(self.fusion.vision_param, config.fusion_scale)
             nn.init.constant_(self.fusion.text_param, config.fusion_scale)
@@ -194,9 +189,7 @@ class MLMA(nn.Module):
         self.phrase_projections = nn.ModuleList(
             nn.Linear(phrase_width, width) for _ in range(self.phrase_levels)
         )
-        for module in self.modules():
-            if isinstance(module, (nn.Conv2d, nn.Linear)):
-                _init_linear(module)
+        _initialise(self, _library_config(config))
         parts = (config.bi_attention, config.deformable, config.self_attention)
         count = config.layers if any(parts) else 0
         self.layers = nn.ModuleList(MlmaLayer(config) for _ in range(count))
@@ -280,11 +273,9 @@ class MLMA(nn.Module):
         return nn.Parameter(torch.randn(LEVELS, self.config.width)) if wanted else None
 
 
-def _init_linear(module: nn.Linear | nn.Conv2d) -> None:
-    """Xavier-uniform, no bias."""
-    nn.init.xavier_uniform_(module.weight)
-    assert module.bias is not None
-    nn.init.zeros_(module.bias)
+def _initialise(module: nn.Module, library: GroundingDinoConfig) -> None:
+    """The library's initialisation of every part of ``module``, down to the linear layers."""
+    module.apply(GroundingDinoPreTrainedModel(library)._init_weights)
 
 
 def _library_config(config: MlmaConfig) -> GroundingDinoConfig:

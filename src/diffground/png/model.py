@@ -189,14 +189,13 @@ class PngModel(nn.Module):
         chosen = (0,) * len(STRIDES)
         if self.eipa is not None:
             chosen = phrase_levels(self.eipa.sites, self.backbone.unet)
-        share = self.config.decoder_gradient
         merged = self.mlma(
-            [_scaled(result.features[name].float(), share) for name in self.levels.modules],
-            [_scaled(phrases[index].float(), share) for index in chosen],
+            [result.features[name].float() for name in self.levels.modules],
+            [phrases[index].float() for index in chosen],
             inputs.valid,
             checkpoint=self.config.checkpoint and self.training,
         )
-        feature = self.mask_feature(merged.images[0], _scaled(fine, share))
+        feature = self.mask_feature(merged.images[0], fine)
         masks = self.decoder(merged.phrases[-1], merged.images, feature, inputs.valid)
         return DecoderMasks([resize_maps(m, size) for m in masks.layers], masks.categories)
 
@@ -285,11 +284,6 @@ class PngModel(nn.Module):
 def outputs_loss(outputs: PngOutputs, batch: PngBatch, config: LossConfig) -> dict[str, Tensor]:
     """The losses of a model's outputs (which a distributed wrapper may have made)."""
     return png_losses(outputs, batch.targets, batch.categories, config)
-
-
-def _scaled(tensor: Tensor, share: float) -> Tensor:
-    """The same tensor, whose gradient is multiplied by ``share`` on its way back."""
-    return tensor if share == 1.0 else tensor.detach() + share * (tensor - tensor.detach())
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -35,9 +35,6 @@ class PngModelConfig(Config):
     # What the VAE decoder sees: the clean latent as the UNet's output estimates it, that output
     # itself (a literal reading of section 3.3), or the image's own latent.
     mask_latent: Literal["denoised", "output", "clean"] = "denoised"
-    decoder_gradient: float = Field(
-        default=1.0, ge=0
-    )  # the decoder's gradient into EIPA, times this
     inner_width: int = Field(default=256, gt=0)  # channels of the learned inner product
     pretrained: bool = False  # MLMA's visual attention and the decoder start from Mask2Former's
     eipa: EipaConfig = EipaConfig()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
 from diffground.config import Config
 
@@ -17,8 +17,12 @@ class TrainConfig(Config):
     learning_rate: float = Field(gt=0)
     # Multiples of it by the start of a parameter's name, {"backbone.": 0.1}; the longest counts.
     rate_factors: dict[str, float] = Field(default_factory=dict)
-    weight_decay: float = Field(default=0.01, ge=0)
-    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = Field(default=0.01, ge=0)  # adamw: decoupled; sgd: L2, in the gradient
+    # Dumped only when chosen: the keys of what was trained before there was a choice stay the same.
+    optimizer: Literal["adamw", "sgd"] = Field(default="adamw", exclude_if=lambda o: o == "adamw")
+    betas: tuple[float, float] = (0.9, 0.999)  # of adamw
+    # of sgd, which needs it; 0 = off
+    momentum: float | None = Field(default=None, ge=0, lt=1, exclude_if=lambda m: m is None)
     schedule: Literal["constant", "linear", "cosine", "poly"] = "cosine"  # poly: (1 - s/S)^0.9
     warmup_steps: int = Field(default=0, ge=0)  # linear from 0
     grad_clip: float = Field(default=1.0, ge=0)  # L2 norm over all parameters; 0 = off
@@ -30,6 +34,14 @@ class TrainConfig(Config):
     log_every: PositiveInt = 20  # steps
     checkpoint_every: PositiveInt = 200  # steps
     evaluate_every: int = Field(default=0, ge=0)  # steps; 0 = only at the end
+
+    @model_validator(mode="after")
+    def _options_of_the_optimizer(self) -> TrainConfig:
+        if (self.optimizer == "sgd") != (self.momentum is not None):
+            raise ValueError("momentum belongs to the optimizer sgd, and sgd needs it")
+        if self.optimizer == "sgd" and self.betas != TrainConfig.model_fields["betas"].default:
+            raise ValueError("betas belong to the optimizer adamw")
+        return self
 
     def rate_factor(self, name: str) -> float:
         """What the learning rate of the parameter ``name`` is multiplied by."""

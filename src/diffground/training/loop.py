@@ -101,12 +101,7 @@ def train(
         )
     trainable = [p for p in model.parameters() if p.requires_grad]
     groups = _rate_groups(model, config)
-    optimizer = torch.optim.AdamW(
-        [{"params": parameters} for parameters in groups.values()],
-        config.learning_rate,
-        config.betas,
-        weight_decay=config.weight_decay,
-    )
+    optimizer = _optimizer(groups, config)
     model.to(accelerator.device)
     wrapped, optimizer = accelerator.prepare(model, optimizer)
     average = _Average(model, config.ema_decay)
@@ -189,6 +184,18 @@ def _rate_groups(model: nn.Module, config: TrainConfig) -> dict[float, list[nn.P
     for name, parameter in trained.items():
         groups.setdefault(config.rate_factor(name), []).append(parameter)
     return groups
+
+
+def _optimizer(
+    groups: dict[float, list[nn.Parameter]], config: TrainConfig
+) -> torch.optim.Optimizer:
+    """One group of parameters per factor of the learning rate, in the order of ``groups``."""
+    parameters = [{"params": group} for group in groups.values()]
+    rate, decay = config.learning_rate, config.weight_decay
+    if config.optimizer == "sgd":
+        assert config.momentum is not None, "checked by the configuration"
+        return torch.optim.SGD(parameters, rate, config.momentum, weight_decay=decay)
+    return torch.optim.AdamW(parameters, rate, config.betas, weight_decay=decay)
 
 
 def _set_rates(optimizer: Any, groups: dict[float, list[nn.Parameter]], rate: float) -> float:

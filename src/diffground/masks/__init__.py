@@ -1,0 +1,1 @@
+"""From scores to masks: dense CRF, labels and confidence, mask files. Knows no model."""

@@ -1,0 +1,305 @@
+"""Mask files of a data set: made image by image, by several processes and machines, and resumed.
+
+A folder of masks::
+
+    <folder>/mask/<id>.png         pseudo masks, 255 where the CRF is unsure
+             label/<id>.png        the same without the 255s, as they are measured
+             initial/<id>.png      labels before the CRF
+             confidence/<id>.png   the posterior of the best label, grey, 255 = certain
+             recipe.json           what the masks depend on
+             shard-000-of-001.json the items of this part that have no mask, and why
+             manifest.json         written last: its presence means whole
+
+Every file appears whole, and an item's ``mask`` after its other files: an item whose mask is there
+and readable is done. So a run that is killed goes on where it was, and ends with the same bytes.
+Nothing is collected: at most ``look_ahead`` images are in memory, and metrics are read from the
+files (:mod:`diffground.masks.measure`).
+
+``K`` classes, so K + 1 labels with the background first
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+from filelock import FileLock
+from numpy.typing import NDArray
+from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt, model_validator
+from tqdm.auto import tqdm
+
+from diffground.config import Config
+from diffground.errors import InputError, Problem, ProblemReport
+from diffground.io.files import write_whole
+from diffground.manifest import (
+    Configuration,
+    config_hash,
+    is_valid,
+    remove_manifest,
+    write_manifest,
+)
+from diffground.masks.crf import CrfConfig, dense_crf, require_pydensecrf
+from diffground.masks.labels import labels_of, read_labels, write_confidence, write_labels
+from diffground.masks.pool import outcomes
+
+Layer = Literal["mask", "label", "initial", "confidence"]
+
+RECIPE = "recipe.json"
+
+
+class MaskConfig(Config):
+    """How scores become mask files."""
+
+    crf: CrfConfig = CrfConfig()
+    threshold: float = Field(0.95, ge=0, le=1)  # pixels less certain are 255 in `mask`
+    label: bool = True  # also keep the labels of all pixels: the public code measures these
+    initial: bool = False  # also keep the labels before the CRF; the work must bring them
+    confidence: bool = False  # also keep the confidence
+
+    def layers(self) -> tuple[Layer, ...]:
+        """The files of an item, in the order in which they are written."""
+        optional: tuple[Layer, ...] = ("label", "initial", "confidence")
+        return (*(layer for layer in optional if getattr(self, layer)), "mask")
+
+
+class ShardConfig(Config):
+    """The part of the items that this run makes: every ``count``-th one."""
+
+    index: NonNegativeInt = 0
+    count: PositiveInt = 1
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Self:
+        if self.index >= self.count:
+            raise ValueError(f"index {self.index} is not in 0 … {self.count - 1}")
+        return self
+
+
+class WorkConfig(Config):
+    """Who makes the files. What they are does not depend on it."""
+
+    shard: ShardConfig = ShardConfig()
+    workers: NonNegativeInt = 0  # processes for the CRF; 0 = this one, while nothing else is made
+    look_ahead: PositiveInt | None = None  # images in memory at once; None = 2 x workers
+
+    @model_validator(mode="after")
+    def _look_ahead_is_used(self) -> Self:
+        if self.look_ahead is not None and not self.workers:
+            raise ValueError("look_ahead: without workers there is one image at a time")
+        return self
+
+
+@dataclass(frozen=True)
+class MaskWork:
+    """One image as the CRF wants it."""
+
+    image: NDArray[np.uint8]  # RGB (H, W, 3)
+    scores: NDArray[np.floating]  # (K + 1, H, W), background first, see `dense_crf`
+    label_ids: tuple[int, ...]  # K + 1 label ids, below 255
+    initial: NDArray[np.uint8] | None = None  # labels before the CRF (H, W)
+
+    def __post_init__(self) -> None:
+        size = self.image.shape[:2]
+        assert self.scores.shape == (len(self.label_ids), *size), (self.scores.shape, size)
+        assert self.initial is None or self.initial.shape == size, size
+
+
+def mask_path(folder: str | Path, item: str, layer: Layer = "mask") -> Path:
+    """The file of an item."""
+    return Path(folder) / layer / f"{item}.png"
+
+
+def write_masks(
+    ids: Sequence[str],
+    make: Callable[[str], MaskWork],
+    folder: str | Path,
+    config: MaskConfig,
+    work: WorkConfig,
+    *,
+    recipe: Configuration,
+) -> dict[str, Any]:
+    """Makes the mask files of ``ids`` that are not there.
+
+    Args:
+        ids: of *all* items, the same list for all shards; names of files, "/" makes folders.
+            With a longer list, a folder is filled further.
+        make: the scores of an item, called here one item after the other, only for those that are
+            missing, and never further ahead than ``work.look_ahead``. Its :class:`InputError` is
+            reported, and the other items go on.
+        folder: filled in place; may be shared by the machines of several shards.
+        config: CRF, threshold, and which files to keep.
+        work: this run's shard and processes.
+        recipe: what else the masks depend on (model, prompts, data). A folder that was begun with
+            another one is refused.
+
+    Returns:
+        JSON-ready ``{"folder", "complete", "items", "made", "kept", "skipped"}``: of this shard,
+        ``skipped`` as :meth:`~diffground.errors.ProblemReport.to_dict`. ``complete`` is False while
+        other shards are not there; an item that was reported does not hinder it.
+
+    Raises:
+        InputError: no items, a name twice or one that is no file name, another recipe, or
+            pydensecrf is wanted and not installed.
+    """
+    folder = Path(folder)
+    _check_ids(ids, folder)
+    if config.crf.backend == "pydensecrf":
+        require_pydensecrf()  # here: later it would be the fault of every single item
+    store = _Store(folder, tuple(ids), config, work.shard, recipe)
+    mine = ids[work.shard.index :: work.shard.count]
+    folder.mkdir(parents=True, exist_ok=True)
+    report = ProblemReport(total=len(mine))
+    with FileLock(folder / f".{store.report_path(work.shard.index).stem}.lock"):
+        store.check_recipe()
+        whole = is_valid(folder, store.manifest_config)
+        pending = [item for item in mine if not store.is_done(item, trust=whole)]
+        if pending or not whole:
+            remove_manifest(folder)
+            store.report_path(work.shard.index).unlink(missing_ok=True)
+            refine = partial(_refine, folder, config)
+            ended = outcomes(
+                pending, make, refine, workers=work.workers, look_ahead=work.look_ahead
+            )
+            desc = f"masks {folder.name}"
+            for problem in tqdm(ended, desc=desc, total=len(pending), disable=not pending):
+                report.problems += [problem] if problem else []
+            order = {item: row for row, item in enumerate(mine)}
+            report.problems.sort(key=lambda problem: order[problem.item])
+            store.write_report(report)
+            whole = store.finish()
+    return {
+        "folder": folder.name,
+        "complete": whole,
+        "items": len(mine),
+        "made": len(pending) - len(report.problems),
+        "kept": len(mine) - len(pending),
+        "skipped": report.to_dict(),
+    }
+
+
+def _refine(folder: Path, config: MaskConfig, item: str, work: MaskWork) -> None:
+    """Runs the CRF and writes an item's files, ``mask`` last; in whichever process."""
+    posterior = dense_crf(work.image, work.scores, config.crf)
+    labels, confidence = labels_of(posterior, work.label_ids, None)
+    for layer in config.layers():
+        path = mask_path(folder, item, layer)
+        if layer == "confidence":
+            write_confidence(path, confidence)
+        elif layer == "initial":
+            assert work.initial is not None, "config.initial wants the labels before the CRF"
+            write_labels(path, work.initial)
+        elif layer == "label":
+            write_labels(path, labels)
+        else:
+            write_labels(path, labels_of(posterior, work.label_ids, config.threshold)[0])
+
+
+class _Store:
+    """What lies in the folder, and what should."""
+
+    def __init__(
+        self,
+        folder: Path,
+        ids: tuple[str, ...],
+        config: MaskConfig,
+        shard: ShardConfig,
+        recipe: Configuration,
+    ) -> None:
+        self.folder, self.ids, self.config, self.shard = folder, ids, config, shard
+        # Not the device: machines that share a folder may differ.
+        masks = config.model_dump(mode="json", exclude={"crf": {"device"}})
+        made = recipe.model_dump(mode="json") if isinstance(recipe, BaseModel) else dict(recipe)
+        self.recipe: dict[str, Any] = {"masks": masks, "recipe": made}
+        self.ids_hash = config_hash({"ids": list(ids)})
+        self.manifest_config = self.recipe | {"ids": self.ids_hash}
+
+    def report_path(self, index: int) -> Path:
+        """The problems of a shard."""
+        return self.folder / f"shard-{index:03d}-of-{self.shard.count:03d}.json"
+
+    def check_recipe(self) -> None:
+        """Notes what the masks depend on; refuses a folder that was begun with something else."""
+        path = self.folder / RECIPE
+        if not path.exists():
+            _write_json(path, self.recipe)
+            return
+        before = _read_json(path) or {}
+        other = [key for key, part in self.recipe.items() if not _equal(before.get(key), part)]
+        if other:
+            raise InputError(
+                path,
+                ", ".join(other),
+                "the folder's masks were made with other parameters; choose another folder, or "
+                "remove this one to make them again",
+            )
+
+    def is_done(self, item: str, *, trust: bool) -> bool:
+        """Whether an item's files are there and, unless ``trust``, its mask can be read."""
+        paths = [mask_path(self.folder, item, layer) for layer in self.config.layers()]
+        if not all(path.exists() for path in paths):
+            return False
+        try:
+            return trust or read_labels(paths[-1]).size > 0
+        except InputError:
+            return False
+
+    def write_report(self, report: ProblemReport) -> None:
+        """Declares that this run's shard is finished."""
+        content = {"ids": self.ids_hash, "problems": [asdict(row) for row in report.problems]}
+        _write_json(self.report_path(self.shard.index), content)
+
+    def finish(self) -> bool:
+        """Writes the manifest if every shard is finished."""
+        with FileLock(self.folder / ".finish.lock"):
+            known: set[str] = set()
+            for index in range(self.shard.count):
+                report = _read_json(self.report_path(index))
+                if report is None or report["ids"] != self.ids_hash:
+                    return False
+                known |= {Problem(**row).item for row in report["problems"]}
+            if not all(item in known or self.is_done(item, trust=True) for item in self.ids):
+                return False
+            # Left behind by killed runs; no run is writing now.
+            for stale in self.folder.rglob(".*.part"):
+                stale.unlink(missing_ok=True)
+            current = {self.report_path(index) for index in range(self.shard.count)}
+            for stale in set(self.folder.glob("shard-*-of-*.json")) - current:
+                stale.unlink(missing_ok=True)
+            write_manifest(self.folder, self.manifest_config)
+            return True
+
+
+def _check_ids(ids: Sequence[str], folder: Path) -> None:
+    if not ids:
+        raise InputError(folder, "ids", "there is no item to make a mask of")
+    seen: set[str] = set()
+    for item in ids:
+        # Hidden files would not be in the manifest.
+        if any(not part or part.startswith(".") for part in item.split("/")):
+            raise InputError(folder, f"item {item!r}", "its name cannot be the name of a file")
+        if item in seen:
+            raise InputError(folder, f"item {item!r}", "the name occurs twice")
+        seen.add(item)
+
+
+def _equal(one: Any, other: Any) -> bool:
+    return config_hash({"": one}) == config_hash({"": other})
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    text = json.dumps(content, indent=2) + "\n"
+    write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    """A file of ours; None if there is none that can be read."""
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None

@@ -1,0 +1,208 @@
+"""Class maps: equal to the public code's steps, and independent of order, batches and company."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from text2mask_reference import random_model, reference
+
+from diffground.attention.aggregate import (
+    AggregationConfig,
+    ClassMaps,
+    background_score,
+    class_maps,
+    image_scores,
+    initial_labels,
+    latent_maps,
+)
+from diffground.attention.queries import Phrase, Prompt
+from diffground.backbone.frozen import FrozenDiffusion
+from diffground.errors import InputError
+
+TEXT = "a photo including cat, tv set, and sea."
+PROMPT = Prompt(
+    TEXT,
+    (
+        Phrase("cat", ((18, 21),)),
+        Phrase("tv", ((23, 25), (26, 29))),
+        Phrase("sea", ((35, 38),), True),
+    ),
+)
+ALONE = [
+    Prompt(f"a photo including {word}.", (Phrase(word, ((18, 18 + len(word)),)),))
+    for word in ("cat", "tv")
+]
+
+
+@cache
+def tiny() -> FrozenDiffusion:
+    """Tiny, and its attention is not flat: random projections barely tell pixels apart."""
+    model = random_model("tiny")
+    for name, parameter in model.unet.named_parameters():
+        if name.endswith(("to_q.weight", "to_k.weight")):
+            parameter.mul_(3)
+    return model
+
+
+def picture(height: int = 375, width: int = 500) -> np.ndarray:
+    random = np.random.default_rng(height)
+    coarse = torch.from_numpy(random.random((1, 3, 6, 8)))
+    smooth = torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic").clamp(0, 1)
+    return (smooth[0].permute(1, 2, 0).numpy() * 255).astype(np.uint8)
+
+
+def maps(config: AggregationConfig, prompts=(PROMPT,), item="a", seed=42, **kwargs) -> ClassMaps:
+    return class_maps(tiny(), picture(**kwargs), prompts, config, item=item, seed=seed)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "noises", "threshold", "boxes"),
+    [(375, 500, 1, 0.5, 0.2), (500, 333, 1, 0.35, 0.5), (500, 500, 3, 0.5, 0.2)],
+)
+def test_official_is_the_public_code(height, width, noises, threshold, boxes) -> None:
+    config = AggregationConfig(
+        noises=noises, background_threshold=threshold, box_threshold=boxes, compat="official"
+    )
+    expected = reference(
+        tiny(),
+        picture(height, width),
+        PROMPT,
+        item="a",
+        seed=42,
+        noises=noises,
+        threshold=threshold,
+        boxes=boxes,
+        native=64,
+    )
+    found = maps(config, height=height, width=width)
+    assert found.keys == ("cat", "tv")
+    assert (expected["maps"] - found.maps).abs().max() < 1e-4
+    assert (expected["high_res"] - image_scores(found, config)).abs().max() < 1e-4
+    assert (expected["initial"] != initial_labels(found, config)).mean() < 1e-3
+
+
+def test_paper_is_equation_3() -> None:
+    """No min-max and no box before the propagation; labels of enlarged scores."""
+    config = AggregationConfig(compat="paper", vae_sample=False)
+    plain = AggregationConfig(
+        compat="official", vae_sample=False, normalise_cross=False, box_mask=False, long_side=128
+    )
+    found, same = maps(config, height=128, width=128), maps(plain, height=128, width=128)
+    assert found.maps.shape == (2, 4, 4)  # 88 px, stretched to 64
+    assert same.maps.shape == (2, 8, 8)
+    wide = config.model_copy(update={"long_side": 128})
+    found = maps(wide, height=128, width=128)
+    torch.testing.assert_close(found.maps, same.maps)
+    labels = image_scores(found, wide).argmax(dim=0).numpy()
+    assert np.array_equal(initial_labels(found, wide), labels)
+    assert found.maps.amin() == 0 and found.maps.amax() == 1
+
+
+def test_batches_and_order_change_nothing() -> None:
+    config = AggregationConfig(noises=3, long_side=128)
+    whole = maps(config)
+    for size in (1, 2):
+        again = maps(config.model_copy(update={"noise_batch": size}))
+        torch.testing.assert_close(again.maps, whole.maps, atol=1e-5, rtol=0)
+    assert torch.equal(maps(config).maps, whole.maps)
+    assert not torch.allclose(maps(config, item="b").maps, whole.maps)
+    assert not torch.allclose(maps(config, seed=43).maps, whole.maps)
+
+
+def test_noises_are_averaged_after_the_min_max() -> None:
+    """And the first noise of several is the only one of one."""
+    config = AggregationConfig(noises=2, long_side=128, method="cross")
+    both, one = maps(config), maps(config.model_copy(update={"noises": 1}))
+    assert one.maps.amax(dim=(1, 2)).tolist() == [1, 1]
+    second = 2 * both.maps - one.maps
+    assert second.amin(dim=(1, 2)).abs().max() < 1e-5
+    assert (second.amax(dim=(1, 2)) - 1).abs().max() < 1e-5
+
+
+def test_separate_prompts_are_independent_of_each_other() -> None:
+    config = AggregationConfig(noises=2, noise_batch=3, long_side=128)
+    both = maps(config, ALONE)
+    assert both.keys == ("cat", "tv")
+    for row, prompt in enumerate(ALONE):
+        single = maps(config, [prompt])
+        torch.testing.assert_close(single.maps[0], both.maps[row], atol=1e-5, rtol=0)
+    only_words = Prompt("a photo including sea.", (Phrase("sea", ((18, 21),), True),))
+    assert torch.equal(maps(config, [ALONE[0], only_words, ALONE[1]]).maps, both.maps)
+
+
+@pytest.mark.parametrize("method", ["selfcross", "cross", "cross+selfcross", "cbp", "daam"])
+@pytest.mark.parametrize("size", [(128, 128), (90, 128)])
+def test_every_method(method, size) -> None:
+    config = AggregationConfig(method=method, noises=2, long_side=128)
+    found = maps(config, height=size[0], width=size[1])
+    stride = 8 if method == "daam" else 16
+    grid = (2, found.geometry.padded[0] // stride, found.geometry.padded[1] // stride)
+    assert tuple(found.maps.shape) == tuple(found.cross.shape) == grid
+    assert found.maps.dtype == torch.float32 and not found.maps.requires_grad
+    assert found.maps.amin() >= 0 and found.maps.amax() <= 1
+    assert image_scores(found, config).shape == (3, *size)
+    assert initial_labels(found, config).max() <= 2
+
+
+def test_cross_and_selfcross_together() -> None:
+    config = AggregationConfig(long_side=128)
+    alone, cross, both = (
+        maps(config.model_copy(update={"method": method})).maps
+        for method in ("selfcross", "cross", "cross+selfcross")
+    )
+    torch.testing.assert_close(both, (alone + cross) / 2)
+    torch.testing.assert_close(maps(config).cross, cross)
+
+
+def test_layers_by_the_papers_numbers() -> None:
+    config = AggregationConfig(long_side=128, cross_layers=(4, 5, 6, 7, 8), self_layer=11)
+    table = config.layers(tiny())
+    assert table == AggregationConfig().layers(tiny())
+    assert table.cross[2] == "mid_block.attentions.0.transformer_blocks.0.attn2"
+    fine = config.model_copy(update={"self_layer": 13})
+    assert maps(fine).maps.shape[-1] == 2 * maps(config).maps.shape[-1]
+    with pytest.raises(InputError, match="0 to 15"):
+        maps(config.model_copy(update={"self_layer": 16}))
+
+
+def test_half_precision() -> None:
+    """Maps stay float32 whatever the UNet's dtype is."""
+    model = random_model("tiny", torch.bfloat16)
+    config = AggregationConfig(long_side=128)
+    found = class_maps(model, picture(), [PROMPT], config, item="a", seed=0)
+    assert found.maps.dtype == torch.float32 and found.maps.isfinite().all()
+
+
+def test_background() -> None:
+    two = torch.tensor([[[0.0, 0.4]], [[0.3, 1.0]]])
+    torch.testing.assert_close(background_score(two, 0.5, 2), torch.tensor([[0.49, 0.0]]))
+    torch.testing.assert_close(background_score(two, 0.35, 2), torch.tensor([[0.16, 0.09]]))
+    torch.testing.assert_close(background_score(two, 0.5, 1), torch.tensor([[0.7, 0.0]]))
+
+
+def test_bad_prompts() -> None:
+    config, sea = AggregationConfig(long_side=128), Phrase("sea", ((18, 21),), True)
+    with pytest.raises(InputError, match="no class to look for"):
+        maps(config, [])
+    with pytest.raises(InputError, match="no class to look for"):
+        maps(config, [Prompt("a photo including sea.", (sea,))])
+    with pytest.raises(InputError, match="more than once: cat"):
+        maps(config, [ALONE[0], ALONE[0]])
+    with pytest.raises(InputError, match="holds no text"):
+        maps(config, [Prompt("a  b", (Phrase("b", ((1, 3),)),))])
+    with pytest.raises(InputError, match="the text encoder reads 77"):
+        maps(config, [Prompt("cat " * 80, (Phrase("cat", ((0, 3),)),))])
+
+
+def test_latents_may_come_from_a_cache() -> None:
+    config = AggregationConfig(long_side=128, vae_sample=False, compat="paper")
+    from_image = maps(config, height=128, width=128)
+    pixels = torch.from_numpy(picture(128, 128)).permute(2, 0, 1)[None] / 127.5 - 1
+    latents = tiny().encode_images(pixels)
+    keys, found, cross = latent_maps(tiny(), latents, [PROMPT], config, item="a", seed=42)
+    assert keys == from_image.keys
+    torch.testing.assert_close(found, from_image.maps, atol=1e-5, rtol=0)
+    torch.testing.assert_close(cross, from_image.cross, atol=1e-5, rtol=0)

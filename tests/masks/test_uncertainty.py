@@ -1,0 +1,38 @@
+"""The uncertain pixels of Figure 4, and its picture."""
+
+import numpy as np
+
+from diffground.io.palette import colour_map
+from diffground.masks.labels import labels_of
+from diffground.masks.uncertainty import comparison_row, label_picture, uncertain
+
+
+def test_paper_looks_at_the_border_between_two_labels():
+    # three labels, five pixels: the best two are 0.6, 0.04, 0.06 and 0 apart; then all are low
+    scores = np.array([[[0.8, 0.50, 0.50, 0.3, 0.0]], [[0.2, 0.46, 0.10, 0.3, 0.1]]])
+    scores = np.concatenate([scores, [[[0.1, 0.0, 0.44, 0.2, 0.02]]]])
+    assert uncertain(scores, "paper").tolist() == [[False, True, False, True, False]]
+    assert not uncertain(scores[:1], "paper").any()  # nothing to be confused with
+
+
+def test_official_are_the_pixels_that_the_saved_masks_leave_out():
+    posterior = np.random.default_rng(0).dirichlet((0.1, 0.1, 0.1), (9, 7)).transpose(2, 0, 1)
+    unsure = uncertain(posterior, "official")
+    assert 0 < unsure.mean() < 1
+    assert (unsure == (labels_of(posterior, (0, 1, 2), 0.95)[0] == 255)).all()
+
+
+def test_uncertain_pixels_are_white():
+    labels = np.array([[0, 3, 255]], np.uint8)
+    assert label_picture(labels).tolist() == [[[0, 0, 0], [128, 128, 0], [255, 255, 255]]]
+    unsure = np.array([[True, False, False]])
+    assert label_picture(labels, unsure)[0, 0].tolist() == [255, 255, 255]
+    assert (colour_map()[0] == 0).all()  # the table itself is as it was
+
+
+def test_row_of_the_figure():
+    image = np.full((2, 3, 3), 9, np.uint8)
+    labels = np.zeros((2, 3), np.uint8)
+    row = comparison_row(image, [labels, labels], gap=1)
+    assert row.shape == (2, 11, 3)
+    assert row[0, :, 0].tolist() == [9, 9, 9, 255, 0, 0, 0, 255, 0, 0, 0]
