@@ -12,7 +12,7 @@ included; (c) the same from the image on, so with the VAE; (d) the public recipe
 the classifier-free pair with every attention matrix written out, averaged over heads, and the
 self-attention squared in all 16 blocks. That recipe runs a second such pass, whose result it throws
 away: the measured time counts twice. Its matrices are made here item by item and head by head and
-freed at once, where the public code holds them together, 30 GB and more in float32. The targets are
+freed at once, where the public code makes all heads together and keeps the means. The targets are
 (b) / (a) ≤ 1.0 in time and ≤ 1.2 in memory, and (b) / (d) ≤ 1/10 in time on a processor.
 
 On a processor that takes minutes for (a) to (c) and ten or more for (d), and 8 GB of memory.

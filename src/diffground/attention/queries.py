@@ -21,16 +21,14 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
 from diffground.attention.vocabulary import ClassEntry, Compat, Vocabulary
 from diffground.backbone.alignment import Span
+from diffground.backbone.text import TokenRoom
 from diffground.errors import InputError
-
-if TYPE_CHECKING:
-    from diffground.backbone.frozen import FrozenDiffusion
 
 __all__ = ["ClassEntry", "Compat", "Phrase", "Prompt", "TokenRoom", "Vocabulary", "compose"]
 
@@ -66,35 +64,6 @@ class Prompt:
     def classes(self) -> tuple[str, ...]:
         """The keys of the phrases that are classes."""
         return tuple(phrase.key for phrase in self.phrases if not phrase.background)
-
-
-@dataclass(frozen=True)
-class TokenRoom:
-    """How many tokens texts have, and how many fit into a prompt.
-
-    Attributes:
-        count: the number of tokens of each of several texts, start and end token not counted.
-        limit: the most that fit, beside the start and the end token (75 for CLIP).
-    """
-
-    count: Callable[[Sequence[str]], list[int]]
-    limit: int
-
-    @classmethod
-    def of(cls, model: FrozenDiffusion) -> TokenRoom:
-        """A model's; where its two tokenizers differ (SDXL), the larger count and smaller limit."""
-        encoders: list[Any] = list(model.text_encoders)
-        positions = [int(encoder.config.max_position_embeddings) for encoder in encoders]
-        limits = [*positions, *(int(t.model_max_length) for t in model.tokenizers)]
-
-        def count(texts: Sequence[str]) -> list[int]:
-            rows = [
-                tokenizer(list(texts), add_special_tokens=False, verbose=False).input_ids
-                for tokenizer in model.tokenizers
-            ]
-            return [max(map(len, column)) for column in zip(*rows, strict=True)]
-
-        return cls(count, min(limits) - 2)
 
 
 def compose(

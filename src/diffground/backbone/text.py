@@ -5,15 +5,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
 from diffground.backbone.alignment import Span, token_indices
 from diffground.errors import InputError
+
+if TYPE_CHECKING:
+    from diffground.backbone.frozen import FrozenDiffusion
 
 Overflow = Literal["error", "truncate"]
 
@@ -36,6 +39,35 @@ class PromptEncoding:
     def token_indices(self, item: int, span: Span) -> list[int]:
         """The tokens under a span of characters of prompt ``item``; see :mod:`.alignment`."""
         return token_indices(self.prompts[item], self.offsets[item], span)
+
+
+@dataclass(frozen=True)
+class TokenRoom:
+    """How many tokens texts have, and how many fit into a prompt.
+
+    Attributes:
+        count: the number of tokens of each of several texts, start and end token not counted.
+        limit: the most that fit, beside the start and the end token (75 for CLIP).
+    """
+
+    count: Callable[[Sequence[str]], list[int]]
+    limit: int
+
+    @classmethod
+    def of(cls, model: FrozenDiffusion) -> TokenRoom:
+        """A model's; where its two tokenizers differ (SDXL), the larger count and smaller limit."""
+        encoders: list[Any] = list(model.text_encoders)
+        positions = [int(encoder.config.max_position_embeddings) for encoder in encoders]
+        limits = [*positions, *(int(t.model_max_length) for t in model.tokenizers)]
+
+        def count(texts: Sequence[str]) -> list[int]:
+            rows = [
+                tokenizer(list(texts), add_special_tokens=False, verbose=False).input_ids
+                for tokenizer in model.tokenizers
+            ]
+            return [max(map(len, column)) for column in zip(*rows, strict=True)]
+
+        return cls(count, min(limits) - 2)
 
 
 def tokenize(

@@ -4,10 +4,8 @@ Krähenbühl and Koltun, "Efficient inference in fully connected CRFs with Gauss
 (NeurIPS 2011), whose Gaussian sums over all pairs of pixels are taken on a permutohedral lattice
 (Adams, Baek and Davis, "Fast high-dimensional filtering using the permutohedral lattice", 2010).
 The lattice is an approximation of its own, coarse where few pixels have a similar colour, and the
-compiled code uses it; a sum over the true kernel would give *other* masks (they differ in up to 2 %
-of the pixels of small noisy pictures). So this is the same lattice, and the same masks: posteriors agree to
-1e-4, but for one pixel here and there (0.01) whose colour lies on a border between two cells, where
-the last bit decides which lattice points are in use.
+compiled code uses it: a sum over the true kernel would give *other* masks (in up to 2 % of the
+pixels of small noisy pictures). So this is the same lattice, and the same masks.
 
 ``N`` pixels · ``L`` labels · ``d`` features of a pixel · ``M`` lattice points in use
 """
@@ -128,14 +126,16 @@ def _enclosing_simplex(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
     Returns the simplex's lattice point of colour 0, int64 (N, d+1); the rank of each coordinate of
     the difference to it, 0 for the largest, int64 (N, d+1); and the barycentric weights of the
-    corners, in the features' dtype (N, d+1).
+    corners, float32 (N, d+1).
     """
+    assert features.dtype == torch.float32, features.dtype
     d = features.shape[1]
     # An orthogonal basis of the hyperplane, so scaled that spread, blur and reading together have
-    # the variance 1.
+    # the variance 1. In single precision, its factor rounded too, as the compiled code does: close
+    # to a border between cells the last bit decides which lattice points are in use.
+    width = torch.tensor((d + 1) * math.sqrt(2 / 3), dtype=torch.float32).double()
     order = torch.arange(1, d + 1, device=features.device)
-    scale = (d + 1) * math.sqrt(2 / 3) / torch.sqrt(order.double() * (order + 1))
-    scaled = features * scale.to(features.dtype)
+    scaled = features * (width / torch.sqrt(order.double() * (order + 1))).float()
     tail = scaled.flip(1).cumsum(1).flip(1)  # sum over i >= j
     zero = torch.zeros_like(tail[:, :1])
     elevated = torch.cat([tail, zero], 1) - torch.cat([zero, order * scaled], 1)

@@ -94,7 +94,7 @@ class WorkConfig(Config):
         return self
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # arrays cannot be compared as one
 class MaskWork:
     """One image as the CRF wants it."""
 

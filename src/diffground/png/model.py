@@ -49,8 +49,6 @@ from diffground.seeds import derive_seed
 from diffground.training.loop import atomic_save, load_trainable, trainable_state
 
 WEIGHTS, CONFIG = "png.safetensors", "png.json"
-
-
 OUTPUT = "conv_out"  # the UNet's last module
 
 

@@ -9,16 +9,15 @@ phrase lies whole in several windows, its embedding is the mean over these.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from diffground.backbone.alignment import Span, token_indices
 from diffground.backbone.frozen import FrozenDiffusion
-from diffground.backbone.text import tokenize
+from diffground.backbone.text import TokenRoom, tokenize
 from diffground.errors import InputError
 from diffground.png.windows import LongCaptions, cut_caption
 
@@ -69,7 +68,7 @@ def check_caption(
 ) -> None:
     """Raises the :class:`InputError` that encoding this caption would raise; encodes nothing."""
     windows = _windows(backbone, caption, spans, long_captions)
-    limit = _room(backbone) + 2
+    limit = TokenRoom.of(backbone).limit + 2
     for tokenizer in backbone.tokenizers:
         _, _, offsets = tokenize(tokenizer, [window.text for window in windows], limit, "error")
         for window, tokens in zip(windows, offsets, strict=True):
@@ -110,33 +109,11 @@ def _windows(
         if not 0 <= start < end <= len(caption):
             raise InputError(name, "phrases", f"({start}, {end}) is no part of the caption")
     windows: list[_Window] = []
-    cuts = cut_caption(caption, spans, _counter(backbone), _room(backbone), long_captions)
+    room = TokenRoom.of(backbone)
+    cuts = cut_caption(caption, spans, room.count, room.limit, long_captions)
     for start, end in cuts:
         inside = [i for i, (a, b) in enumerate(spans) if start <= a and b <= end]
         if inside or not windows:
             shifted = [(spans[i][0] - start, spans[i][1] - start) for i in inside]
             windows.append(_Window(caption[start:end], inside, shifted))
     return windows
-
-
-def _room(backbone: FrozenDiffusion) -> int:
-    """Positions left for text beside the start and end tokens."""
-    encoders: list[Any] = list(backbone.text_encoders)
-    positions = [int(encoder.config.max_position_embeddings) for encoder in encoders]
-    return min(*positions, *(int(t.model_max_length) for t in backbone.tokenizers)) - 2
-
-
-def _counter(backbone: FrozenDiffusion) -> Callable[[Sequence[str]], list[int]]:
-    """Counts tokens without the start and the end; the larger number where tokenizers differ."""
-
-    def count(texts: Sequence[str]) -> list[int]:
-        counts = [
-            [
-                len(ids)
-                for ids in tokenizer(list(texts), add_special_tokens=False, verbose=False).input_ids
-            ]
-            for tokenizer in backbone.tokenizers
-        ]
-        return [max(column) for column in zip(*counts, strict=True)]
-
-    return count
