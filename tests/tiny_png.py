@@ -36,11 +36,16 @@ MODEL = {
 _FOLDERS = tempfile.TemporaryDirectory()  # removed when the tests end
 
 
-@cache
 def backbone(seed: int = 0) -> FrozenDiffusion:
     """The tiny model, made once per process."""
-    folder = make_diffusion(Path(_FOLDERS.name) / f"tiny-sd-{seed}", seed)
-    return FrozenDiffusion.from_pretrained(folder)
+    return _backbone(seed)  # by position: a cache tells `backbone(seed=1)` from `backbone(1)`
+
+
+@cache
+def _backbone(seed: int) -> FrozenDiffusion:
+    return FrozenDiffusion.from_pretrained(
+        make_diffusion(Path(_FOLDERS.name) / f"tiny-sd-{seed}", seed)
+    )
 
 
 @cache

@@ -180,8 +180,7 @@ def test_what_the_key_depends_on(coco, tmp_path):
     where = folders(tmp_path / "models", coco)
 
     def key(seed: int = 0, **changes) -> str:
-        backbone = tiny_png.backbone(seed) if seed else tiny_png.backbone()
-        return Variant.of(config(**changes), where, backbone).name
+        return Variant.of(config(**changes), where, tiny_png.backbone(seed)).name
 
     assert key() != key(model={"insertion": "encoder"}) != key(model={"insertion": "decoder"})
     assert key() != key(train={"seed": 1})
