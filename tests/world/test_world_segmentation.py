@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from diffground.io.palette import colour_map
 from diffground.world.coco_segmentation import make_coco2014
 from diffground.world.config import WorldConfig
-from diffground.world.pictures import CLASS_NAMES, class_mask, colour_map
+from diffground.world.pictures import CLASS_NAMES, class_mask
 from diffground.world.render import render
 from diffground.world.scene import sample_scene
 from diffground.world.voc import make_voc2012

@@ -22,11 +22,12 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from diffground.io import encode_panoptic, write_png
+from diffground.io.palette import colour_map
 from diffground.io.panoptic import MAX_ID
 from diffground.manifest import Manifest, make_folder
 from diffground.world.captions import Caption, narrative
 from diffground.world.config import WorldConfig
-from diffground.world.pictures import bounding_box, colour_map, write_jpeg
+from diffground.world.pictures import bounding_box, write_jpeg
 from diffground.world.render import Rendering, render
 from diffground.world.scene import rng_for, sample_scene
 from diffground.world.vocabulary import CATEGORIES

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from diffground.io.palette import colour_map
 from diffground.world.render import Rendering
 from diffground.world.vocabulary import THINGS
 
@@ -29,17 +30,6 @@ def write_palette_png(path: Path, labels: NDArray[np.uint8]) -> None:
     picture = Image.fromarray(labels).convert("P")
     picture.putpalette(colour_map().tobytes())
     picture.save(path)
-
-
-def colour_map() -> NDArray[np.uint8]:
-    """The colours of the VOC development kit, (256, 3): bit ``3 k + c`` of the label goes to bit
-    ``7 - k`` of channel ``c``."""
-    labels = np.arange(256)
-    colours = np.zeros((256, 3), np.int64)
-    for k in range(8):
-        for c in range(3):
-            colours[:, c] |= ((labels >> (3 * k + c)) & 1) << (7 - k)
-    return colours.astype(np.uint8)
 
 
 def bounding_box(mask: NDArray[np.bool_]) -> list[int]:
