@@ -24,6 +24,21 @@ PIPELINES: dict[str, tuple[str, ...]] = {
     "png_eval": ("world:coco", "png_eval"),
     "png_predict": ("world:coco", "png_predict"),
     "png_tables": ("world:coco", "feature_extraction", "png_tables"),
+    "attention_aggregation": ("world:voc2012", "attention_aggregation"),
+    "pseudo_labels": ("world:voc2012", "attention_aggregation", "pseudo_labels"),
+    "segmenter_train": (
+        "world:voc2012",
+        "attention_aggregation",
+        "pseudo_labels",
+        "segmenter_train",
+    ),
+    "text2mask": (
+        "world:voc2012",
+        "attention_aggregation",
+        "pseudo_labels",
+        "segmenter_train",
+    ),
+    "text2mask_tables": ("world:voc2012,coco2014", "text2mask_tables"),
     "__default__": ("world:coco", "png_train"),
 }
 

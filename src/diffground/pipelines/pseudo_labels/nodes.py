@@ -1,0 +1,72 @@
+"""Thin nodes: the masks of every split, their mIoU, and Figure 4."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from diffground.text2mask.experiment import Frozen, Split, Text2MaskConfig, Text2MaskFolders
+from diffground.text2mask.experiment import label as label_split
+from diffground.text2mask.experiment import measure as measure_split
+from diffground.text2mask.figures import mask_rows
+from diffground.tracking import get_tracker
+
+log = logging.getLogger(__name__)
+
+
+def label(
+    folders: Text2MaskFolders,
+    diffusion: Path,
+    text2mask: Text2MaskConfig,
+    maps: list[dict[str, Any]],
+) -> list[dict[str, Any]]:
+    """Makes the pseudo masks of the source and of the validation split, or finds them made."""
+    assert maps, "the maps are made first"
+    return [
+        {"split": split.name, **label_split(split)}
+        for split in _splits(folders, diffusion, text2mask)
+    ]
+
+
+def measure(
+    folders: Text2MaskFolders,
+    diffusion: Path,
+    text2mask: Text2MaskConfig,
+    masks: list[dict[str, Any]],
+) -> list[dict[str, Any]]:
+    """mIoU of the masks, before the CRF and after."""
+    assert masks, "the masks are made first"
+    found = []
+    for split in _splits(folders, diffusion, text2mask):
+        result = measure_split(split)
+        found.append(result)
+        for step in ("initial", "dcrf"):
+            if result[step] and result[step]["miou"] is not None:
+                miou = result[step]["miou"]
+                log.info("%s, %s: mIoU %.1f", result["masks"], step, miou)
+                get_tracker().log_metrics({f"miou/{split.name}/{step}": miou})
+    return found
+
+
+def draw_masks(
+    folders: Text2MaskFolders,
+    diffusion: Path,
+    text2mask: Text2MaskConfig,
+    masks: list[dict[str, Any]],
+) -> Image.Image:
+    """Figure 4, of the source."""
+    assert masks, "the masks are made first"
+    split = next(_splits(folders, diffusion, text2mask))
+    return Image.fromarray(mask_rows(split, text2mask.figures))
+
+
+def _splits(
+    folders: Text2MaskFolders, diffusion: Path, text2mask: Text2MaskConfig
+) -> Iterator[Split]:
+    fingerprint = Frozen(diffusion, text2mask).fingerprint
+    for source in text2mask.sources():
+        yield Split.of(text2mask, folders, source, fingerprint)

@@ -1,0 +1,55 @@
+"""Thin nodes: the segmenter's training, and its evaluation."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from diffground.errors import InputError
+from diffground.text2mask.experiment import Frozen, Split, Text2MaskConfig, Text2MaskFolders
+from diffground.text2mask.training import evaluate_segmenter, train_segmenter
+from diffground.tracking import get_tracker
+
+log = logging.getLogger(__name__)
+
+
+def train(
+    folders: Text2MaskFolders,
+    diffusion: Path,
+    text2mask: Text2MaskConfig,
+    masks: list[dict[str, Any]],
+) -> dict[str, Any]:
+    """Trains on the source's pseudo masks, or goes on, or finds it done."""
+    assert masks, "the masks are made first"
+    split = Split.of(text2mask, folders, text2mask.source, _fingerprint(diffusion, text2mask))
+    return train_segmenter(split, folders, on_log=get_tracker().log_metrics)
+
+
+def evaluate(
+    folders: Text2MaskFolders,
+    diffusion: Path,
+    predictions: Path,
+    text2mask: Text2MaskConfig,
+    training: dict[str, Any],
+    metrics: list[dict[str, Any]],
+) -> dict[str, Any]:
+    """The segmenter's mIoU on the validation split, beside that of its pseudo masks."""
+    assert training["folder"], "the training names its folder"
+    if text2mask.val is None:
+        raise InputError("text2mask", "val", "is null: there is nothing to judge the segmenter on")
+    fingerprint = _fingerprint(diffusion, text2mask)
+    learnt = Split.of(text2mask, folders, text2mask.source, fingerprint)
+    val = Split.of(text2mask, folders, text2mask.val, fingerprint)
+    found = evaluate_segmenter(val, learnt, folders, predictions)
+    before = next(row["dcrf"] for row in metrics if row["masks"] == val.masks.name)
+    pseudo = before["miou"] if before else None
+    if found["scores"]:
+        miou = found["scores"]["miou"]
+        log.info("DeepLabV2 on %s: mIoU %.1f, pseudo masks %s", val.name, miou, pseudo)
+        get_tracker().log_metrics({f"miou/{val.name}/segmenter": miou})
+    return found | {"pseudo_masks_miou": pseudo, "scale": text2mask.scale}
+
+
+def _fingerprint(diffusion: Path, text2mask: Text2MaskConfig) -> str:
+    return Frozen(diffusion, text2mask).fingerprint

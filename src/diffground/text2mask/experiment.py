@@ -1,0 +1,101 @@
+"""The steps of a Text2Mask experiment: maps, pseudo masks, and their mIoU.
+
+Each is a function of a split of a dataset, and can be run again at no cost::
+
+    split = Split.of(config, folders, config.source, frozen.fingerprint)
+    aggregate(split, frozen)  # the frozen model's maps
+    label(split)  # dense CRF, pseudo masks
+    measure(split)  # against the ground truth
+
+Where the files lie, and what they depend on, is said in :mod:`diffground.text2mask.variant`.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+from diffground.errors import ProblemReport
+from diffground.io.files import write_whole
+from diffground.masks.measure import measure as score_masks
+from diffground.masks.store import Layer, write_masks
+from diffground.text2mask.aggregation import write_maps
+from diffground.text2mask.api import TextToMask
+from diffground.text2mask.variant import Frozen, Split, Text2MaskConfig, Text2MaskFolders
+
+__all__ = [
+    "Frozen",
+    "Split",
+    "Text2MaskConfig",
+    "Text2MaskFolders",
+    "aggregate",
+    "label",
+    "measure",
+]
+
+
+def aggregate(split: Split, frozen: Frozen) -> dict[str, Any]:
+    """Makes the maps that are missing; see :func:`diffground.text2mask.aggregation.write_maps`.
+
+    Returns:
+        What that returns, and ``"seconds"``, ``"images"``: what making all maps took so far.
+    """
+    config = split.config
+    start = time.perf_counter()
+    summary = write_maps(
+        TextToMask(frozen.model, split.method, split.words),
+        split.samples,
+        split.maps,
+        split.maps_recipe,
+        seed=config.seed,
+        shard=config.work.shard,
+    )
+    summary["unusable"] = split.report.to_dict()
+    notes = split.maps.with_name(f"{split.maps.name}.json")
+    spent = {"seconds": 0.0, "images": 0}
+    if notes.exists():
+        spent |= json.loads(notes.read_text("utf-8"))
+    if summary["made"]:
+        spent["seconds"] = round(spent["seconds"] + time.perf_counter() - start, 2)
+        spent["images"] += summary["made"]
+        text = json.dumps(spent) + "\n"
+        write_whole(notes, lambda part: part.write_text(text, encoding="utf-8"))
+    return summary | spent
+
+
+def label(split: Split) -> dict[str, Any]:
+    """Makes the pseudo masks that are missing, see :func:`diffground.masks.store.write_masks`."""
+    by_id = {sample.id: sample for sample in split.samples}
+    return write_masks(
+        list(by_id),
+        lambda item: split.mask_work(by_id[item]),
+        split.masks,
+        split.config.masks,
+        split.config.work,
+        recipe=split.masks_recipe,
+    )
+
+
+def measure(split: Split) -> dict[str, Any]:
+    """mIoU of the masks, read from the files: before the CRF (if those are kept) and after.
+
+    Returns:
+        JSON-ready ``{"split", "masks", "initial", "dcrf", "skipped"}``: results of
+        :meth:`~diffground.metrics.miou.Confusion.result`, None where there are no such files, and
+        the report of samples that are not among them.
+    """
+    report = ProblemReport()
+    results: dict[str, Any] = {"initial": None, "dcrf": None}
+    layers: tuple[tuple[str, Layer], ...] = (("initial", "initial"), ("dcrf", "label"))
+    for name, layer in layers:
+        if getattr(split.config.masks, layer):
+            confusion, report = score_masks(split.masks, split.samples, split.classes, layer=layer)
+            results[name] = confusion.result()
+    return {
+        "split": split.name,
+        "masks": split.masks.name,
+        "scale": split.config.scale,
+        **results,
+        "skipped": report.to_dict(),
+    }

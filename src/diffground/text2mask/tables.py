@@ -1,0 +1,273 @@
+"""Tables 1 to 6 and B.8 of From Text to Mask (002), and the numbers of Figure B.8.
+
+What a row is, and what the paper reports for it, stands in ``paper_tables.json``: a change of the
+experiment (:mod:`diffground.text2mask.experiment`), and the split that it is measured on. Rows
+share maps and masks wherever these do not differ, and what is finished is not made again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+from diffground.reporting.tables import (
+    Figures,
+    Ordering,
+    ResultRow,
+    ResultTable,
+    measured_row,
+    ordering,
+)
+from diffground.text2mask.experiment import aggregate, label, measure
+from diffground.text2mask.tables_config import (
+    TableName,
+    Text2MaskTablesConfig,
+    paper_figures,
+    published,
+)
+from diffground.text2mask.training import OnLog, evaluate_segmenter, train_segmenter
+from diffground.text2mask.variant import (
+    AnySource,
+    Frozen,
+    Split,
+    Text2MaskConfig,
+    Text2MaskFolders,
+)
+
+#: Opens what one row reports to: called with the row's name and what it is.
+OpenRow = Callable[[str, dict[str, Any]], AbstractContextManager[OnLog]]
+DCRF = "mIoU"
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What every row needs."""
+
+    base: Text2MaskConfig
+    tables: Text2MaskTablesConfig
+    folders: Text2MaskFolders
+    frozen: Frozen
+    open_row: OpenRow | None = None
+    commit: str = ""
+
+    def split(self, config: Text2MaskConfig, source: AnySource) -> Split:
+        """A split under a row's configuration."""
+        return Split.of(config, self.folders, source, self.frozen.fingerprint)
+
+    def recipe(self) -> Split:
+        """The tables' split under the recipe itself, with one noise, made and measured."""
+        split = self.split(row_config(self.base, {"attention": {"noises": 1}}), self.tables.train)
+        self.masks(split)
+        return split
+
+    def masks(self, split: Split) -> dict[str, Any]:
+        """Makes what is missing of a split's maps and masks; the mIoU, and images per second.
+
+        ``"seconds"`` is what each folder took: rows that share one do not count it twice.
+        """
+        maps = aggregate(split, self.frozen)
+        label(split)
+        rate = maps["images"] / maps["seconds"] if maps["seconds"] else None
+        spent = {split.maps.name: maps["seconds"]}
+        return measure(split) | {"seconds": spent, "images/s": rate}
+
+
+def run_tables(bench: Bench) -> list[ResultTable]:
+    """Makes and measures what is missing, and returns the tables."""
+    found = []
+    for name in bench.tables.tables:
+        if name == "sweeps":
+            found += _sweeps(bench)
+        elif name == "seeds":
+            found.append(_seeds(bench))
+        else:
+            found.append(_table(bench, name))
+    return found
+
+
+def row_config(
+    base: Text2MaskConfig, *changes: Mapping[str, Any], seed: int | None = None
+) -> Text2MaskConfig:
+    """The experiment behind a row: ``changes`` of its sections, and a seed.
+
+    Both label files that are measured are kept, the others are not made: rows differ in no other.
+    """
+    content = base.model_dump()
+    for change in ({"masks": {"initial": True, "label": True, "confidence": False}}, *changes):
+        for section, values in change.items():
+            nested = isinstance(values, Mapping) and isinstance(content.get(section), Mapping)
+            content[section] = {**content[section], **values} if nested else values
+    if seed is not None:
+        content["seed"] = seed
+    return Text2MaskConfig.model_validate(content)
+
+
+def _table(bench: Bench, name: TableName) -> ResultTable:
+    entry = published(name)
+    rows: list[ResultRow] = []
+    seconds: dict[str, float] = {}
+    recipe = row_config(bench.base, {"attention": {"noises": 1}})
+    for row in entry["rows"]:
+        place = row.get("split", entry.get("split"))
+        if place.startswith("coco") and bench.tables.coco is None:
+            continue
+        if bench.tables.rows is not None and row["name"] not in bench.tables.rows:
+            continue
+        config, source = _place(bench, place, row["change"])
+        if row.get("own") and place == "train" and config == recipe:
+            continue  # the recipe itself, which has a row
+        with _opened(bench, f"{name}: {row['name']}", row["change"]) as on_log:
+            if row.get("segmenter"):
+                values, spent = _segmenter(bench, config, source, on_log)
+            else:
+                result = bench.masks(bench.split(config, source))
+                values, spent = _figures(result, entry["columns"]), result["seconds"]
+            _report(on_log, values)
+        seconds |= spent
+        shown = {column: v for column, v in row["paper"].items() if column in values}
+        rows.append(measured_row(row["name"], [values], shown))
+    return _result(bench, entry, rows, _claims(rows, entry["claims"]), seconds)
+
+
+def _place(
+    bench: Bench, place: str, change: Mapping[str, Any]
+) -> tuple[Text2MaskConfig, AnySource]:
+    """The configuration and the source of a row."""
+    coco = bench.tables.coco
+    if place.startswith("coco"):
+        assert coco is not None
+        config = row_config(
+            bench.base, coco.change, {"source": coco.train, "val": coco.val}, change
+        )
+    else:
+        config = row_config(bench.base, change)
+    if place == "train":
+        return config, bench.tables.train
+    if place.endswith("val"):
+        assert config.val is not None, "the segmenter's tables need text2mask.val"
+        return config, config.val
+    return config, config.source
+
+
+def _segmenter(
+    bench: Bench, config: Text2MaskConfig, source: AnySource, on_log: OnLog | None
+) -> tuple[Figures, dict[str, float]]:
+    """The segmenter that learns from ``config.source``, judged on ``source``."""
+    learnt = bench.split(config, config.source)
+    spent: dict[str, float] = bench.masks(learnt)["seconds"]
+    training = train_segmenter(learnt, bench.folders, on_log=on_log)
+    predictions = bench.folders.masks / "segmenter"
+    val = bench.split(config, source)
+    scores = evaluate_segmenter(val, learnt, bench.folders, predictions)["scores"]
+    values: Figures = {DCRF: scores["miou"] if scores else None}
+    return values, spent | {training["folder"]: training["seconds"]}
+
+
+def _figures(result: Mapping[str, Any], columns: Sequence[str]) -> Figures:
+    """The columns of a row: of classes, those that the data has."""
+    before, after = result["initial"], result["dcrf"]
+    named = {
+        "initial": before["miou"],
+        "dCRF": after["miou"],
+        DCRF: after["miou"],
+        "images/s": result["images/s"],
+    }
+    return {
+        column: named[column] if column in named else after["iou"][column]
+        for column in columns
+        if column in named or column in after["iou"]
+    }
+
+
+def _seeds(bench: Bench) -> ResultTable:
+    """Table B.8: a row for every seed, and their mean."""
+    entry = published("seeds")
+    rows, runs = [], []
+    seconds: dict[str, float] = {}
+    for seed in bench.tables.seeds:
+        config = row_config(bench.base, {"attention": {"noises": 1}}, seed=seed)
+        with _opened(bench, f"seeds: {seed}", {"seed": seed}) as on_log:
+            result = bench.masks(bench.split(config, bench.tables.train))
+            values = _figures(result, entry["columns"])
+            _report(on_log, values)
+        seconds |= result["seconds"]
+        runs.append(values)
+        known = entry["paper"].get(str(seed))
+        rows.append(measured_row(f"seed {seed}", [values], {DCRF: known} if known else {}))
+    rows.append(measured_row("mean", runs, entry["average"]))
+    return _result(bench, entry, rows, (), seconds)
+
+
+def _sweeps(bench: Bench) -> list[ResultTable]:
+    """Figure B.8: a table for every curve."""
+    entry = published("sweeps")
+    curves: dict[str, list[ResultRow]] = {}
+    seconds: dict[str, dict[str, float]] = {}
+    for curve, name, change in bench.tables.sweeps.points():
+        config = row_config(bench.base, {"attention": {"noises": 1, **change}})
+        with _opened(bench, f"sweeps: {name}", change) as on_log:
+            result = bench.masks(bench.split(config, bench.tables.train))
+            values = _figures(result, ("initial", "dCRF"))
+            _report(on_log, values)
+        curves.setdefault(curve, []).append(measured_row(name, [values]))
+        seconds.setdefault(curve, {}).update(result["seconds"])
+    return [
+        _result(
+            bench,
+            entry | {"table": f"{entry['table']}: {curve}"},
+            rows,
+            _claims(rows, [["10 noises", "1 noise", "dCRF"]]),
+            seconds[curve],
+        )
+        for curve, rows in curves.items()
+    ]
+
+
+def _claims(rows: Sequence[ResultRow], claims: Sequence[Sequence[str]]) -> tuple[Ordering, ...]:
+    """The claims about rows and columns that are there."""
+    columns = {row.name: {*row.mean} for row in rows}
+    return tuple(
+        ordering(rows, better, worse, column)
+        for better, worse, column in claims
+        if {better, worse} <= set(columns) and column in columns[better] & columns[worse]
+    )
+
+
+def _result(
+    bench: Bench,
+    entry: Mapping[str, Any],
+    rows: Sequence[ResultRow],
+    orderings: Sequence[Ordering],
+    seconds: Mapping[str, float],
+) -> ResultTable:
+    return ResultTable(
+        paper=paper_figures()["paper"],
+        table=entry["table"],
+        metric="mIoU (%), background included",
+        scale=bench.base.scale,
+        rows=tuple(rows),
+        orderings=tuple(orderings),
+        config={
+            "compat": bench.base.attention.compat,
+            "note": entry["note"],
+            "source": paper_figures()["source"],
+            "text2mask_tables": bench.tables.model_dump(mode="json"),
+            "text2mask": bench.base.model_dump(mode="json"),
+        },
+        commit=bench.commit,
+        seconds=round(sum(seconds.values()), 1),
+    )
+
+
+def _opened(
+    bench: Bench, name: str, change: Mapping[str, Any]
+) -> AbstractContextManager[OnLog | None]:
+    return bench.open_row(name, dict(change)) if bench.open_row else nullcontext()
+
+
+def _report(on_log: OnLog | None, values: Figures) -> None:
+    if on_log:
+        numbers = {f"table/{column}": v for column, v in values.items() if v is not None}
+        on_log({name.replace("/s", " per s"): value for name, value in numbers.items()}, 0)

@@ -1,0 +1,260 @@
+"""What one Text2Mask experiment is: its configuration, its folders, and the keys of its files.
+
+Everything that files depend on goes into a key, and lies in a folder of that name: variants never
+mix, a killed run goes on, and what is there is not made again. Maps do not depend on how the
+background is scored, nor Cross on whether it is propagated, so such variants share them::
+
+    <maps>/<split>-<key>/           one file per image, and manifest.json
+    <maps>/<split>-<key>.json       the seconds that they took
+    <masks>/<split>-<key>/          label files, see diffground.masks.store
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from pydantic import Field, PositiveInt, field_validator
+
+from diffground.attention.aggregate import (
+    AggregationConfig,
+    ClassMaps,
+    image_scores,
+    initial_labels,
+)
+from diffground.attention.vocabulary import Vocabulary
+from diffground.backbone.folder import ModelFolder
+from diffground.backbone.frozen import FrozenDiffusion
+from diffground.config import Config
+from diffground.errors import InputError, ProblemReport
+from diffground.manifest import config_hash, read_manifest
+from diffground.masks.store import MaskConfig, MaskWork, WorkConfig
+from diffground.segmenters.semantic import SemanticConfig
+from diffground.text2mask.aggregation import read_maps
+from diffground.text2mask.api import QueryConfig, TextToMaskConfig
+from diffground.text2mask.lists import CocoSource, FolderSource, Source, VocSource, open_list
+from diffground.text2mask.samples import (
+    SegmentationSample,
+    folder_vocabulary,
+    load_image,
+    read_samples,
+)
+from diffground.training.processes import processes
+
+log = logging.getLogger(__name__)
+
+AnySource = VocSource | CocoSource | FolderSource
+BACKGROUND = "background"
+
+
+class Text2MaskConfig(Config):
+    """A whole experiment: ``params:text2mask``."""
+
+    scale: Literal["mini", "paper"]  # said beside every number
+    device: str = "auto"  # auto = the GPU if there is one
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of the frozen model
+    # "voc", "coco", "mini" or a JSON file; null: the names in the CSV of a folder source
+    vocabulary: str | None = None
+    seed: int = 42  # of noises and VAE, with the image's id
+    source: Source  # what pseudo masks are made of, and what the segmenter learns from
+    val: Source | None = None  # what the segmenter is judged on
+    limit: PositiveInt | None = None  # lines of each list that are looked at; null = all
+    query: QueryConfig = QueryConfig()
+    attention: AggregationConfig = AggregationConfig()
+    masks: MaskConfig = MaskConfig()
+    work: WorkConfig = WorkConfig()
+    segmenter: SemanticConfig | None = None  # null = none is trained
+    figures: int = Field(default=4, ge=0)  # images in Figure 4
+
+    @field_validator("source", "val", mode="before")
+    @classmethod
+    def _nothing_is_no_field(cls, content: Any) -> Any:
+        """``split: null`` takes a field away, which parameters that are laid over others cannot."""
+        if not isinstance(content, dict):
+            return content
+        return {name: value for name, value in content.items() if value is not None}
+
+    def sources(self) -> tuple[AnySource, ...]:
+        """The splits of which maps and masks are made: validation's as a yardstick."""
+        return (self.source,) if self.val is None else (self.source, self.val)
+
+
+@dataclass(frozen=True)
+class Text2MaskFolders:
+    """Where an experiment reads and writes."""
+
+    voc2012: Path
+    coco2014: Path
+    images: Path  # of a folder source
+    maps: Path
+    masks: Path
+    models: Path  # trained segmenters
+
+    def root(self, source: AnySource) -> Path:
+        """The folder of a source's dataset."""
+        roots = {"voc2012": self.voc2012, "coco2014": self.coco2014, "folder": self.images}
+        return roots[source.dataset]
+
+
+class Frozen:
+    """The frozen model's folder: its hash, and the model itself once it is asked for."""
+
+    def __init__(self, folder: Path, config: Text2MaskConfig) -> None:
+        self._folder, self._config = folder, config
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the files, without loading them; a second for a full-size model."""
+        return ModelFolder.check(self._folder).fingerprint()
+
+    @cached_property
+    def model(self) -> FrozenDiffusion:
+        """On the device and in the precision asked for."""
+        device = self._config.device
+        if device == "auto":
+            device = str(processes().device)
+        dtype: torch.dtype = getattr(torch, self._config.precision)
+        return FrozenDiffusion.from_pretrained(self._folder, device=device, dtype=dtype)
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split of a dataset under one configuration: its samples, and where their files lie."""
+
+    name: str
+    config: Text2MaskConfig
+    source: AnySource
+    words: Vocabulary
+    samples: tuple[SegmentationSample, ...]
+    report: ProblemReport  # lines that could not be used
+    maps_recipe: dict[str, Any]  # all that maps depend on
+    masks_recipe: dict[str, Any]  # and what masks depend on besides the CRF
+    maps: Path
+    masks: Path
+
+    @classmethod
+    def of(
+        cls,
+        config: Text2MaskConfig,
+        folders: Text2MaskFolders,
+        source: AnySource,
+        fingerprint: str,
+    ) -> Self:
+        """Reads the list of a split; ``fingerprint`` is the frozen model's.
+
+        Raises:
+            InputError: the list is missing, the vocabulary is, or no sample can be used.
+        """
+        root = folders.root(source)
+        words = _vocabulary(config, source, root)
+        report = ProblemReport()
+        samples = tuple(read_samples(source, root, words, report, limit=config.limit))
+        for problem in report.problems:
+            log.warning("%s is skipped: %s: %s", problem.item, problem.file, problem.reason)
+        if not samples:
+            raise InputError(root, "samples", f"none of {report.total} lines can be used")
+        recipe = {
+            "model": fingerprint,
+            "precision": config.precision,
+            "seed": config.seed,
+            "source": source.model_dump(mode="json"),
+            "data": _data_fingerprint(source, root),
+            "words": words.model_dump(mode="json", exclude={"about"}),
+            "query": config.query.model_dump(mode="json"),
+            "attention": _asked_of_the_model(config.attention),
+        }
+        reading = {
+            name: getattr(config.attention, name)
+            for name in ("method", "background_threshold", "background_power")
+        }
+        masks = {"maps": recipe, "reading": reading}
+        files = config.masks.model_dump(mode="json", exclude={"crf": {"device"}})
+        name = source.dataset if isinstance(source, FolderSource) else source.split
+        return cls(
+            name=name,
+            config=config,
+            source=source,
+            words=words,
+            samples=samples,
+            report=report,
+            maps_recipe=recipe,
+            masks_recipe=masks,
+            maps=folders.maps / f"{name}-{config_hash(recipe)[:12]}",
+            masks=folders.masks / f"{name}-{config_hash(masks | {'files': files})[:12]}",
+        )
+
+    @property
+    def method(self) -> TextToMaskConfig:
+        """What is asked of the model."""
+        attention = _shared(self.config.attention)
+        return TextToMaskConfig(query=self.config.query, attention=attention, crf=None)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The name of label 0, the background, 1, ...; labels without a class are numbered."""
+        known = self.words.classes
+        return (BACKGROUND, *(known[i].name if i in known else f"label {i}" for i in self._labels))
+
+    @property
+    def _labels(self) -> range:
+        return range(1, max(self.words.classes) + 1)
+
+    def class_maps(self, item: str) -> ClassMaps:
+        """The maps of an item as the configured method has them; InputError if there are none."""
+        maps = read_maps(self.maps, item)
+        match self.config.attention.method:
+            case "cross":
+                return replace(maps, maps=maps.cross)
+            case "cross+selfcross":
+                return replace(maps, maps=(maps.maps + maps.cross) / 2)
+        return maps
+
+    def mask_work(self, sample: SegmentationSample) -> MaskWork:
+        """What the CRF wants of a sample; InputError if its image or its maps cannot be read."""
+        maps = self.class_maps(sample.id)
+        ids = (0, *(self.words.index(key) for key in maps.keys))
+        attention = self.config.attention
+        return MaskWork(
+            image=load_image(sample),
+            scores=image_scores(maps, attention).numpy(),
+            label_ids=ids,
+            initial=np.array(ids, np.uint8)[initial_labels(maps, attention)],
+        )
+
+
+def _shared(attention: AggregationConfig) -> AggregationConfig:
+    """What is asked of the model: Cross, and its mean with SelfCross, are in SelfCross's files."""
+    shared = {"cross", "cross+selfcross"}
+    return attention.model_copy(
+        update={"method": "selfcross"} if attention.method in shared else {}
+    )
+
+
+def _asked_of_the_model(attention: AggregationConfig) -> dict[str, Any]:
+    """The settings that maps depend on."""
+    aside = {"background_threshold", "background_power", "noise_batch"}
+    if attention.method != "cbp":
+        aside.add("segments")
+    return _shared(attention).model_dump(mode="json", exclude=aside)
+
+
+def _vocabulary(config: Text2MaskConfig, source: AnySource, root: Path) -> Vocabulary:
+    if config.vocabulary is not None:
+        return Vocabulary.load(config.vocabulary)
+    if isinstance(source, FolderSource):
+        return folder_vocabulary(source, root)
+    raise InputError("text2mask", "vocabulary", f"{source.dataset} needs one: voc, coco or a file")
+
+
+def _data_fingerprint(source: AnySource, root: Path) -> str:
+    """The data's hash: the manifest's digest, or for a downloaded copy that of the list file."""
+    manifest = read_manifest(root)
+    if manifest:
+        return manifest.digest
+    return hashlib.blake2b(open_list(source, root).file.read_bytes(), digest_size=8).hexdigest()

@@ -1,0 +1,165 @@
+"""The Text2Mask pipelines over a tiny dataset and a tiny diffusion model."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import numpy as np
+import pytest
+import tiny_png
+from kedro.io import DataCatalog, MemoryDataset
+from kedro.runner import SequentialRunner
+from PIL import Image
+from pydantic import ValidationError
+from tiny_text2mask import config, world
+
+from diffground.errors import InputError
+from diffground.pipeline_registry import register_pipelines
+from diffground.pipelines.attention_aggregation import create_pipeline as attention_aggregation
+from diffground.pipelines.pseudo_labels import create_pipeline as pseudo_labels
+from diffground.pipelines.segmenter_train import create_pipeline as segmenter_train
+from diffground.pipelines.text2mask_tables import create_pipeline as text2mask_tables
+from diffground.reporting.tables import ResultTable
+from diffground.text2mask.tables_config import Text2MaskTablesConfig
+from diffground.text2mask.variant import Text2MaskConfig
+
+TABLES = Text2MaskTablesConfig.model_validate(
+    {
+        "tables": ["noises", "sweeps"],
+        "train": {"dataset": "voc2012", "split": "train"},
+        "sweeps": {"timestep": [1, 100]},
+        "bins": 3,
+    }
+)
+
+
+class Kept(MemoryDataset):
+    """Memory that the runner does not clear after its last reader."""
+
+    def _release(self) -> None:
+        pass
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Runs a pipeline and returns all that it made, by name."""
+
+    def _run(pipeline, text2mask: Text2MaskConfig, tables: Text2MaskTablesConfig = TABLES):
+        catalog = DataCatalog()
+        inputs = {
+            "voc2012": world() / "voc2012",
+            "coco2014": world() / "coco2014",
+            "coco2014_folder": world() / "coco2014",
+            "stable_diffusion": tiny_png.backbone().folder,
+            "text2mask_images": tmp_path / "images",
+            **{f"text2mask_{n}": tmp_path / n for n in ("maps", "masks", "models", "predictions")},
+            "params:text2mask": text2mask,
+            "params:text2mask_tables": tables,
+        }
+        for name in pipeline.datasets():
+            catalog[name] = Kept(copy_mode="assign")
+        for name, value in inputs.items():
+            if name in pipeline.inputs():
+                catalog[name].save(value)
+        SequentialRunner().run(pipeline, catalog)
+        return {name: catalog[name].load() for name in pipeline.all_outputs()}
+
+    return _run
+
+
+def everything():
+    return attention_aggregation() + pseudo_labels() + segmenter_train()
+
+
+def test_from_images_to_a_segmenter(run, tmp_path, caplog):
+    with caplog.at_level(logging.INFO):
+        out = run(everything(), config())
+    maps, masks = out["text2mask_maps_report"], out["text2mask_masks_report"]
+    assert [(row["split"], row["made"]) for row in maps] == [("train_aug", 10), ("val", 3)]
+    assert [(row["split"], row["made"]) for row in masks] == [("train_aug", 10), ("val", 3)]
+    metrics = out["text2mask_metrics"]
+    assert [row["dcrf"]["images"] for row in metrics] == [10, 3]
+    assert "initial: mIoU" in caplog.text and "DeepLabV2 on val: mIoU" in caplog.text
+    assert isinstance(out["text2mask_figure4"], Image.Image)
+    training = out["text2mask_training"]
+    assert training["trained"] and (training["steps"], training["images"]) == (3, 10)
+    found = out["text2mask_segmenter_metrics"]
+    assert found["split"] == "val" and found["images"] == 3
+    assert found["pseudo_masks_miou"] == metrics[1]["dcrf"]["miou"]
+    assert len(list((tmp_path / "predictions").glob("val-deeplab-*/*.png"))) == 3
+    kept = [name for name in out if name not in ("text2mask_folders", "text2mask_figure4")]
+    json.dumps({name: out[name] for name in kept})
+
+    again = run(everything(), config())
+    assert all(row["made"] == 0 for row in again["text2mask_maps_report"])
+    assert again["text2mask_training"] == training | {"trained": False}
+    assert again["text2mask_segmenter_metrics"] == found
+    assert (np.asarray(again["text2mask_figure4"]) == np.asarray(out["text2mask_figure4"])).all()
+
+
+def test_without_validation_nothing_is_judged(run):
+    out = run(attention_aggregation() + pseudo_labels(), config(val=None, limit=2))
+    assert [row["split"] for row in out["text2mask_metrics"]] == ["train_aug"]
+    with pytest.raises(InputError, match="text2mask: val"):
+        run(everything(), config(val=None, limit=2))
+    with pytest.raises(InputError, match="segmenter"):
+        run(everything(), config(segmenter=None, limit=2))
+
+
+def test_the_tables_and_figures(run):
+    out = run(text2mask_tables(), config())
+    tables = [ResultTable.model_validate(content) for content in out["text2mask_tables"]]
+    assert [table.table.partition(":")[0] for table in tables] == [
+        "Table 1",
+        "Figure B.8",
+        "Figure D.9",
+    ]
+    assert tables[0].rows[1].paper == {"initial": 74.2, "dCRF": 76.1}
+    assert tables[0].orderings[1].claim == "10 noises > 1 noise (dCRF)"
+    assert "Table 1: pseudo masks" in out["text2mask_tables_text"]
+    assert len(out["text2mask_figure_b8"].axes) == len(out["text2mask_figure_d9"].axes) == 1
+    again = run(text2mask_tables(), config())
+    assert again["text2mask_tables"] == out["text2mask_tables"]
+
+
+def test_parameters_fail_before_a_run():
+    with pytest.raises(ValidationError, match="compat"):
+        config(attention={"compat": "mine"})
+    with pytest.raises(ValidationError, match="style"):
+        config(query={"style": "chatty"})
+    with pytest.raises(ValidationError, match="dataset"):
+        config(source={"dataset": "imagenet"})
+
+
+def test_both_environments_configure_the_pipelines(root):
+    from kedro.config import OmegaConfigLoader
+
+    from diffground.settings import CONFIG_LOADER_ARGS
+
+    for env in ("base", "paper"):
+        args = {**CONFIG_LOADER_ARGS, "default_run_env": env}
+        parameters = OmegaConfigLoader(str(root / "conf"), **args)["parameters"]
+        text2mask = Text2MaskConfig.model_validate(parameters["text2mask"])
+        tables = Text2MaskTablesConfig.model_validate(parameters["text2mask_tables"])
+        assert text2mask.scale == {"base": "mini", "paper": "paper"}[env]
+        assert text2mask.segmenter and tables.coco
+    attention = text2mask.attention
+    assert (attention.compat, attention.timestep, attention.noises) == ("official", 150, 10)
+    assert (attention.cross_layers, attention.self_layer) == ((4, 5, 6, 7, 8), 11)
+    assert attention.long_side is None and text2mask.query.lead is None
+    train = text2mask.segmenter.train
+    assert (train.optimizer, train.max_steps, train.batch_size) == ("sgd", 20_000, 10)
+    assert train.rate_factor("aspp.0.bias") == 20 and train.rate_factor("aspp.0.weight") == 10
+    assert text2mask.segmenter.network.batch_norm == "frozen"
+
+
+def test_the_registry_begins_with_the_data():
+    pipelines = register_pipelines()
+    for name in ("attention_aggregation", "pseudo_labels", "segmenter_train", "text2mask"):
+        assert "make_voc2012" in {node.name for node in pipelines[name].nodes}
+    nodes = {node.name for node in pipelines["text2mask"].nodes}
+    assert {"aggregate_attention", "make_pseudo_labels", "measure_pseudo_labels"} <= nodes
+    assert {"train_segmenter", "evaluate_segmenter"} <= nodes
+    tables = {node.name for node in pipelines["text2mask_tables"].nodes}
+    assert {"make_voc2012", "make_coco2014", "run_text2mask_tables"} <= tables

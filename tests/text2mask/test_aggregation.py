@@ -1,0 +1,105 @@
+"""The maps of a dataset as files: whole, resumed, in parts, and what could not be made."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tiny_text2mask
+import torch
+
+from diffground.attention.aggregate import class_maps
+from diffground.errors import InputError
+from diffground.manifest import is_valid
+from diffground.masks.store import ShardConfig
+from diffground.text2mask.aggregation import maps_path, read_maps, write_maps
+from diffground.text2mask.api import TextToMask
+from diffground.text2mask.samples import load_image
+
+RECIPE = {"model": "tiny"}
+
+
+@pytest.fixture(scope="module")
+def samples():
+    return tiny_text2mask.split(tiny_text2mask.world()).samples[:4]
+
+
+@pytest.fixture(scope="module")
+def segmenter():
+    split = tiny_text2mask.split(tiny_text2mask.world())
+    return TextToMask(tiny_text2mask.frozen().model, split.method, split.words)
+
+
+def stamps(folder) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in folder.glob("*.safetensors")}
+
+
+def test_what_is_read_is_what_was_made(tmp_path, samples, segmenter):
+    report = write_maps(segmenter, samples, tmp_path, RECIPE, seed=1)
+    assert report["complete"] and (report["items"], report["made"], report["kept"]) == (4, 4, 0)
+    assert is_valid(tmp_path)
+    sample = samples[1]
+    found = read_maps(tmp_path, sample.id)
+    image, config = load_image(sample), segmenter.config.attention
+    prompts = segmenter.prompts(sample.classes)
+    made = class_maps(segmenter.model, image, prompts, config, item=sample.id, seed=1)
+    assert (found.keys, found.geometry) == (made.keys, made.geometry)
+    torch.testing.assert_close(found.maps, made.maps, atol=1e-3, rtol=0)
+    torch.testing.assert_close(found.cross, made.cross, atol=1e-3, rtol=0)
+
+
+def test_only_what_is_missing_or_broken_is_made(tmp_path, samples, segmenter):
+    write_maps(segmenter, samples, tmp_path, RECIPE, seed=1)
+    before = stamps(tmp_path)
+    again = write_maps(segmenter, samples, tmp_path, RECIPE, seed=1)
+    assert (again["made"], again["kept"]) == (0, 4) and stamps(tmp_path) == before
+    maps_path(tmp_path, samples[0].id).unlink()
+    maps_path(tmp_path, samples[2].id).write_bytes(b"cut short")
+    (tmp_path / ".left-by-a-killed-run.part").touch()
+    mended = write_maps(segmenter, samples, tmp_path, RECIPE, seed=1)
+    assert (mended["made"], mended["kept"]) == (2, 2) and mended["complete"]
+    assert not list(tmp_path.glob(".*.part"))
+    kept = {maps_path(tmp_path, samples[index].id).name for index in (1, 3)}
+    assert all(stamps(tmp_path)[name] == before[name] for name in kept)
+    other = write_maps(segmenter, samples, tmp_path, {"model": "another"}, seed=1)
+    assert other["made"] == 4
+
+
+def test_parts_are_whole_together(tmp_path, samples, segmenter):
+    first = write_maps(segmenter, samples, tmp_path, RECIPE, seed=1, shard=ShardConfig(count=2))
+    assert (first["items"], first["made"], first["complete"]) == (2, 2, False)
+    part = ShardConfig(index=1, count=2)
+    second = write_maps(segmenter, samples, tmp_path, RECIPE, seed=1, shard=part)
+    assert second["complete"] and is_valid(tmp_path)
+    alone = tmp_path / "alone"
+    write_maps(segmenter, samples, alone, RECIPE, seed=1)
+    for sample in samples:
+        name = maps_path(tmp_path, sample.id).name
+        assert (alone / name).read_bytes() == (tmp_path / name).read_bytes()
+
+
+def test_a_broken_image_is_reported_every_time_and_hinders_nothing(tmp_path, samples, segmenter):
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"\xff\xd8\xff\xe0")
+    given = [samples[0], replace(samples[1], image_path=broken), replace(samples[2], classes=())]
+    folder = tmp_path / "maps"
+    for made, kept in ((1, 0), (0, 1)):
+        report = write_maps(segmenter, given, folder, RECIPE, seed=1)
+        assert report["complete"] and (report["made"], report["kept"]) == (made, kept)
+        items = [problem["item"] for problem in report["skipped"]["problems"]]
+        assert items == [samples[1].id, samples[2].id]
+    part = ShardConfig(index=1, count=2)
+    shutil.rmtree(folder)
+    for shard in (ShardConfig(count=2), part):
+        report = write_maps(segmenter, given, folder, RECIPE, seed=1, shard=shard)
+    assert report["complete"]
+    with pytest.raises(InputError, match="can be read"):
+        read_maps(folder, samples[1].id)
+
+
+def test_maps_are_in_range(tmp_path, samples, segmenter):
+    write_maps(segmenter, samples[:1], tmp_path, RECIPE, seed=1)
+    maps = read_maps(tmp_path, samples[0].id).maps.numpy()
+    assert maps.dtype == np.float32 and maps.min() == 0 and maps.max() == 1

@@ -1,0 +1,190 @@
+"""Maps, masks and mIoU of a split: what they depend on, what they share, and resuming."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_png
+import tiny_text2mask
+import torch
+from pydantic import ValidationError
+from tiny_text2mask import config, folders, frozen, split, world
+
+from diffground.attention.aggregate import class_maps, initial_labels
+from diffground.errors import InputError
+from diffground.masks.labels import read_labels
+from diffground.masks.store import mask_path
+from diffground.metrics.miou import Confusion
+from diffground.text2mask.api import TextToMask
+from diffground.text2mask.experiment import aggregate, label, measure
+from diffground.text2mask.samples import load_image, load_mask
+from diffground.text2mask.variant import Split
+
+
+def test_maps_masks_and_scores(tmp_path):
+    one = split(tmp_path)
+    report = aggregate(one, frozen())
+    assert report["complete"] and report["made"] == report["images"] == 10 and report["seconds"] > 0
+    assert report["unusable"]["skipped"] == 0
+    masks = label(one)
+    assert masks["complete"] and masks["made"] == 10
+
+    sample = one.samples[3]
+    maps = one.class_maps(sample.id)
+    ids = np.array([0, *(one.words.index(name) for name in sample.classes)])
+    initial = read_labels(mask_path(one.masks, sample.id, "initial"))
+    assert (initial == ids[initial_labels(maps, one.config.attention)]).all()
+    assert set(np.unique(read_labels(mask_path(one.masks, sample.id)))) <= {*ids, 255}
+
+    scores = measure(one)
+    assert scores["split"] == "train_aug" and scores["skipped"]["skipped"] == 0
+    for layer, key in (("initial", "initial"), ("label", "dcrf")):
+        confusion = Confusion(one.classes)
+        for sample in one.samples:
+            found = read_labels(mask_path(one.masks, sample.id, layer))
+            confusion.update(found, load_mask(sample, found.shape))
+        assert scores[key] == confusion.result()
+
+    again = aggregate(one, frozen())
+    assert again["made"] == 0 and again["seconds"] == report["seconds"]
+    assert label(one)["made"] == 0 and measure(one) == scores
+
+
+def test_what_maps_and_masks_depend_on(tmp_path):
+    base = split(tmp_path)
+
+    def same(**changes) -> tuple[bool, bool]:
+        other = split(tmp_path, **changes)
+        return other.maps == base.maps, other.masks == base.masks
+
+    assert same() == (True, True)
+    assert same(device="auto", work={"workers": 3}, figures=0, segmenter=None) == (True, True)
+    assert same(attention={"noise_batch": 1, "segments": 3}) == (True, True)
+    assert same(limit=2) == (True, True)  # the same folder, filled further
+    assert same(masks={"threshold": 0.9}) == (True, False)
+    assert same(attention={"background_power": 3.0}) == (True, False)
+    assert same(attention={"background_threshold": 0.4}) == (True, False)
+    assert same(attention={"method": "cross"}) == (True, False)
+    assert same(attention={"method": "cross+selfcross"}) == (True, False)
+    for change in (
+        {"attention": {"noises": 2}},
+        {"attention": {"method": "cbp"}},
+        {"attention": {"sharpen": 2.0}},
+        {"query": {"style": "separate"}},
+        {"query": {"lead": "the"}},
+        {"seed": 1},
+        {"precision": "bfloat16"},
+    ):
+        assert same(**change) == (False, False), change
+    other = Split.of(config(), folders(tmp_path), config().source, frozen(1).fingerprint)
+    assert other.maps != base.maps
+
+
+@pytest.mark.parametrize("method", ["cross", "cross+selfcross"])
+def test_shared_maps_are_those_of_the_method(tmp_path, method):
+    one = split(tmp_path, limit=1, attention={"method": method, "noises": 2})
+    aggregate(one, frozen())
+    sample = one.samples[0]
+    asked = one.method.model_copy(update={"attention": one.config.attention})
+    segmenter = TextToMask(frozen().model, asked, one.words)
+    direct = class_maps(
+        segmenter.model,
+        load_image(sample),
+        segmenter.prompts(sample.classes),
+        one.config.attention,
+        item=sample.id,
+        seed=one.config.seed,
+    )
+    torch.testing.assert_close(one.class_maps(sample.id).maps, direct.maps, atol=1e-3, rtol=0)
+
+
+def test_a_longer_list_fills_the_folder_further(tmp_path):
+    few = split(tmp_path, limit=2)
+    assert aggregate(few, frozen())["made"] == label(few)["made"] == 2
+    more = split(tmp_path, limit=3)
+    assert aggregate(more, frozen())["made"] == label(more)["made"] == 1
+    assert measure(few)["dcrf"]["images"] == 2 and measure(more)["dcrf"]["images"] == 3
+
+
+def test_broken_images_and_masks_are_reported(tmp_path):
+    data = Path(shutil.copytree(world(), tmp_path / "data"))
+    voc = next(data.glob("voc2012/**/VOC2012"))
+    names = [sample.id for sample in split(tmp_path, data).samples]
+    (voc / f"JPEGImages/{names[0]}.jpg").write_bytes(b"\xff\xd8")
+    (voc / f"JPEGImages/{names[1]}.jpg").unlink()
+    whole = split(tmp_path, data)
+    assert len(whole.samples) == 9 and whole.report.problems[0].item == names[1]
+    assert aggregate(whole, frozen())["skipped"]["problems"][0]["item"] == names[0]
+    assert label(whole)["skipped"]["problems"][0]["item"] == names[0]
+    result = measure(whole)
+    assert result["dcrf"]["images"] == 8
+    assert result["skipped"]["problems"][0]["item"] == names[0]
+
+
+def test_a_folder_of_ones_own_needs_no_vocabulary(tmp_path):
+    images = tmp_path / "data/images"
+    images.mkdir(parents=True)
+    lines = ["image,labels"]
+    for sample in split(tmp_path).samples[:2]:
+        shutil.copy(sample.image_path, images)
+        lines.append(f"{sample.image_path.name},mug;cat")
+    (images / "labels.csv").write_text("\n".join(lines))
+    source = {"dataset": "folder", "split": None}
+    own = split(tmp_path, tmp_path / "data", source=source, val=None, vocabulary=None)
+    assert own.classes == ("background", "cat", "mug") and own.maps.name.startswith("folder-")
+    aggregate(own, frozen())
+    assert label(own)["made"] == 2
+    scores = measure(own)
+    assert scores["dcrf"]["miou"] is None and scores["skipped"]["skipped"] == 2
+
+
+def test_wrong_settings_are_refused(tmp_path):
+    with pytest.raises(InputError, match="vocabulary"):
+        split(tmp_path, vocabulary=None)
+    with pytest.raises(InputError, match="none of 10 lines"):
+        split(tmp_path, vocabulary=str(_one_word(tmp_path)))
+    with pytest.raises(ValidationError, match="split"):
+        config(source={"split": "everything"})
+    with pytest.raises(ValidationError, match="typo"):
+        config(typo=1)
+
+
+def _one_word(folder: Path) -> Path:
+    path = folder / "words.json"
+    path.write_text('{"classes": {"200": {"name": "zebra"}}}')
+    return path
+
+
+@pytest.mark.slow
+def test_killed_twice_the_third_run_ends_with_the_same_files(tmp_path):
+    """kill -9 among the maps, and again among the masks."""
+    command = [sys.executable, tiny_text2mask.__file__]
+    command += [str(tmp_path / "killed"), str(world()), str(tiny_png.backbone().folder)]
+    source = Path(tiny_text2mask.__file__).parents[1] / "src"
+    killed, alone = split(tmp_path / "killed"), split(tmp_path / "alone")
+    for folder, pattern in ((killed.maps, "*.safetensors"), (killed.masks, "mask/*.png")):
+        process = subprocess.Popen(
+            command, env={"PYTHONPATH": str(source), "OMP_NUM_THREADS": "1", "PATH": ""}
+        )
+        while not list(folder.glob(pattern)):
+            assert process.poll() is None
+            time.sleep(0.001)
+        process.kill()
+        process.wait()
+    subprocess.run(
+        command, check=True, env={"PYTHONPATH": str(source), "OMP_NUM_THREADS": "1", "PATH": ""}
+    )
+    aggregate(alone, frozen())
+    label(alone)
+    for sample in alone.samples:
+        for layer in alone.config.masks.layers():
+            made = mask_path(killed.masks, sample.id, layer).read_bytes()
+            assert made == mask_path(alone.masks, sample.id, layer).read_bytes()
+    assert measure(killed) == measure(alone)
+    assert aggregate(killed, frozen())["made"] == label(killed)["made"] == 0

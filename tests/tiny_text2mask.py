@@ -1,0 +1,112 @@
+"""A tiny experiment: a random diffusion model, and a handful of the mini world's scenes."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import tiny_png
+
+from diffground.text2mask.experiment import aggregate, label
+from diffground.text2mask.variant import Frozen, Split, Text2MaskConfig, Text2MaskFolders
+from diffground.world.coco_segmentation import make_coco2014
+from diffground.world.config import WorldConfig
+from diffground.world.voc import make_voc2012
+
+_FOLDERS = tempfile.TemporaryDirectory()  # removed when the tests end
+
+TINY: dict[str, Any] = {
+    "scale": "mini",
+    "device": "cpu",
+    "vocabulary": "mini",
+    "source": {"dataset": "voc2012", "split": "train_aug"},
+    "val": {"dataset": "voc2012", "split": "val"},
+    # The tiny tokenizer has a token per letter: background words would need many prompts.
+    "query": {"lead": "a", "background": False, "synonyms": False},
+    "attention": {"compat": "paper", "long_side": 64, "timestep": 100},
+    "masks": {"initial": True, "threshold": 0.5, "crf": {"iterations": 2}},
+    "segmenter": {
+        "network": {
+            "init": "random",
+            "shape": {
+                "layer_type": "basic",
+                "depths": [1, 1],
+                "hidden_sizes": [8, 8],
+                "embedding_size": 8,
+            },
+            "stem_pooling": False,
+            "output_stride": 4,
+            "rates": [1, 2],
+            "scales": [1.0],
+            "batch_norm": "trained",
+        },
+        "crops": {"size": 32},
+        "train": {"max_steps": 3, "batch_size": 2, "learning_rate": 1e-3, "log_every": 1},
+    },
+    "figures": 2,
+}
+
+
+def config(**changes: Any) -> Text2MaskConfig:
+    """The tiny experiment; ``attention={"noises": 2}`` changes a part of a section."""
+    content = dict(TINY)
+    for name, value in changes.items():
+        nested = isinstance(value, dict) and isinstance(content.get(name), dict)
+        content[name] = {**content[name], **value} if nested else value
+    return Text2MaskConfig.model_validate(content)
+
+
+@cache
+def world() -> Path:
+    """Six images of train, four more of train_aug and three of val, and COCO's five and three."""
+    root = Path(_FOLDERS.name)
+    settings = WorldConfig.model_validate(
+        {
+            "size": 64,
+            "seed": 2017,
+            "eval_seed": 4242,
+            "coco_panoptic": {"train": 0, "val": 0},
+            "mug19": {"scenes": 20, "views": 2, "max_references": 6, "scene_width": 128},
+            "voc2012": {"train": 6, "aug": 4, "val": 3},
+            "coco2014": {"train": 5, "val": 3},
+        }
+    )
+    make_voc2012(root / "voc2012", settings)
+    make_coco2014(root / "coco2014", settings)
+    return root
+
+
+def folders(root: Path, data: Path | None = None) -> Text2MaskFolders:
+    """The tiny world's data, or a copy's, and everything else below a test's own folder."""
+    data = world() if data is None else data
+    return Text2MaskFolders(
+        voc2012=data / "voc2012",
+        coco2014=data / "coco2014",
+        images=data / "images",
+        maps=root / "maps",
+        masks=root / "masks",
+        models=root / "models",
+    )
+
+
+def frozen(seed: int = 0) -> Frozen:
+    """The tiny model."""
+    return Frozen(tiny_png.backbone(seed).folder, config())
+
+
+def split(root: Path, data: Path | None = None, **changes: Any) -> Split:
+    """The source of the tiny experiment."""
+    settings = config(**changes)
+    return Split.of(settings, folders(root, data), settings.source, frozen().fingerprint)
+
+
+if __name__ == "__main__":  # maps and masks of the whole source, to be killed in between
+    place, data, model = map(Path, sys.argv[1:4])
+    settings = config()
+    whole = Frozen(model, settings)
+    part = Split.of(settings, folders(place, data), settings.source, whole.fingerprint)
+    aggregate(part, whole)
+    label(part)
