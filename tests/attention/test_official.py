@@ -68,7 +68,7 @@ def test_maps_and_labels_lose_the_padding() -> None:
     )
     enlarged = torch.nn.functional.interpolate(rows[None, None], (64, 128), mode="bilinear")
     expected = torch.nn.functional.interpolate(enlarged[:, :, :48], (24, 64), mode="bilinear")
-    assert torch.equal(geometry.to_image(rows[None]), expected[0])
+    assert torch.equal(geometry.to_image(rows[None], "official"), expected[0])
 
 
 def test_the_box_of_a_full_map_lacks_the_last_row_and_column() -> None:

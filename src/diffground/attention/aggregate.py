@@ -183,7 +183,7 @@ def scores(maps: Tensor, config: AggregationConfig) -> Tensor:
 
 def image_scores(maps: ClassMaps, config: AggregationConfig) -> Tensor:
     """The scores (K+1, H, W) of every pixel of the image, background first: bilinear."""
-    return maps.geometry.to_image(scores(maps.maps, config))
+    return maps.geometry.to_image(scores(maps.maps, config), config.compat)
 
 
 def initial_labels(maps: ClassMaps, config: AggregationConfig) -> NDArray[np.uint8]:

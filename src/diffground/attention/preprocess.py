@@ -39,13 +39,14 @@ class Geometry:
     content: Size
     padded: Size
 
-    def to_image(self, maps: Tensor) -> Tensor:
+    def to_image(self, maps: Tensor, compat: Compat) -> Tensor:
         """Maps (K, h, w) of the padded image's grid as (K, H, W) of the original image: bilinear.
 
-        Through the padded size, where the padding is cut off, as the public code does; one step
-        where nothing is padded.
+        ``official`` goes through the padded size, where the padding is cut off, as the public code
+        does, also where there is none; ``paper``, which never pads, is one step.
         """
-        if self.content == self.padded:
+        if compat == "paper":
+            assert self.content == self.padded, self
             return _bilinear(maps, self.original)
         height, width = self.content
         return _bilinear(_bilinear(maps, self.padded)[:, :height, :width], self.original)
