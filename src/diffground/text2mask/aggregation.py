@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tqdm.auto import tqdm
@@ -61,16 +62,35 @@ def write_maps(
     key = config_hash(recipe)
     content = {"recipe": recipe, "ids": config_hash({"ids": [s.id for s in samples]})}
     mine = samples[part.index :: part.count]
-    report = ProblemReport(total=len(mine))
     folder.mkdir(parents=True, exist_ok=True)
-    if is_valid(folder, content):
-        names = {sample.id for sample in mine}
-        report.problems += [row for row in _noted(folder) if row.item in names]
-        return _summary(folder, len(mine), [], report, complete=True)
-    pending = [s for s in mine if not _is_done(maps_path(folder, s.id), key)]
-    remove_manifest(folder)
     notes = folder / _PROBLEMS.format(part.index, part.count)
-    notes.unlink(missing_ok=True)
+    with FileLock(folder / f".{notes.stem}.lock"):  # a second run waits, and finds them made
+        if is_valid(folder, content):
+            names = {sample.id for sample in mine}
+            known = [row for row in _noted(folder) if row.item in names]
+            return _summary(folder, len(mine), 0, known, complete=True)
+        pending = [s for s in mine if not _is_done(maps_path(folder, s.id), key)]
+        remove_manifest(folder)
+        notes.unlink(missing_ok=True)
+        report = _make(segmenter, pending, folder, key, seed)
+        rows = json.dumps([asdict(row) for row in report.problems], indent=2) + "\n"
+        write_whole(notes, lambda path: path.write_text(rows, encoding="utf-8"))
+        complete = _finish(folder, samples, key, part.count)
+        if complete:
+            write_manifest(folder, content)
+    made = len(pending) - len(report.problems)
+    return _summary(folder, len(mine), made, report.problems, complete=complete)
+
+
+def _make(
+    segmenter: TextToMask,
+    pending: Sequence[SegmentationSample],
+    folder: Path,
+    key: str,
+    seed: int,
+) -> ProblemReport:
+    """Makes maps one image after the other, and goes on after a broken one."""
+    report = ProblemReport(total=len(pending))
     for sample in tqdm(pending, desc=f"maps {folder.name}", disable=not pending):
         try:
             maps = segmenter.maps(load_image(sample), sample.classes, item=sample.id, seed=seed)
@@ -78,12 +98,7 @@ def write_maps(
             report.add(sample.id, error)
             continue
         _write(maps_path(folder, sample.id), maps, key)
-    rows = json.dumps([asdict(row) for row in report.problems], indent=2) + "\n"
-    write_whole(notes, lambda path: path.write_text(rows, encoding="utf-8"))
-    complete = _finish(folder, samples, key, part.count)
-    if complete:
-        write_manifest(folder, content)
-    return _summary(folder, len(mine), pending, report, complete=complete)
+    return report
 
 
 def maps_path(folder: Path, item: str) -> Path:
@@ -108,21 +123,15 @@ def read_maps(folder: Path, item: str) -> ClassMaps:
 
 
 def _summary(
-    folder: Path,
-    items: int,
-    pending: Sequence[SegmentationSample],
-    report: ProblemReport,
-    *,
-    complete: bool,
+    folder: Path, items: int, made: int, problems: list[Problem], *, complete: bool
 ) -> dict[str, Any]:
-    made = len(pending) - len(report.problems) if pending else 0
     return {
         "folder": folder.name,
         "complete": complete,
         "items": items,
         "made": made,
-        "kept": items - made - len(report.problems),
-        "skipped": report.to_dict(),
+        "kept": items - made - len(problems),
+        "skipped": ProblemReport(items, problems).to_dict(),
     }
 
 

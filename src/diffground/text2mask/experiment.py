@@ -42,9 +42,10 @@ def aggregate(split: Split, frozen: Frozen) -> dict[str, Any]:
         What that returns, and ``"seconds"``, ``"images"``: what making all maps took so far.
     """
     config = split.config
+    segmenter = TextToMask(frozen.model, split.method, split.words)
     start = time.perf_counter()
     summary = write_maps(
-        TextToMask(frozen.model, split.method, split.words),
+        segmenter,
         split.samples,
         split.maps,
         split.maps_recipe,

@@ -158,9 +158,8 @@ def _segmenter(
     learnt = bench.split(config, config.source)
     spent: dict[str, float] = bench.masks(learnt)["seconds"]
     training = train_segmenter(learnt, bench.folders, on_log=on_log)
-    predictions = bench.folders.masks / "segmenter"
     val = bench.split(config, source)
-    scores = evaluate_segmenter(val, learnt, bench.folders, predictions)["scores"]
+    scores = evaluate_segmenter(val, learnt, bench.folders)["scores"]
     values: Figures = {DCRF: scores["miou"] if scores else None}
     return values, spent | {training["folder"]: training["seconds"]}
 

@@ -67,13 +67,13 @@ def train_segmenter(
 
 
 def evaluate_segmenter(
-    split: Split, trained: Split, folders: Text2MaskFolders, predictions: Path
+    split: Split, trained: Split, folders: Text2MaskFolders, predictions: Path | None = None
 ) -> dict[str, Any]:
     """What the segmenter that learnt from ``trained`` says about the images of ``split``.
 
     Args:
         predictions: gets a folder of label PNGs with the segmenter's name; those of VOC's test
-            images lie in it as the evaluation server wants them.
+            images lie in it as the evaluation server wants them. None writes nothing.
 
     Returns:
         JSON-ready: what :func:`~diffground.segmenters.semantic.predict` returns, and ``"folder"``,
@@ -92,8 +92,8 @@ def evaluate_segmenter(
         LabelledImage(s.id, s.image_path, s.mask_path, upright=s.upright) for s in split.samples
     ]
     server = isinstance(split.source, VocSource) and split.source.split == "test"
-    out = predictions / f"{split.name}-{folder.name}"
-    found = predict(segmenter, samples, folder=out / VOC_SERVER if server else out)
+    out = predictions / f"{split.name}-{folder.name}" if predictions else None
+    found = predict(segmenter, samples, folder=out / VOC_SERVER if out and server else out)
     return found | {"folder": folder.name, "split": split.name}
 
 
