@@ -61,7 +61,7 @@ def config(**changes: Any) -> Text2MaskConfig:
 
 @cache
 def world() -> Path:
-    """Six images of train, four more of train_aug and three of val, and COCO's five and three."""
+    """Six images of train, four more of train_aug, three of val, two of test; COCO's 5 and 3."""
     root = Path(_FOLDERS.name)
     settings = WorldConfig.model_validate(
         {
@@ -70,7 +70,7 @@ def world() -> Path:
             "eval_seed": 4242,
             "coco_panoptic": {"train": 0, "val": 0},
             "mug19": {"scenes": 20, "views": 2, "max_references": 6, "scene_width": 128},
-            "voc2012": {"train": 6, "aug": 4, "val": 3},
+            "voc2012": {"train": 6, "aug": 4, "val": 3, "test": 2},
             "coco2014": {"train": 5, "val": 3},
         }
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import tarfile
 
 import numpy as np
 import pytest
@@ -96,6 +97,19 @@ def test_from_images_to_a_segmenter(run, tmp_path, caplog):
     assert again["text2mask_training"] == training | {"trained": False}
     assert again["text2mask_segmenter_metrics"] == found
     assert (np.asarray(again["text2mask_figure4"]) == np.asarray(out["text2mask_figure4"])).all()
+
+
+def test_the_test_split_is_labelled_for_its_server(run, tmp_path):
+    test = {"dataset": "voc2012", "split": "test", "labels": "none"}
+    found = run(everything(), config(limit=2, test=test))["text2mask_segmenter_metrics"]
+    assert found["test"]["images"] == 2 and found["test"]["skipped"]["skipped"] == 0
+    (out,) = (tmp_path / "predictions").glob("test-deeplab-*")
+    labels = sorted(out.glob("results/VOC2012/Segmentation/comp6_test_cls/*.png"))
+    assert [path.stem for path in labels] == ["2012_600000", "2012_600001"]
+    assert Image.open(labels[0]).mode == "P" and Image.open(labels[0]).size == (64, 64)
+    with tarfile.open(out / "results.tgz") as archive:
+        files = [member.name for member in archive.getmembers() if member.isfile()]
+    assert sorted(files) == [path.relative_to(out).as_posix() for path in labels]
 
 
 def test_without_validation_nothing_is_judged(run):

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 import tiny_png
+import yaml
 from PIL import Image
 
 from diffground.attention.aggregate import AggregationConfig, class_maps, initial_labels
 from diffground.attention.vocabulary import Vocabulary
+from diffground.backbone.folder import ModelFolder
 from diffground.errors import InputError
 from diffground.io import write_png
 from diffground.masks.crf import CrfConfig
-from diffground.text2mask.api import QueryConfig, TextToMask, TextToMaskConfig
+from diffground.text2mask.api import RECIPE_FILE, QueryConfig, TextToMask, TextToMaskConfig
 
 ATTENTION = AggregationConfig(long_side=64)
 CONFIG = TextToMaskConfig(attention=ATTENTION, crf=CrfConfig(iterations=2))
@@ -43,6 +48,28 @@ def test_three_lines_from_a_file_to_a_picture(tmp_path, image):
     assert width >= 60 and height > 40
     with pytest.raises(KeyError, match="dog"):
         result.mask("dog")
+
+
+def test_a_model_folder_may_say_how_it_is_used(tmp_path):
+    folder = Path(shutil.copytree(tiny_png.backbone().folder, tmp_path / "model"))
+    assert TextToMask.from_pretrained(folder).config == TextToMaskConfig()
+    before = ModelFolder.check(folder).fingerprint()
+    (folder / RECIPE_FILE).write_text(CONFIG.model_dump_json())
+    assert TextToMask.from_pretrained(folder).config == CONFIG
+    assert TextToMask.from_pretrained(folder, config=BARE).config == BARE
+    assert ModelFolder.check(folder).fingerprint() == before, "it changes no map that was asked for"
+    (folder / RECIPE_FILE).write_text('{"attention": {"layer": 3}}')
+    with pytest.raises(InputError, match=rf"(?s){RECIPE_FILE}: settings: .*layer"):
+        TextToMask.from_pretrained(folder)
+
+
+def test_the_shipped_folder_says_what_the_pipelines_do(root):
+    parameters = yaml.safe_load((root / "conf/base/parameters_text2mask.yml").read_text())
+    content = parameters["text2mask"]
+    shipped = TextToMaskConfig.of(root / "data/06_models/mini-sd")
+    assert shipped.query == QueryConfig.model_validate(content["query"])
+    assert shipped.attention == AggregationConfig.model_validate(content["attention"])
+    assert shipped.crf == CrfConfig.model_validate(content["masks"]["crf"])
 
 
 def test_files_pictures_and_arrays_are_the_same_image(tmp_path, image):

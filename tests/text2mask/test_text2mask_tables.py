@@ -10,7 +10,11 @@ from matplotlib.figure import Figure
 from pydantic import ValidationError
 from tiny_text2mask import config, folders, frozen
 
+from diffground.errors import InputError
 from diffground.reporting.tables import ResultTable, measured_row
+from diffground.segmenters.deeplab import DeepLabV2
+from diffground.segmenters.resnet import load_resnet
+from diffground.text2mask.bench import Bench, row_config
 from diffground.text2mask.experiment import aggregate, label
 from diffground.text2mask.figures import mask_rows, sweep_curves
 from diffground.text2mask.similarity import (
@@ -20,8 +24,9 @@ from diffground.text2mask.similarity import (
     similarity_figure,
     similarity_table,
 )
-from diffground.text2mask.tables import Bench, row_config, run_tables
+from diffground.text2mask.tables import run_tables
 from diffground.text2mask.tables_config import SweepConfig, Text2MaskTablesConfig, published
+from diffground.text2mask.training import train_segmenter
 from diffground.text2mask.variant import Split
 
 TRAIN = {"dataset": "voc2012", "split": "train"}
@@ -108,12 +113,39 @@ def test_segmenters_of_both_datasets(tmp_path):
     trainaug, segmenter = tables_of(tmp_path, "trainaug", "segmenter", coco=COCO)
     assert [row.name for row in trainaug.rows] == ["VOC 2012 trainaug", "COCO 2014 train"]
     assert trainaug.rows[1].paper == {"initial": 43.7, "dCRF": 45.3}
-    assert [row.paper for row in segmenter.rows] == [{}, {"mIoU": 71.2}, {}, {"mIoU": 45.7}]
+    papers = [{}, {"mIoU": 71.2}, {"mIoU": 73.3}, {}, {}, {"mIoU": 45.7}]
+    assert [row.paper for row in segmenter.rows] == papers
     assert all(row.mean["mIoU"] is not None for row in segmenter.rows)
-    assert len(segmenter.orderings) == 2 and segmenter.seconds
-    assert len(list((tmp_path / "models").glob("deeplab-*/training.json"))) == 2
+    assert len(segmenter.orderings) == 3 and segmenter.seconds
+    # VOC from nothing, from COCO and on true masks; COCO on true masks (for VOC's) and on pseudo.
+    assert len(list((tmp_path / "models").glob("deeplab-*/training.json"))) == 5
     (voc,) = tables_of(tmp_path, "segmenter")
-    assert voc.rows == segmenter.rows[:2]
+    assert voc.rows == (*segmenter.rows[:2], segmenter.rows[3])
+
+
+def test_a_segmenter_starts_from_what_learnt_on_coco(tmp_path):
+    rows = ("VOC 2012 val: DeepLabV2", "VOC 2012 val: DeepLabV2, COCO pre-trained")
+    (table,) = tables_of(tmp_path, "segmenter", rows=rows, coco=COCO)
+    assert [entry.claim for entry in table.orderings] == [f"{rows[1]} > {rows[0]} (mIoU)"]
+    (backbone,) = (tmp_path / "models").glob("deeplab-*/backbone")
+    assert load_resnet(backbone).config.hidden_sizes == [8, 8]
+    trained = DeepLabV2.from_pretrained(backbone.parent / "model").backbone.state_dict()
+    assert all((trained[k] == v).all() for k, v in load_resnet(backbone).state_dict().items())
+    given = COCO | {"pretrained": backbone}
+    (same,) = tables_of(tmp_path / "other", "segmenter", rows=rows[1:], coco=given)
+    assert same.rows == table.rows[1:]
+    assert len(list((tmp_path / "other/models").glob("deeplab-*"))) == 1, "none on COCO"
+
+
+def test_true_masks_need_no_pseudo_masks(tmp_path):
+    name = "VOC 2012 val: DeepLabV2 on true masks"
+    (table,) = tables_of(tmp_path, "segmenter", rows=(name,))
+    assert [row.name for row in table.rows] == [name] and not (tmp_path / "masks").exists()
+    source = {"dataset": "voc2012", "split": "test", "labels": "none"}
+    settings = config(supervision="truth", source=source)
+    test = Split.of(settings, folders(tmp_path), settings.source, frozen().fingerprint)
+    with pytest.raises(InputError, match="has no masks"):
+        train_segmenter(test, folders(tmp_path))
 
 
 def test_seeds_noises_and_sweeps(tmp_path):

@@ -17,7 +17,7 @@ SMALL = {
     "seed": 2017,
     "eval_seed": 4242,
     "coco_panoptic": {"train": 24, "val": 6},
-    "voc2012": {"train": 6, "aug": 4, "val": 3},
+    "voc2012": {"train": 6, "aug": 4, "val": 3, "test": 2},
     "coco2014": {"train": 5, "val": 3},
     "mug19": {"scenes": 20, "views": 2, "max_references": 6, "scene_width": 128},
 }

@@ -87,11 +87,11 @@ def test_what_is_valid_is_not_made_again(tmp_path: Path, config: WorldConfig) ->
     assert times == {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     fewer = with_voc(config, aug=1)
     make_voc2012(fewer, folder)
-    assert len(list((folder / VOC / "JPEGImages").iterdir())) == 10
+    assert len(list((folder / VOC / "JPEGImages").iterdir())) == 12
     assert is_valid(folder, fewer.recipe("voc2012"))
     next((folder / VOC / "JPEGImages").iterdir()).unlink()
     make_voc2012(fewer, folder)
-    assert len(list((folder / VOC / "JPEGImages").iterdir())) == 10
+    assert len(list((folder / VOC / "JPEGImages").iterdir())) == 12
 
 
 def test_a_killed_making_leaves_nothing_valid(tmp_path: Path, config: WorldConfig) -> None:
@@ -141,7 +141,7 @@ def test_missing_own_data_are_named(tmp_path: Path, world: Path, config: WorldCo
     own = with_voc(config, train=1464).model_copy(update={"make": False})
     with pytest.raises(InputError, match=f"{tmp_path / 'voc'}: folder: there is no such folder"):
         make_voc2012(own, tmp_path / "voc")
-    with pytest.raises(InputError, match=r"JPEGImages: \*.jpg: 13 of 1471 files are there"):
+    with pytest.raises(InputError, match=r"JPEGImages: \*.jpg: 15 of 1473 files are there"):
         make_voc2012(own, world / "voc2012")
     (tmp_path / "mug19").mkdir()
     with pytest.raises(InputError, match="items.json: there is no such file"):

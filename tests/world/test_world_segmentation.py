@@ -37,6 +37,10 @@ def test_voc_lists(voc: Path) -> None:
     assert not set(names["train"]) & set(names["val"])
     for name in names["train"] + names["val"]:
         assert (voc / "SegmentationClass" / f"{name}.png").is_file()
+    tested = (folder / "Segmentation/test.txt").read_text().split()
+    assert tested == ["2012_600000", "2012_600001"] and not set(tested) & set(names["val"])
+    assert all((voc / f"JPEGImages/{name}.jpg").is_file() for name in tested)
+    assert not any(voc.glob("Segmentation*/2012_6*.png")), "its masks are nobody's to see"
     labels = (voc / "labels.txt").read_text().splitlines()
     assert labels[0] == "0\tbackground" and len(labels) == 15 == len(CLASS_NAMES)
 

@@ -30,9 +30,12 @@ from diffground.attention.queries import Prompt, Style, TokenRoom, compose
 from diffground.attention.vocabulary import Vocabulary
 from diffground.backbone.frozen import FrozenDiffusion
 from diffground.config import Config
+from diffground.errors import InputError
 from diffground.io.images import read_image
 from diffground.masks.crf import CrfConfig, dense_crf
 from diffground.reporting.overlays import overlay
+
+RECIPE_FILE = "diffground_text2mask.json"  # in a model folder: the settings that suit the model
 
 
 class QueryConfig(Config):
@@ -50,6 +53,21 @@ class TextToMaskConfig(Config):
     query: QueryConfig = QueryConfig()
     attention: AggregationConfig = AggregationConfig()
     crf: CrfConfig | None = CrfConfig()
+
+    @classmethod
+    def of(cls, folder: str | Path) -> Self:
+        """The settings in the model folder's ``diffground_text2mask.json``, else the defaults.
+
+        The mini model has such a file: it is smaller than what the defaults, those of the public
+        code for SD 1.4, are meant for. Raises InputError for a file that says anything else.
+        """
+        file = Path(folder) / RECIPE_FILE
+        if not file.exists():
+            return cls()
+        try:
+            return cls.model_validate_json(file.read_text("utf-8"))
+        except ValueError as error:
+            raise InputError(file, "settings", str(error)) from error
 
 
 @dataclass(frozen=True)
@@ -103,11 +121,12 @@ class TextToMask:
         """From a local folder in diffusers layout, SD 1.x, 2.x or SDXL.
 
         Args:
+            config: None takes the settings that lie in the folder, see :meth:`TextToMaskConfig.of`.
             vocabulary: "voc", "coco", "mini" or a JSON file; None takes names as they are given.
         """
         model = FrozenDiffusion.from_pretrained(folder, device=device, dtype=dtype)
         words = None if vocabulary is None else Vocabulary.load(vocabulary)
-        return cls(model, config, words)
+        return cls(model, TextToMaskConfig.of(folder) if config is None else config, words)
 
     def __call__(
         self,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 from diffground.reporting.tables import (
@@ -20,58 +19,20 @@ from diffground.reporting.tables import (
     measured_row,
     ordering,
 )
-from diffground.text2mask.experiment import aggregate, label, measure
+from diffground.text2mask.bench import Bench, place_of, row_config
+from diffground.text2mask.segmenter_rows import segmenter_row
 from diffground.text2mask.tables_config import (
     TableName,
-    Text2MaskTablesConfig,
     paper_figures,
     published,
 )
-from diffground.text2mask.training import OnLog, evaluate_segmenter, train_segmenter
-from diffground.text2mask.variant import (
-    AnySource,
-    Frozen,
-    Split,
-    Text2MaskConfig,
-    Text2MaskFolders,
+from diffground.text2mask.training import (
+    OnLog,
 )
 
 #: Opens what one row reports to: called with the row's name and what it is.
 OpenRow = Callable[[str, dict[str, Any]], AbstractContextManager[OnLog]]
 DCRF = "mIoU"
-
-
-@dataclass(frozen=True)
-class Bench:
-    """What every row needs."""
-
-    base: Text2MaskConfig
-    tables: Text2MaskTablesConfig
-    folders: Text2MaskFolders
-    frozen: Frozen
-    open_row: OpenRow | None = None
-    commit: str = ""
-
-    def split(self, config: Text2MaskConfig, source: AnySource) -> Split:
-        """A split under a row's configuration."""
-        return Split.of(config, self.folders, source, self.frozen.fingerprint)
-
-    def recipe(self) -> Split:
-        """The tables' split under the recipe itself, with one noise, made and measured."""
-        split = self.split(row_config(self.base, {"attention": {"noises": 1}}), self.tables.train)
-        self.masks(split)
-        return split
-
-    def masks(self, split: Split) -> dict[str, Any]:
-        """Makes what is missing of a split's maps and masks; the mIoU, and images per second.
-
-        ``"seconds"`` is what each folder took: rows that share one do not count it twice.
-        """
-        maps = aggregate(split, self.frozen)
-        label(split)
-        rate = maps["images"] / maps["seconds"] if maps["seconds"] else None
-        spent = {split.maps.name: maps["seconds"]}
-        return measure(split) | {"seconds": spent, "images/s": rate}
 
 
 def run_tables(bench: Bench) -> list[ResultTable]:
@@ -87,23 +48,6 @@ def run_tables(bench: Bench) -> list[ResultTable]:
     return found
 
 
-def row_config(
-    base: Text2MaskConfig, *changes: Mapping[str, Any], seed: int | None = None
-) -> Text2MaskConfig:
-    """The experiment behind a row: ``changes`` of its sections, and a seed.
-
-    Both label files that are measured are kept, the others are not made: rows differ in no other.
-    """
-    content = base.model_dump()
-    for change in ({"masks": {"initial": True, "label": True, "confidence": False}}, *changes):
-        for section, values in change.items():
-            nested = isinstance(values, Mapping) and isinstance(content.get(section), Mapping)
-            content[section] = {**content[section], **values} if nested else values
-    if seed is not None:
-        content["seed"] = seed
-    return Text2MaskConfig.model_validate(content)
-
-
 def _table(bench: Bench, name: TableName) -> ResultTable:
     entry = published(name)
     rows: list[ResultRow] = []
@@ -111,16 +55,16 @@ def _table(bench: Bench, name: TableName) -> ResultTable:
     recipe = row_config(bench.base, {"attention": {"noises": 1}})
     for row in entry["rows"]:
         place = row.get("split", entry.get("split"))
-        if place.startswith("coco") and bench.tables.coco is None:
+        if bench.tables.coco is None and (place.startswith("coco") or row.get("start") == "coco"):
             continue
         if bench.tables.rows is not None and row["name"] not in bench.tables.rows:
             continue
-        config, source = _place(bench, place, row["change"])
+        config, source = place_of(bench, place, row["change"])
         if row.get("own") and place == "train" and config == recipe:
             continue  # the recipe itself, which has a row
         with _opened(bench, f"{name}: {row['name']}", row["change"]) as on_log:
             if row.get("segmenter"):
-                values, spent = _segmenter(bench, config, source, on_log)
+                values, spent = segmenter_row(bench, config, source, row.get("start"), on_log)
             else:
                 result = bench.masks(bench.split(config, source))
                 values, spent = _figures(result, entry["columns"]), result["seconds"]
@@ -129,39 +73,6 @@ def _table(bench: Bench, name: TableName) -> ResultTable:
         shown = {column: v for column, v in row["paper"].items() if column in values}
         rows.append(measured_row(row["name"], [values], shown))
     return _result(bench, entry, rows, _claims(rows, entry["claims"]), seconds)
-
-
-def _place(
-    bench: Bench, place: str, change: Mapping[str, Any]
-) -> tuple[Text2MaskConfig, AnySource]:
-    """The configuration and the source of a row."""
-    coco = bench.tables.coco
-    if place.startswith("coco"):
-        assert coco is not None
-        config = row_config(
-            bench.base, coco.change, {"source": coco.train, "val": coco.val}, change
-        )
-    else:
-        config = row_config(bench.base, change)
-    if place == "train":
-        return config, bench.tables.train
-    if place.endswith("val"):
-        assert config.val is not None, "the segmenter's tables need text2mask.val"
-        return config, config.val
-    return config, config.source
-
-
-def _segmenter(
-    bench: Bench, config: Text2MaskConfig, source: AnySource, on_log: OnLog | None
-) -> tuple[Figures, dict[str, float]]:
-    """The segmenter that learns from ``config.source``, judged on ``source``."""
-    learnt = bench.split(config, config.source)
-    spent: dict[str, float] = bench.masks(learnt)["seconds"]
-    training = train_segmenter(learnt, bench.folders, on_log=on_log)
-    val = bench.split(config, source)
-    scores = evaluate_segmenter(val, learnt, bench.folders)["scores"]
-    values: Figures = {DCRF: scores["miou"] if scores else None}
-    return values, spent | {training["folder"]: training["seconds"]}
 
 
 def _figures(result: Mapping[str, Any], columns: Sequence[str]) -> Figures:

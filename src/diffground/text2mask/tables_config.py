@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from importlib.resources import files
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
@@ -25,6 +26,8 @@ class CocoConfig(Config):
     train: Source
     val: Source
     change: dict[str, Any] = Field(default_factory=dict)  # of params:text2mask, section by section
+    # A ResNet that learnt from COCO's true masks; null = one is trained here
+    pretrained: Path | None = None
 
 
 class SweepConfig(Config):

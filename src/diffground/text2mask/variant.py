@@ -64,15 +64,18 @@ class Text2MaskConfig(Config):
     seed: int = 42  # of noises and VAE, with the image's id
     source: Source  # what pseudo masks are made of, and what the segmenter learns from
     val: Source | None = None  # what the segmenter is judged on
+    test: Source | None = None  # what it labels for an evaluation server, without ground truth
     limit: PositiveInt | None = None  # lines of each list that are looked at; null = all
     query: QueryConfig = QueryConfig()
     attention: AggregationConfig = AggregationConfig()
     masks: MaskConfig = MaskConfig()
     work: WorkConfig = WorkConfig()
     segmenter: SemanticConfig | None = None  # null = none is trained
+    # The masks of `source` that it learns from; "truth" is the bound that pseudo masks aim at.
+    supervision: Literal["pseudo", "truth"] = "pseudo"
     figures: int = Field(default=4, ge=0)  # images in Figure 4
 
-    @field_validator("source", "val", mode="before")
+    @field_validator("source", "val", "test", mode="before")
     @classmethod
     def _nothing_is_no_field(cls, content: Any) -> Any:
         """``split: null`` takes a field away, which parameters that are laid over others cannot."""

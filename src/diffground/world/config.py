@@ -22,16 +22,17 @@ class CocoPanopticCounts(Config):
 class VocCounts(Config):
     """Images of the VOC-2012 dataset. ``train_aug`` is ``train`` and ``aug`` together."""
 
-    train: NonNegativeInt = 120  # paper: 1,464
-    aug: NonNegativeInt = 120  # only in train_aug; paper: 9,118
-    val: NonNegativeInt = 60  # paper: 1,449
+    train: NonNegativeInt = 160  # paper: 1,464
+    aug: NonNegativeInt = 840  # only in train_aug; paper: 9,118
+    val: NonNegativeInt = 160  # paper: 1,449
+    test: NonNegativeInt = 0  # images without masks; paper: 1,456
 
 
 class Coco2014Counts(Config):
     """Images of the COCO-2014 segmentation dataset."""
 
-    train: NonNegativeInt = 160  # paper: 82,081
-    val: NonNegativeInt = 60  # paper: 40,137
+    train: NonNegativeInt = 800  # paper: 82,081
+    val: NonNegativeInt = 120  # paper: 40,137
 
 
 class Mug19Counts(Config):

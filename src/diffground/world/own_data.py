@@ -54,11 +54,13 @@ def needs(
                     yield Need((masks, f"annotations/panoptic_{split}"), ".png", count)
         case VocCounts():
             base = "VOCdevkit/VOC2012"
-            total = counts.train + counts.aug + counts.val
+            labelled = counts.train + counts.aug + counts.val
             for name in ("train", "train_aug", "val"):
                 yield Need((f"{base}/ImageSets/SegmentationAug/{name}.txt",))
-            yield Need((f"{base}/JPEGImages",), ".jpg", total)
-            yield Need((f"{base}/SegmentationClassAug",), ".png", total)
+            if counts.test:
+                yield Need((f"{base}/ImageSets/Segmentation/test.txt",))
+            yield Need((f"{base}/JPEGImages",), ".jpg", labelled + counts.test)
+            yield Need((f"{base}/SegmentationClassAug",), ".png", labelled)
         case Coco2014Counts():
             for split, count in (("train", counts.train), ("val", counts.val)):
                 yield Need((f"COCO2014/ImageSets/SegmentationClass/{split}.txt",))

@@ -5,8 +5,8 @@ The layout is the development kit's, with the lists and masks that weakly superv
     VOCdevkit/VOC2012/
       JPEGImages/2012_xxxxxx.jpg
       SegmentationClass/      indexed PNGs in the VOC colours, of train and val
-      SegmentationClassAug/   grey PNGs of the same labels, of all images
-      ImageSets/Segmentation/{train,val,trainval}.txt            ids
+      SegmentationClassAug/   grey PNGs of the same labels, of all images but test's
+      ImageSets/Segmentation/{train,val,trainval,test}.txt       ids; test has no masks
       ImageSets/SegmentationAug/{train,train_aug,trainval,trainval_aug,val}.txt
           "/JPEGImages/2012_xxxxxx.jpg /SegmentationClassAug/2012_xxxxxx.png"
       labels.txt              "0<tab>background", ...
@@ -28,7 +28,12 @@ from diffground.world.pictures import CLASS_NAMES, class_mask, write_jpeg, write
 from diffground.world.render import render
 from diffground.world.scene import sample_scene
 
-FIRST = {"train": 0, "aug": 200_000, "val": 400_000}  # number of a part's first image
+FIRST = {
+    "train": 0,
+    "aug": 200_000,
+    "val": 400_000,
+    "test": 600_000,
+}  # number of a part's first image
 LISTS = {  # list -> the parts it is made of
     "train": ("train",),
     "train_aug": ("train", "aug"),
@@ -41,7 +46,7 @@ LISTS = {  # list -> the parts it is made of
 def make_voc2012(folder: Path, config: WorldConfig) -> Manifest:
     """Writes ``config.voc2012`` under ``folder``, unless a valid one is there.
 
-    An image's files depend on its part (train, aug, val) and its index there, not on the counts.
+    An image's files depend on its part (train, aug, val, test) and its index there, not on counts.
     """
     return make_folder(folder, config.recipe("voc2012"), lambda partial: _write(partial, config))
 
@@ -58,12 +63,15 @@ def _write(root: Path, config: WorldConfig) -> None:
         (base / name).mkdir(parents=True)
     names: dict[str, list[str]] = {}
     for part, count in config.voc2012.model_dump().items():
-        seed = derive_seed(config.eval_seed if part == "val" else config.seed, "voc2012", part)
+        held_out = part in ("val", "test")
+        seed = derive_seed(config.eval_seed if held_out else config.seed, "voc2012", part)
         names[part] = [image_name(part, index) for index in range(count)]
         for index, name in enumerate(tqdm(names[part], desc=f"VOC2012 {part}")):
             rendering = render(sample_scene(seed, index), config.size)
-            labels = class_mask(rendering, borders=True)
             write_jpeg(base / "JPEGImages" / f"{name}.jpg", rendering.image)
+            if part == "test":
+                continue
+            labels = class_mask(rendering, borders=True)
             write_png(base / "SegmentationClassAug" / f"{name}.png", labels)
             if part != "aug":
                 write_palette_png(base / "SegmentationClass" / f"{name}.png", labels)
@@ -73,6 +81,8 @@ def _write(root: Path, config: WorldConfig) -> None:
         _lines(base / "ImageSets" / "SegmentationAug" / f"{title}.txt", lines)
         if not title.endswith("_aug"):
             _lines(base / "ImageSets" / "Segmentation" / f"{title}.txt", chosen)
+    if names["test"]:
+        _lines(base / "ImageSets" / "Segmentation" / "test.txt", names["test"])
     _lines(base / "labels.txt", [f"{row}\t{name}" for row, name in enumerate(CLASS_NAMES)])
 
 

@@ -34,7 +34,10 @@ def evaluate(
     training: dict[str, Any],
     metrics: list[dict[str, Any]],
 ) -> dict[str, Any]:
-    """The segmenter's mIoU on the validation split, beside that of its pseudo masks."""
+    """The segmenter's mIoU on the validation split, beside that of its pseudo masks.
+
+    The images of ``text2mask.test`` are labelled as well.
+    """
     assert training["folder"], "the training names its folder"
     if text2mask.val is None:
         raise InputError("text2mask", "val", "is null: there is nothing to judge the segmenter on")
@@ -48,6 +51,10 @@ def evaluate(
         miou = found["scores"]["miou"]
         log.info("DeepLabV2 on %s: mIoU %.1f, pseudo masks %s", val.name, miou, pseudo)
         get_tracker().log_metrics({f"miou/{val.name}/segmenter": miou})
+    if text2mask.test:
+        test = Split.of(text2mask, folders, text2mask.test, fingerprint)
+        labelled = evaluate_segmenter(test, learnt, folders, predictions)
+        found |= {"test": {name: labelled[name] for name in ("folder", "images", "skipped")}}
     return found | {"pseudo_masks_miou": pseudo, "scale": text2mask.scale}
 
 

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from diffground.reporting.run_log import code_version
 from diffground.reporting.tables import render
+from diffground.text2mask.bench import Bench
 from diffground.text2mask.figures import sweep_curves
 from diffground.text2mask.similarity import (
     class_similarities,
@@ -19,7 +20,7 @@ from diffground.text2mask.similarity import (
     similarity_figure,
     similarity_table,
 )
-from diffground.text2mask.tables import Bench, run_tables
+from diffground.text2mask.tables import run_tables
 from diffground.text2mask.tables_config import Text2MaskTablesConfig
 from diffground.text2mask.training import OnLog
 from diffground.text2mask.variant import Frozen, Text2MaskConfig, Text2MaskFolders

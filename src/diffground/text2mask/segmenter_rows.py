@@ -1,0 +1,57 @@
+"""The rows of Tables 3 and 4 of From Text to Mask (002): segmenters, and how they begin."""
+
+from __future__ import annotations
+
+from diffground.reporting.tables import Figures
+from diffground.text2mask.bench import Bench, coco_config, row_config
+from diffground.text2mask.training import (
+    OnLog,
+    evaluate_segmenter,
+    train_segmenter,
+    trained_backbone,
+)
+from diffground.text2mask.variant import AnySource, Text2MaskConfig
+
+
+def segmenter_row(
+    bench: Bench,
+    config: Text2MaskConfig,
+    source: AnySource,
+    start: str | None,
+    on_log: OnLog | None,
+) -> tuple[Figures, dict[str, float]]:
+    """The segmenter that learns from ``config.source``, judged on ``source``.
+
+    ``start`` is "coco" for a network whose ResNet has learnt from COCO's true masks before.
+    """
+    spent: dict[str, float] = {}
+    if start == "coco":
+        config, spent = _started_on_coco(bench, config)
+    learnt = bench.split(config, config.source)
+    if config.supervision == "pseudo":
+        spent |= bench.masks(learnt)["seconds"]
+    training = train_segmenter(learnt, bench.folders, on_log=on_log)
+    val = bench.split(config, source)
+    scores = evaluate_segmenter(val, learnt, bench.folders)["scores"]
+    values: Figures = {"mIoU": scores["miou"] if scores else None}
+    return values, spent | {training["folder"]: training["seconds"]}
+
+
+def _started_on_coco(
+    bench: Bench, config: Text2MaskConfig
+) -> tuple[Text2MaskConfig, dict[str, float]]:
+    """``config`` with a ResNet that has learnt from COCO's true masks, and the seconds it took."""
+    assert bench.tables.coco is not None
+    assert config.segmenter is not None, "the segmenter's tables need text2mask.segmenter"
+    weights, spent = bench.tables.coco.pretrained, {}
+    if weights is None:
+        fully = coco_config(bench, {"supervision": "truth"})
+        split = bench.split(fully, fully.source)
+        training = train_segmenter(split, bench.folders)
+        weights, spent = (
+            trained_backbone(split, bench.folders),
+            {training["folder"]: training["seconds"]},
+        )
+    started = {"init": "weights", "weights": weights, "shape": None}
+    network = {**config.segmenter.network.model_dump(), **started}
+    return row_config(config, {"segmenter": {"network": network}}), spent
