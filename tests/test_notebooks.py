@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,58 @@ import pytest
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 
-# Parameters that make a notebook small.
-_TABLES = {
-    "seeds": "0",
-    "max_steps": 2,
-    "params": "world.coco_panoptic.train=16,world.coco_panoptic.val=8,png_tables.figures=1",
-}
-SMALL: dict[str, dict[str, Any]] = {
-    "png_components": _TABLES | {"rows": "Baseline;+ EIPA + MLMA"},
-    "png_insertion": _TABLES | {"rows": "No-Adapter;Encoder"},
-    "png_mlma": _TABLES | {"rows": "Deform-Attn"},
+
+@dataclass(frozen=True)
+class Small:
+    """Parameters that make a notebook small, and what it then writes and shows."""
+
+    parameters: dict[str, Any]
+    tables: str | None = None  # its file in data/08_reporting
+    rows: tuple[int, ...] = ()  # of each table in that file
+    pictures: int = 3  # exactly
+
+
+def _params(*pairs: str) -> str:
+    """As for ``kedro run --params``; the mini world is a handful of images."""
+    world = ("coco_panoptic.train=16", "coco_panoptic.val=8", "voc2012.train=8", "voc2012.aug=1")
+    world += ("voc2012.val=2", "voc2012.test=1", "coco2014.train=2", "coco2014.val=1")
+    world += ("mug19.scenes=1", "mug19.views=1", "mug19.max_references=5")
+    return ",".join([*(f"world.{pair}" for pair in world), *pairs])
+
+
+_PNG = {"seeds": "0", "max_steps": 2, "params": _params("png_tables.figures=1")}
+_TEXT2MASK = {"params": _params("text2mask.attention.noises=1", "text2mask_tables.bins=3")}
+SMALL = {
+    "png_components": Small(_PNG | {"rows": "Baseline;+ EIPA + MLMA"}, "png_tables", (2,)),
+    "png_insertion": Small(_PNG | {"rows": "No-Adapter;Encoder"}, "png_tables", (2,), 1),
+    "png_mlma": Small(_PNG | {"rows": "Deform-Attn"}, "png_tables", (1,), 1),
+    "text2mask_quickstart": Small(_TEXT2MASK),
+    # Tables 5 and 1, two curves, and Figure D.9, which is always among them.
+    "text2mask_attention": Small(
+        _TEXT2MASK
+        | {"rows": "Cross;SelfCross;1 noise", "cross_layers": "4,5;13", "self_layers": "13"}
+        | {"pictures": 1},
+        "text2mask_tables",
+        (2, 1, 2, 1, 2),
+        2,
+    ),
+    "text2mask_prompts": Small(
+        _TEXT2MASK | {"rows": "separate;composed, BG."}, "text2mask_tables", (2, 2), 2
+    ),
+    "text2mask_sweeps": Small(
+        _TEXT2MASK
+        | {"timesteps": "1,100", "thresholds": "0.4,0.5", "powers": "1", "noises": "none"}
+        | {"seeds": 40},
+        "text2mask_tables",
+        (2, 2, 2, 2),
+        2,
+    ),
+    "text2mask_segmenter": Small(
+        _TEXT2MASK
+        | {"rows": "VOC 2012 trainaug;VOC 2012 val: DeepLabV2", "max_steps": 2, "pictures": 1},
+        "text2mask_tables",
+        (1, 1, 2),
+    ),
 }
 
 
@@ -54,19 +97,19 @@ def test_committed_clean(path: Path) -> None:
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_runs(path: Path, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DIFFGROUND_RUN_LOG", "0")
-    parameters = {"project": str(project), **SMALL[path.stem]}
+    small = SMALL[path.stem]
     done = papermill.execute_notebook(
         path,
         project / "done.ipynb",
-        parameters=parameters,
+        parameters={"project": str(project), **small.parameters},
         kernel_name="python3",
         progress_bar=False,
     )
-    assert not any(
-        output["output_type"] == "error"
-        for cell in done.cells
-        for output in cell.get("outputs", ())
-    )
-    written = json.loads((project / "data/08_reporting/png_tables.json").read_text("utf-8"))
-    assert written[0]["scale"] == "mini"
-    assert len(written[0]["rows"]) == len(SMALL[path.stem]["rows"].split(";"))
+    outputs = [output for cell in done.cells for output in cell.get("outputs", ())]
+    assert not any(output["output_type"] == "error" for output in outputs)
+    assert sum("image/png" in output.get("data", ()) for output in outputs) == small.pictures
+    if small.tables:
+        file = project / f"data/08_reporting/{small.tables}.json"
+        written = json.loads(file.read_text("utf-8"))
+        assert {table["scale"] for table in written} == {"mini"}
+        assert tuple(len(table["rows"]) for table in written) == small.rows

@@ -1,17 +1,20 @@
-"""For notebooks: running a pipeline with changed parameters, and reading what it made."""
+"""For notebooks: runs pipelines with changed parameters, reads and shows what they made."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
+from numpy.typing import NDArray
 
 from diffground.errors import InputError
+from diffground.reporting.overlays import Comparison
 
 
 def open_project(folder: str | Path = ".") -> Path:
@@ -42,6 +45,34 @@ def run_pipeline(
         session.run(pipeline_names=[pipeline])
         catalog = session.load_context().catalog
         return [catalog.load(name) for name in read]
+
+
+def load(root: Path, changes: dict[str, Any], read: Sequence[str], env: str = "local") -> list[Any]:
+    """Loads catalog entries, also parameters (``params:text2mask``), and runs nothing."""
+    with KedroSession.create(root, env=env, runtime_params=changes) as session:
+        assert isinstance(session, KedroSession)
+        catalog = session.load_context().catalog
+        return [catalog.load(name) for name in read]
+
+
+def compare(
+    image: NDArray[np.uint8], labels: Mapping[str, int], panels: Mapping[str, NDArray[np.uint8]]
+) -> Comparison:
+    """Label masks of an image as a row of ``side_by_side``, with its classes as the caption.
+
+    Args:
+        image: RGB (H, W, 3).
+        labels: class -> its label in the masks.
+        panels: title -> label mask (H, W).
+    """
+    caption = ", ".join(labels)
+    ends = np.cumsum([len(name) + len(", ") for name in labels]) - len(", ")
+    spans = [(int(end) - len(name), int(end)) for name, end in zip(labels, ends, strict=True)]
+    masks = {
+        title: np.stack([mask == label for label in labels.values()])
+        for title, mask in panels.items()
+    }
+    return Comparison(image, caption, spans, masks)
 
 
 def nested(text: str) -> dict[str, Any]:

@@ -30,8 +30,10 @@ LAYERS = ("mask", "label", "initial", "confidence")
 HERE = WorkConfig()
 
 
-def write_masks(folder, work=HERE, ids=IDS, make=make, config=CONFIG, recipe=RECIPE):
-    return write_any(ids, make, folder, config, work, recipe=recipe)
+def write_masks(
+    folder, work=HERE, ids=IDS, make=make, config=CONFIG, recipe=RECIPE, made_from=None
+):
+    return write_any(ids, make, folder, config, work, recipe=recipe, made_from=made_from)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -173,6 +175,24 @@ def test_resuming_makes_what_is_missing_only(tmp_path):
     assert contents(tmp_path) == before
     report = write_masks(tmp_path, ids=IDS[:8], make=noted)  # more items: filled further
     assert made[9:] == IDS[6:8] and report["complete"]
+
+
+def test_what_is_older_than_its_source_is_made_again(tmp_path):
+    ids, folder = IDS[:3], tmp_path / "masks"
+    sources = {item: tmp_path / f"{item}.maps" for item in ids}
+    for path in sources.values():
+        path.touch()
+
+    def made() -> int:
+        return write_masks(folder, ids=ids, made_from=sources.__getitem__)["made"]
+
+    assert (made(), made()) == (3, 0)
+    later = mask_path(folder, ids[1]).stat().st_mtime_ns + 10**9
+    os.utime(sources[ids[1]], ns=(later, later))
+    assert made() == 1
+    sources[ids[0]].unlink()
+    os.utime(mask_path(folder, ids[1]), ns=(later, later))
+    assert made() == 0, "maps may be removed once the masks are there"
 
 
 def test_broken_items_are_tried_again(tmp_path):

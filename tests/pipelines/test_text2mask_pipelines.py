@@ -13,7 +13,7 @@ from kedro.io import DataCatalog, MemoryDataset
 from kedro.runner import SequentialRunner
 from PIL import Image
 from pydantic import ValidationError
-from tiny_text2mask import config, world
+from tiny_text2mask import TINY, config, world
 
 from diffground.errors import InputError
 from diffground.pipeline_registry import register_pipelines
@@ -52,7 +52,7 @@ def run(tmp_path):
             "voc2012": world() / "voc2012",
             "coco2014": world() / "coco2014",
             "coco2014_folder": world() / "coco2014",
-            "stable_diffusion": tiny_png.backbone().folder,
+            "text2mask_diffusion": tiny_png.backbone().folder,
             "text2mask_images": tmp_path / "images",
             **{f"text2mask_{n}": tmp_path / n for n in ("maps", "masks", "models", "predictions")},
             "params:text2mask": text2mask,
@@ -101,15 +101,47 @@ def test_from_images_to_a_segmenter(run, tmp_path, caplog):
 
 def test_the_test_split_is_labelled_for_its_server(run, tmp_path):
     test = {"dataset": "voc2012", "split": "test", "labels": "none"}
-    found = run(everything(), config(limit=2, test=test))["text2mask_segmenter_metrics"]
-    assert found["test"]["images"] == 2 and found["test"]["skipped"]["skipped"] == 0
+    run(everything(), config(limit=2, test=test))
     (out,) = (tmp_path / "predictions").glob("test-deeplab-*")
+    folder = out / "results/VOC2012/Segmentation/comp6_test_cls"
+    for name in (".2012_600001-12ab.part", "2007_000001.png"):  # of other runs
+        (folder / name).write_bytes(b"half")
+    kept = (folder / "2012_600000.png").stat().st_mtime_ns
+    (folder / "2012_600001.png").unlink()
+    found = run(everything(), config(limit=2, test=test))["text2mask_segmenter_metrics"]
+    assert (folder / "2012_600000.png").stat().st_mtime_ns == kept
+    (folder / "2007_000001.png").unlink()
+    assert found["test"]["images"] == 2 and found["test"]["skipped"]["skipped"] == 0
     labels = sorted(out.glob("results/VOC2012/Segmentation/comp6_test_cls/*.png"))
     assert [path.stem for path in labels] == ["2012_600000", "2012_600001"]
     assert Image.open(labels[0]).mode == "P" and Image.open(labels[0]).size == (64, 64)
     with tarfile.open(out / "results.tgz") as archive:
         files = [member.name for member in archive.getmembers() if member.isfile()]
     assert sorted(files) == [path.relative_to(out).as_posix() for path in labels]
+
+
+def test_the_segmenter_is_judged_while_it_trains(run, monkeypatch):
+    rows = []
+    monkeypatch.setattr(
+        "diffground.tracking.NullTracker.log_metrics",
+        lambda self, row, step=None: rows.append((row, step)),
+    )
+    train = TINY["segmenter"]["train"] | {"evaluate_every": 2}
+    often = config(segmenter={"train": train}, limit=2)
+    out = run(everything(), often)
+    assert [step for row, step in rows if "eval/miou" in row] == [2, 3]
+    training = out["text2mask_training"]
+    found = out["text2mask_segmenter_metrics"]["scores"]
+    assert training["metrics"] == {name: found[name] for name in ("miou", "pixel_accuracy")}
+    seldom = run(everything(), config(limit=2))["text2mask_training"]
+    assert seldom == training | {"trained": False}, "the same network, in the same folder"
+
+
+def test_a_missing_test_split_is_said_before_the_training(run, tmp_path):
+    test = {"dataset": "folder", "csv": "test.csv", "labels": "none"}
+    with pytest.raises(InputError, match="test.csv: list: there is no such file"):
+        run(everything(), config(limit=2, test=test))
+    assert not list(tmp_path.glob("models/*"))
 
 
 def test_without_validation_nothing_is_judged(run):
@@ -119,6 +151,9 @@ def test_without_validation_nothing_is_judged(run):
         run(everything(), config(val=None, limit=2))
     with pytest.raises(InputError, match="segmenter"):
         run(everything(), config(segmenter=None, limit=2))
+    train = TINY["segmenter"]["train"] | {"evaluate_every": 2}
+    with pytest.raises(InputError, match="evaluate_every: there are no true masks"):
+        run(everything(), config(segmenter={"train": train}, val=None, limit=2))
 
 
 def test_the_tables_and_figures(run):
@@ -165,6 +200,7 @@ def test_both_environments_configure_the_pipelines(root):
     train = text2mask.segmenter.train
     assert (train.optimizer, train.max_steps, train.batch_size) == ("sgd", 20_000, 10)
     assert train.rate_factor("aspp.0.bias") == 20 and train.rate_factor("aspp.0.weight") == 10
+    assert train.decay_factor("aspp.3.bias") == 0 and train.decay_factor("aspp.3.weight") == 1
     assert text2mask.segmenter.network.batch_norm == "frozen"
 
 

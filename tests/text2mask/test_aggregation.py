@@ -37,7 +37,7 @@ def stamps(folder) -> dict[str, int]:
 
 
 def test_what_is_read_is_what_was_made(tmp_path, samples, segmenter):
-    report = write_maps(segmenter, samples, tmp_path, RECIPE, seed=1)
+    report = write_maps(lambda: segmenter, samples, tmp_path, RECIPE, seed=1)
     assert report["complete"] and (report["items"], report["made"], report["kept"]) == (4, 4, 0)
     assert is_valid(tmp_path)
     sample = samples[1]
@@ -51,30 +51,67 @@ def test_what_is_read_is_what_was_made(tmp_path, samples, segmenter):
 
 
 def test_only_what_is_missing_or_broken_is_made(tmp_path, samples, segmenter):
-    write_maps(segmenter, samples, tmp_path, RECIPE, seed=1)
+    write_maps(lambda: segmenter, samples, tmp_path, RECIPE, seed=1)
     before = stamps(tmp_path)
-    again = write_maps(segmenter, samples, tmp_path, RECIPE, seed=1)
+    again = write_maps(lambda: segmenter, samples, tmp_path, RECIPE, seed=1)
     assert (again["made"], again["kept"]) == (0, 4) and stamps(tmp_path) == before
     maps_path(tmp_path, samples[0].id).unlink()
     maps_path(tmp_path, samples[2].id).write_bytes(b"cut short")
     (tmp_path / ".left-by-a-killed-run.part").touch()
-    mended = write_maps(segmenter, samples, tmp_path, RECIPE, seed=1)
+    mended = write_maps(lambda: segmenter, samples, tmp_path, RECIPE, seed=1)
     assert (mended["made"], mended["kept"]) == (2, 2) and mended["complete"]
     assert not list(tmp_path.glob(".*.part"))
     kept = {maps_path(tmp_path, samples[index].id).name for index in (1, 3)}
     assert all(stamps(tmp_path)[name] == before[name] for name in kept)
-    other = write_maps(segmenter, samples, tmp_path, {"model": "another"}, seed=1)
+    other = write_maps(lambda: segmenter, samples, tmp_path, {"model": "another"}, seed=1)
     assert other["made"] == 4
 
 
+def test_without_anything_to_make_no_model_is_loaded(tmp_path, samples, segmenter):
+    first = write_maps(lambda: segmenter, samples, tmp_path, RECIPE, seed=1)
+    again = write_maps(lambda: pytest.fail("loaded"), samples, tmp_path, RECIPE, seed=1)
+    assert first["seconds"] > 0 == again["seconds"]
+
+
+def test_another_image_or_other_classes_are_made_again(tmp_path, samples, segmenter):
+    image = tmp_path / "image.jpg"
+    shutil.copy(samples[0].image_path, image)
+    one = replace(samples[0], image_path=image)
+    folder = tmp_path / "maps"
+
+    def made(*given) -> int:
+        return write_maps(lambda: segmenter, given, folder, RECIPE, seed=1)["made"]
+
+    assert (made(one, samples[1]), made(one, samples[1])) == (2, 0)
+    shutil.copy(samples[2].image_path, image)
+    assert (made(one, samples[1]), made(one, samples[1])) == (1, 0)
+    other = replace(one, classes=("mug",))
+    assert made(other, samples[1]) == 1 and read_maps(folder, one.id).keys == ("mug",)
+
+
+def test_a_mended_image_is_tried_again(tmp_path, samples, segmenter):
+    image = tmp_path / "image.jpg"
+    given = [replace(samples[0], image_path=image), samples[1]]
+    whole = samples[0].image_path.read_bytes()
+    image.write_bytes(whole[:300])
+    folder = tmp_path / "maps"
+    first = write_maps(lambda: segmenter, given, folder, RECIPE, seed=1)
+    assert first["complete"] and first["made"] == 1 and first["skipped"]["skipped"] == 1
+    image.write_bytes(whole)
+    mended = write_maps(lambda: segmenter, given, folder, RECIPE, seed=1)
+    assert (mended["complete"], mended["made"], mended["skipped"]["skipped"]) == (True, 1, 0)
+
+
 def test_parts_are_whole_together(tmp_path, samples, segmenter):
-    first = write_maps(segmenter, samples, tmp_path, RECIPE, seed=1, shard=ShardConfig(count=2))
+    first = write_maps(
+        lambda: segmenter, samples, tmp_path, RECIPE, seed=1, shard=ShardConfig(count=2)
+    )
     assert (first["items"], first["made"], first["complete"]) == (2, 2, False)
     part = ShardConfig(index=1, count=2)
-    second = write_maps(segmenter, samples, tmp_path, RECIPE, seed=1, shard=part)
+    second = write_maps(lambda: segmenter, samples, tmp_path, RECIPE, seed=1, shard=part)
     assert second["complete"] and is_valid(tmp_path)
     alone = tmp_path / "alone"
-    write_maps(segmenter, samples, alone, RECIPE, seed=1)
+    write_maps(lambda: segmenter, samples, alone, RECIPE, seed=1)
     for sample in samples:
         name = maps_path(tmp_path, sample.id).name
         assert (alone / name).read_bytes() == (tmp_path / name).read_bytes()
@@ -86,20 +123,20 @@ def test_a_broken_image_is_reported_every_time_and_hinders_nothing(tmp_path, sam
     given = [samples[0], replace(samples[1], image_path=broken), replace(samples[2], classes=())]
     folder = tmp_path / "maps"
     for made, kept in ((1, 0), (0, 1)):
-        report = write_maps(segmenter, given, folder, RECIPE, seed=1)
+        report = write_maps(lambda: segmenter, given, folder, RECIPE, seed=1)
         assert report["complete"] and (report["made"], report["kept"]) == (made, kept)
         items = [problem["item"] for problem in report["skipped"]["problems"]]
         assert items == [samples[1].id, samples[2].id]
     part = ShardConfig(index=1, count=2)
     shutil.rmtree(folder)
     for shard in (ShardConfig(count=2), part):
-        report = write_maps(segmenter, given, folder, RECIPE, seed=1, shard=shard)
+        report = write_maps(lambda: segmenter, given, folder, RECIPE, seed=1, shard=shard)
     assert report["complete"]
     with pytest.raises(InputError, match="can be read"):
         read_maps(folder, samples[1].id)
 
 
 def test_maps_are_in_range(tmp_path, samples, segmenter):
-    write_maps(segmenter, samples[:1], tmp_path, RECIPE, seed=1)
+    write_maps(lambda: segmenter, samples[:1], tmp_path, RECIPE, seed=1)
     maps = read_maps(tmp_path, samples[0].id).maps.numpy()
     assert maps.dtype == np.float32 and maps.min() == 0 and maps.max() == 1

@@ -79,6 +79,14 @@ def test_files_pictures_and_arrays_are_the_same_image(tmp_path, image):
     assert (found[0] == found[1]).all() and (found[0] == found[2]).all()
 
 
+def test_a_picture_is_refined_by_either_crf(image):
+    crf = CrfConfig(compat="paper", iterations=2)
+    segmenter = TextToMask(tiny_png.backbone(), CONFIG.model_copy(update={"crf": crf}))
+    found = segmenter(Image.fromarray(image), ["cat"])  # its pixels are read-only
+    assert (found.uncertain() == (found.probabilities.max(0) < 0.95)).all()
+    assert (segmenter(image, ["cat "]).labels == found.labels).all(), "a blank is no other class"
+
+
 def test_without_a_crf_labels_are_the_initial_ones(image):
     segmenter = TextToMask(tiny_png.backbone(), BARE)
     result = segmenter(image, ["cat", "sofa"], item="x", seed=3)

@@ -13,17 +13,20 @@ import pytest
 import tiny_png
 import tiny_text2mask
 import torch
+from PIL import Image
 from pydantic import ValidationError
 from tiny_text2mask import config, folders, frozen, split, world
 
 from diffground.attention.aggregate import class_maps, initial_labels
 from diffground.errors import InputError
+from diffground.io import write_png
 from diffground.masks.labels import read_labels
 from diffground.masks.store import mask_path
 from diffground.metrics.miou import Confusion
 from diffground.text2mask.api import TextToMask
 from diffground.text2mask.experiment import aggregate, label, measure
 from diffground.text2mask.samples import load_image, load_mask
+from diffground.text2mask.training import segmenter_folder, train_segmenter
 from diffground.text2mask.variant import Split
 
 
@@ -125,6 +128,92 @@ def test_broken_images_and_masks_are_reported(tmp_path):
     result = measure(whole)
     assert result["dcrf"]["images"] == 8
     assert result["skipped"]["problems"][0]["item"] == names[0]
+
+
+def without_manifest(tmp_path) -> tuple[Path, Path]:
+    """A copy of the tiny world as if it had been downloaded, and its VOC."""
+    data = Path(shutil.copytree(world(), tmp_path / "data"))
+    for manifest in data.rglob("manifest.json"):
+        manifest.unlink()
+    return data, next(data.glob("voc2012/**/VOC2012"))
+
+
+def test_another_image_in_downloaded_data_is_seen(tmp_path):
+    data, voc = without_manifest(tmp_path)
+    one = split(tmp_path, data)
+    aggregate(one, frozen())
+    label(one)
+    names = [sample.id for sample in one.samples]
+    small = Image.new("RGB", (48, 32), (200, 40, 40))
+    small.save(voc / f"JPEGImages/{names[0]}.jpg")
+    shutil.rmtree(one.masks)
+    found = label(one)["skipped"]["problems"]
+    assert [row["item"] for row in found] == [names[0]] and "another image" in found[0]["reason"]
+    before = segmenter_folder(one, folders(tmp_path))
+    assert aggregate(one, frozen())["made"] == 1 and label(one)["made"] == 1
+    assert segmenter_folder(one, folders(tmp_path)) != before, "another training, not a refusal"
+    shutil.copy(voc / f"JPEGImages/{names[2]}.jpg", voc / f"JPEGImages/{names[1]}.jpg")
+    assert aggregate(one, frozen())["made"] == 1
+    assert label(one)["made"] == 1, "what was made from older maps is made again"
+
+
+def test_other_classes_in_downloaded_data_are_seen(tmp_path):
+    data, voc = without_manifest(tmp_path)
+    one = split(tmp_path, data)
+    aggregate(one, frozen())
+    sample = next(s for s in one.samples if "mug" not in s.classes)
+    truth = load_mask(sample, load_image(sample).shape[:2]).copy()
+    truth[0, 0] = one.words.index("mug")
+    write_png(sample.mask_path, truth)
+    other = split(tmp_path, data)
+    assert other.maps == one.maps and aggregate(other, frozen())["made"] == 1
+    assert "mug" in other.class_maps(sample.id).keys
+
+
+def test_a_shard_alone_is_not_learnt_from(tmp_path):
+    shards = [split(tmp_path, work={"shard": {"index": i, "count": 2}}) for i in (0, 1)]
+    for index, part in enumerate(shards):
+        aggregate(part, frozen())
+        assert label(part)["complete"] is measure(part)["complete"] is bool(index)
+        if not index:
+            with pytest.raises(InputError, match="every shard"):
+                train_segmenter(part, folders(tmp_path))
+    assert train_segmenter(shards[1], folders(tmp_path))["images"] == 10
+
+
+def test_thresholds_are_those_of_the_dataset(tmp_path):
+    def thresholds(dataset: str, **attention) -> tuple[float, float]:
+        source = {"dataset": dataset, "split": "train"}
+        return split(tmp_path, source=source, attention=attention).config.attention.thresholds
+
+    official = {"compat": "official"}
+    assert thresholds("voc2012", **official) == thresholds("coco2014") == (0.2, 0.5)
+    assert thresholds("coco2014", **official) == (0.5, 0.35)
+    assert thresholds("coco2014", **official, box_threshold=0.4) == (0.4, 0.35)
+    assert split(tmp_path, attention={"background_threshold": 0.5}).masks == split(tmp_path).masks
+
+
+def test_a_folder_s_names_number_all_splits(tmp_path):
+    images = tmp_path / "data/images"
+    images.mkdir(parents=True)
+    one, two = split(tmp_path).samples[:2]
+    for sample in (one, two):
+        shutil.copy(sample.image_path, images)
+    (images / "labels.csv").write_text(f"image,labels\n{one.image_path.name},cat;dog;mug\n")
+    (images / "val.csv").write_text(
+        f"image,labels\n{one.image_path.name},dog;mug\n{two.image_path.name},cow\n"
+    )
+    source, val = (
+        {"dataset": "folder", "csv": name, "split": None} for name in ("labels.csv", "val.csv")
+    )
+    settings = config(source=source, val=val, vocabulary=None)
+    place = folders(tmp_path, tmp_path / "data")
+    found = [Split.of(settings, place, s, frozen().fingerprint) for s in settings.sources()]
+    assert found[1].classes == found[0].classes == ("background", "cat", "dog", "mug")
+    assert [problem.item for problem in found[1].report.problems] == [two.id]
+    (images / "val.csv").write_text(f"image,labels,mask\n{one.image_path.name},dog,\n")
+    with pytest.raises(InputError, match="which label ids"):
+        Split.of(settings, place, settings.source, frozen().fingerprint)
 
 
 def test_a_folder_of_ones_own_needs_no_vocabulary(tmp_path):

@@ -184,14 +184,15 @@ def test_folder_with_masks(folder: Path) -> None:
     write_png(folder / "masks/sofa.png", mask)  # of the pixels as stored, not as shown
     (folder / "labels.csv").write_text(
         "image,labels,mask\ncat.png,cat,masks/cat.png\nmore/sofa.jpg,cat,masks/sofa.png\n"
-        "more/../cat.png,cat,\n"
+        "more/../cat.png,cat,\n.hidden.png,cat,\n"
     )
     vocabulary = Vocabulary.from_names(["cat", "sofa"])
     samples, report = read(FolderSource(labels="mask"), folder, vocabulary, deep=True)
     assert [(s.id, s.classes) for s in samples] == [("cat", ("sofa",))]
     assert reasons(report) == {
         "more/sofa": "size: the mask is 30x20, its image 20x30",
-        "line 4": "line: 'more/../cat.png' is no path within the dataset",
+        "line 4": "line: 'more/../cat.png' is no path within the dataset, or a hidden one",
+        "line 5": "line: '.hidden.png' is no path within the dataset, or a hidden one",
     }
     with pytest.raises(InputError, match="add a column"):
         (folder / "labels.csv").write_text("image,labels\n")

@@ -19,6 +19,7 @@ from diffground.training.loop import (
     BEST,
     LAST,
     LossFn,
+    _keys,
     _Stream,
     load_trainable,
     train,
@@ -157,6 +158,32 @@ def test_parts_learn_at_their_own_rate(tmp_path: Path) -> None:
         run(tmp_path / "other", config.model_copy(update={"rate_factors": {"tail": 2.0}}))
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_parts_decay_by_their_own_factor(tmp_path: Path, optimizer: str) -> None:
+    """Without a gradient, a step changes a weight by its decay alone."""
+    options = {"optimizer": "sgd", "momentum": 0.0} if optimizer == "sgd" else {}
+    config = TrainConfig(
+        max_steps=1, batch_size=20, learning_rate=0.1, schedule="constant", weight_decay=0.5,
+        rate_factors={"body.3.": 2.0}, decay_factors={"body.": 0.5, "body.3.bias": 0}, **options,
+    )  # fmt: skip
+    model = net()
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+
+    def still(model: nn.Module, batch: object) -> dict[str, Tensor]:
+        return {"loss": 0.0 * sum(p.sum() for p in model.parameters())}
+
+    train(model=model, loss_fn=still, dataset=Line(), config=config, folder=tmp_path)
+    for name, p in model.named_parameters():
+        rate = 0.0 if name.startswith("frozen") else 0.1
+        factor = {"body.3.weight": 2 * 0.5, "body.3.bias": 0.0}.get(name, 0.5)
+        torch.testing.assert_close(p, before[name] * (1 - rate * 0.5 * factor), msg=name)
+    wrong = config.model_copy(update={"decay_factors": {"tail": 0.0}})
+    with pytest.raises(InputError, match="decay_factors.*'tail'"):
+        run(tmp_path / "other", wrong)
+    with pytest.raises(ValueError, match="decay_factors"):
+        TrainConfig(max_steps=1, batch_size=1, learning_rate=0.1, decay_factors={"body.": -1})
+
+
 def test_sgd_is_the_textbook_step_and_resumes(tmp_path: Path) -> None:
     """v = m v + (g + wd p), p -= lr f v; an interrupted run keeps its velocities."""
     options = {"learning_rate": 0.02, "momentum": 0.9, "weight_decay": 0.1, "grad_clip": 0.0}
@@ -207,7 +234,8 @@ def test_options_of_the_other_optimizer_are_refused() -> None:
             max_steps=1, batch_size=1, learning_rate=0.1, optimizer="sgd", momentum=0.0,
             betas=(0.5, 0.9),
         )  # fmt: skip
-    assert "optimizer" not in CONFIG.model_dump()  # or every finished training gets a new key
+    # Or every finished training gets a new key.
+    assert not {"optimizer", "momentum", "decay_factors"} & set(CONFIG.model_dump())
 
 
 def test_finished_run_is_not_repeated(tmp_path: Path) -> None:
@@ -250,6 +278,36 @@ def test_another_configuration_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="another configuration"):
         run(tmp_path, key="another dataset")
     run(tmp_path, CONFIG.model_copy(update={"log_every": 1}))  # changes no number
+
+
+def test_how_often_it_is_evaluated_counts_only_where_it_decides(tmp_path: Path) -> None:
+    often = CONFIG.model_copy(update={"evaluate_every": 10})
+
+    def again(folder: Path, config: TrainConfig, monitor: str | None) -> int:
+        return train(
+            model=net(), loss_fn=loss_fn, dataset=Line(), config=config, folder=folder,
+            evaluate=evaluate, monitor=monitor, minimise=True,
+        ).resumed_at  # fmt: skip
+
+    for config in (CONFIG, often):  # the first trains, and the other continues it
+        assert again(tmp_path / "free", config, None) == (0 if config is CONFIG else 30)
+    assert again(tmp_path / "best", CONFIG, "error") == 0
+    with pytest.raises(InputError, match="another configuration"):
+        again(tmp_path / "best", often, "error")
+
+
+def test_checkpoints_of_the_times_when_it_always_counted_are_accepted(tmp_path: Path) -> None:
+    """Key literals: those of the code before, for these configurations."""
+    often = CONFIG.model_copy(update={"evaluate_every": 10})
+    assert _keys(CONFIG, "data", None) == _keys(CONFIG, "data", "error") == ("20a88576f478304b",)
+    assert _keys(often, "data", "error") == ("a47ea98012da6349",)
+    assert _keys(often, "data", None) == ("20a88576f478304b", "a47ea98012da6349")
+    run(tmp_path, often)  # under the second of them
+    result = train(
+        model=net(), loss_fn=loss_fn, dataset=Line(), config=often, folder=tmp_path,
+        evaluate=evaluate,
+    )  # fmt: skip
+    assert result.resumed_at == CONFIG.max_steps
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:

@@ -42,6 +42,9 @@ from diffground.seeds import derive_seed
 Method = Literal["selfcross", "cross", "cross+selfcross", "cbp", "daam"]
 
 
+VOC_THRESHOLDS, COCO_THRESHOLDS = (0.2, 0.5), (0.5, 0.35)  # of the box mask, of the background
+
+
 class AggregationConfig(Config):
     """How class maps are made. The defaults are the public code's for VOC.
 
@@ -64,8 +67,9 @@ class AggregationConfig(Config):
     long_side: PositiveInt | None = None  # pixels; None: the public code's rule, 704 to 1024
     normalise_cross: bool | None = None  # min-max before the propagation
     box_mask: bool | None = None  # class-aware boxes around what Cross finds
-    box_threshold: float = Field(default=0.2, ge=0, lt=1)  # of a map's maximum; COCO: 0.5
-    background_threshold: PositiveFloat = 0.5  # in (2·threshold - max)^power; COCO, official: 0.35
+    # None: the dataset's, see `for_dataset`; without a dataset VOC's
+    box_threshold: float | None = Field(default=None, ge=0, lt=1)  # of a map's maximum
+    background_threshold: PositiveFloat | None = None  # in (2·threshold - max)^power
     background_power: PositiveFloat = 2.0
     segments: PositiveInt = 5  # of CBP
 
@@ -78,6 +82,23 @@ class AggregationConfig(Config):
     def masks_boxes(self) -> bool:
         """Whether Cross passes through the box mask."""
         return self.compat == "official" if self.box_mask is None else self.box_mask
+
+    @property
+    def thresholds(self) -> tuple[float, float]:
+        """Of the box mask and of the background."""
+        box, background = VOC_THRESHOLDS
+        return (
+            box if self.box_threshold is None else self.box_threshold,
+            background if self.background_threshold is None else self.background_threshold,
+        )
+
+    def for_dataset(self, dataset: str) -> AggregationConfig:
+        """The same with the thresholds of a dataset: the public code has others for COCO."""
+        box, background = self.thresholds
+        if self.compat == "official" and dataset == "coco2014":
+            box = COCO_THRESHOLDS[0] if self.box_threshold is None else box
+            background = COCO_THRESHOLDS[1] if self.background_threshold is None else background
+        return self.model_copy(update={"box_threshold": box, "background_threshold": background})
 
     def layers(self, model: FrozenDiffusion) -> LayerTable:
         """The layers that are read."""
@@ -177,7 +198,7 @@ def background_score(maps: Tensor, threshold: float, power: float) -> Tensor:
 
 def scores(maps: Tensor, config: AggregationConfig) -> Tensor:
     """The background's score and the classes', (K+1, h, w), on the grid of the maps."""
-    background = background_score(maps, config.background_threshold, config.background_power)
+    background = background_score(maps, config.thresholds[1], config.background_power)
     return torch.cat([background[None], maps])
 
 
@@ -282,7 +303,7 @@ def _normalised_maps(
     start = cross if config.normalises_cross else raw
     if config.masks_boxes:
         # (Self^i ∘ mask on its columns) · c = Self^i · (mask ∘ c)
-        start = start * box_mask(cross, config.box_threshold)
+        start = start * box_mask(cross, config.thresholds[0])
     # Rows of Self sum to 1, so a constant passes through and the min-max drops it. Without it, a
     # nearly uniform Self leaves differences that float32 still resolves.
     start = start - start.mean(dim=(-2, -1), keepdim=True)

@@ -146,12 +146,13 @@ class Vocabulary(Config):
         return self.classes[self.index(text)].name
 
     def index(self, name: str) -> int:
-        """The label id of a class, called as in :meth:`name_of`."""
+        """The label id of a class, called as in :meth:`name_of`; blanks around it do not count."""
+        name = str(name).strip()
         for field in ("name", "prompt"):
             for label, entry in self.classes.items():
                 if name == getattr(entry, field):
                     return label
-        alike = difflib.get_close_matches(str(name), self.names, n=3)
+        alike = difflib.get_close_matches(name, self.names, n=3)
         hint = f"; did you mean {' or '.join(alike)}?" if alike else ""
         raise InputError("vocabulary", "name", f"there is no class {name!r}{hint}")
 

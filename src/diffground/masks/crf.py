@@ -108,7 +108,7 @@ def _compiled(
     crf.addPairwiseBilateral(
         sxy=config.bilateral_sxy,
         srgb=config.bilateral_srgb,
-        rgbim=np.ascontiguousarray(image),
+        rgbim=np.array(image, order="C"),  # a copy: what comes from a picture may be read-only
         compat=config.bilateral_weight,
     )
     posterior = np.array(crf.inference(config.iterations), np.float32)

@@ -10,10 +10,10 @@ A folder of masks::
              shard-000-of-001.json the items of this part that have no mask, and why
              manifest.json         written last: its presence means whole
 
-Every file appears whole, and an item's ``mask`` after its other files: an item whose mask is there
-and readable is done. So a run that is killed goes on where it was, and ends with the same bytes.
-Nothing is collected: at most ``look_ahead`` images are in memory, and metrics are read from the
-files (:mod:`diffground.masks.measure`).
+Every file appears whole, and an item's ``mask`` after its other files: an item whose mask is there,
+readable, and not older than what it was made from is done. So a run that is killed goes on where it
+was, and ends with the same bytes. Nothing is collected: at most ``look_ahead`` images are in
+memory, and metrics are read from the files (:mod:`diffground.masks.measure`).
 
 ``K`` classes, so K + 1 labels with the background first
 """
@@ -122,6 +122,7 @@ def write_masks(
     work: WorkConfig,
     *,
     recipe: Configuration,
+    made_from: Callable[[str], Path] | None = None,
 ) -> dict[str, Any]:
     """Makes the mask files of ``ids`` that are not there.
 
@@ -136,6 +137,8 @@ def write_masks(
         work: this run's shard and processes.
         recipe: what else the masks depend on (model, prompts, data). A folder that was begun with
             another one is refused.
+        made_from: the file that an item is made from. If it is newer than the mask, the mask is
+            made again; it may be gone once the mask is there. None: nothing is compared.
 
     Returns:
         JSON-ready ``{"folder", "complete", "items", "made", "kept", "skipped"}``: of this shard,
@@ -150,7 +153,7 @@ def write_masks(
     _check_ids(ids, folder)
     if config.crf.backend == "pydensecrf":
         require_pydensecrf()  # here: later it would be the fault of every single item
-    store = _Store(folder, tuple(ids), config, work.shard, recipe)
+    store = _Store(folder, tuple(ids), config, work.shard, recipe, made_from)
     mine = ids[work.shard.index :: work.shard.count]
     folder.mkdir(parents=True, exist_ok=True)
     report = ProblemReport(total=len(mine))
@@ -209,7 +212,9 @@ class _Store:
         config: MaskConfig,
         shard: ShardConfig,
         recipe: Configuration,
+        made_from: Callable[[str], Path] | None,
     ) -> None:
+        self.made_from = made_from
         self.folder, self.ids, self.config, self.shard = folder, ids, config, shard
         # Not the device: machines that share a folder may differ.
         masks = config.model_dump(mode="json", exclude={"crf": {"device"}})
@@ -241,11 +246,19 @@ class _Store:
     def is_done(self, item: str, *, trust: bool) -> bool:
         """Whether an item's files are there and, unless ``trust``, its mask can be read."""
         paths = [mask_path(self.folder, item, layer) for layer in self.config.layers()]
-        if not all(path.exists() for path in paths):
+        if not all(path.exists() for path in paths) or self._is_old(item, paths[-1]):
             return False
         try:
             return trust or read_labels(paths[-1]).size > 0
         except InputError:
+            return False
+
+    def _is_old(self, item: str, mask: Path) -> bool:
+        if self.made_from is None:
+            return False
+        try:
+            return self.made_from(item).stat().st_mtime_ns > mask.stat().st_mtime_ns
+        except FileNotFoundError:
             return False
 
     def write_report(self, report: ProblemReport) -> None:

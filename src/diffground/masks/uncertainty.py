@@ -45,18 +45,10 @@ def uncertain(
     return first - second < interval
 
 
-def label_picture(
-    labels: NDArray[np.uint8], unsure: NDArray[np.bool_] | None = None
-) -> NDArray[np.uint8]:
-    """Labels uint8 ``(H, W)`` in the VOC colours, RGB ``(H, W, 3)``; uncertain pixels are white.
-
-    Uncertain are the pixels labelled 255 and those of ``unsure``, bool ``(H, W)``.
-    """
+def label_picture(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Labels uint8 ``(H, W)`` in the VOC colours, RGB ``(H, W, 3)``; those of 255 are white."""
     picture = colour_map()[labels]
     picture[labels == UNSURE] = WHITE
-    if unsure is not None:
-        assert unsure.shape == labels.shape, (unsure.shape, labels.shape)
-        picture[unsure] = WHITE
     return picture
 
 

@@ -3,19 +3,22 @@
 A folder of maps::
 
     <folder>/<id>.safetensors      maps and cross (K, h, w) float16 on the padded grid; in the
-                                   header the classes, the sizes, and the recipe's hash
+                                   header the classes, the sizes, and the hash of what they are of
              problems-000-of-001.json  items of this part without maps, and why
              manifest.json         written last: its presence means whole
 
 Every later step (thresholds, CRF, other backgrounds) reads these files, so the UNet runs once per
-image and setting. A file appears whole; one that is there and fits the recipe is not made again.
+image and setting. A file appears whole; one that is there and fits the recipe, the image and its
+classes is not made again. Images are told apart by their size in bytes, not read to the end; what
+could not be read is tried again by every run.
 At 16 pixels per cell a class of a 500 x 375 image takes 7 kB.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -40,7 +43,7 @@ _PROBLEMS = "problems-{:03d}-of-{:03d}.json"
 
 
 def write_maps(
-    segmenter: TextToMask,
+    open_segmenter: Callable[[], TextToMask],
     samples: Sequence[SegmentationSample],
     folder: Path,
     recipe: dict[str, Any],
@@ -51,54 +54,83 @@ def write_maps(
     """Makes the maps of ``samples`` that are not there yet.
 
     Args:
+        open_segmenter: called once, if there is anything to make.
         samples: all of them; their classes are what is asked for.
         recipe: all that the maps depend on but the samples: a file of another recipe is made anew.
         shard: the part of the samples that this run makes.
 
     Returns:
-        JSON-ready ``{"folder", "complete", "items", "made", "kept", "skipped"}`` of this shard.
+        JSON-ready ``{"folder", "complete", "items", "made", "kept", "seconds", "skipped"}`` of this
+        shard; ``seconds`` were spent on maps, without loading the model.
     """
     part = ShardConfig() if shard is None else shard
-    key = config_hash(recipe)
-    content = {"recipe": recipe, "ids": config_hash({"ids": [s.id for s in samples]})}
+    keys = _keys(recipe, samples)
+    content = {"recipe": recipe, "items": config_hash(keys)}
     mine = samples[part.index :: part.count]
     folder.mkdir(parents=True, exist_ok=True)
     notes = folder / _PROBLEMS.format(part.index, part.count)
     with FileLock(folder / f".{notes.stem}.lock"):  # a second run waits, and finds them made
-        if is_valid(folder, content):
-            names = {sample.id for sample in mine}
-            known = [row for row in _noted(folder) if row.item in names]
-            return _summary(folder, len(mine), 0, known, complete=True)
-        pending = [s for s in mine if not _is_done(maps_path(folder, s.id), key)]
-        remove_manifest(folder)
-        notes.unlink(missing_ok=True)
-        report = _make(segmenter, pending, folder, key, seed)
+        whole = is_valid(folder, content)
+        broken = {row.item for row in _noted(folder)} if whole else set()
+        if whole and not broken & {sample.id for sample in mine}:
+            return _summary(folder, len(mine), 0, 0.0, [], complete=True)
+        pending = [s for s in mine if not _is_done(maps_path(folder, s.id), keys[s.id])]
+        with _finishing(folder):
+            remove_manifest(folder)
+            notes.unlink(missing_ok=True)
+        report, seconds = _make(open_segmenter, pending, folder, keys, seed)
         rows = json.dumps([asdict(row) for row in report.problems], indent=2) + "\n"
         write_whole(notes, lambda path: path.write_text(rows, encoding="utf-8"))
-        complete = _finish(folder, samples, key, part.count)
-        if complete:
-            write_manifest(folder, content)
+        with _finishing(folder):
+            complete = _finish(folder, samples, keys, part.count)
+            if complete:
+                write_manifest(folder, content)
     made = len(pending) - len(report.problems)
-    return _summary(folder, len(mine), made, report.problems, complete=complete)
+    return _summary(folder, len(mine), made, seconds, report.problems, complete=complete)
+
+
+def _finishing(folder: Path) -> FileLock:
+    """Held by the shard that looks at, or takes back, what all shards have declared."""
+    return FileLock(folder / ".finish.lock")
+
+
+def _keys(recipe: dict[str, Any], samples: Sequence[SegmentationSample]) -> dict[str, str]:
+    """What each item's maps are made of: the recipe, the classes, and the image's file."""
+    shared = config_hash(recipe)
+    return {
+        s.id: config_hash({"recipe": shared, "classes": s.classes, "bytes": _bytes(s.image_path)})
+        for s in samples
+    }
+
+
+def _bytes(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1  # whoever opens it will say so
 
 
 def _make(
-    segmenter: TextToMask,
+    open_segmenter: Callable[[], TextToMask],
     pending: Sequence[SegmentationSample],
     folder: Path,
-    key: str,
+    keys: dict[str, str],
     seed: int,
-) -> ProblemReport:
+) -> tuple[ProblemReport, float]:
     """Makes maps one image after the other, and goes on after a broken one."""
     report = ProblemReport(total=len(pending))
-    for sample in tqdm(pending, desc=f"maps {folder.name}", disable=not pending):
+    if not pending:
+        return report, 0.0
+    segmenter = open_segmenter()
+    start = time.perf_counter()
+    for sample in tqdm(pending, desc=f"maps {folder.name}"):
         try:
             maps = segmenter.maps(load_image(sample), sample.classes, item=sample.id, seed=seed)
         except InputError as error:
             report.add(sample.id, error)
             continue
-        _write(maps_path(folder, sample.id), maps, key)
-    return report
+        _write(maps_path(folder, sample.id), maps, keys[sample.id])
+    return report, round(time.perf_counter() - start, 2)
 
 
 def maps_path(folder: Path, item: str) -> Path:
@@ -123,7 +155,7 @@ def read_maps(folder: Path, item: str) -> ClassMaps:
 
 
 def _summary(
-    folder: Path, items: int, made: int, problems: list[Problem], *, complete: bool
+    folder: Path, items: int, made: int, seconds: float, problems: list[Problem], *, complete: bool
 ) -> dict[str, Any]:
     return {
         "folder": folder.name,
@@ -131,11 +163,14 @@ def _summary(
         "items": items,
         "made": made,
         "kept": items - made - len(problems),
+        "seconds": seconds,
         "skipped": ProblemReport(items, problems).to_dict(),
     }
 
 
-def _finish(folder: Path, samples: Sequence[SegmentationSample], key: str, count: int) -> bool:
+def _finish(
+    folder: Path, samples: Sequence[SegmentationSample], keys: dict[str, str], count: int
+) -> bool:
     """Whether every item of every part has its maps, or is known to have none; then tidies up."""
     current = {folder / _PROBLEMS.format(index, count) for index in range(count)}
     if not all(path.exists() for path in current):
@@ -143,7 +178,7 @@ def _finish(folder: Path, samples: Sequence[SegmentationSample], key: str, count
     for stale in set(folder.glob("problems-*-of-*.json")) - current:
         stale.unlink(missing_ok=True)
     known = {row.item for row in _noted(folder)}
-    if not all(s.id in known or _is_done(maps_path(folder, s.id), key) for s in samples):
+    if not all(s.id in known or _is_done(maps_path(folder, s.id), keys[s.id]) for s in samples):
         return False
     for stale in folder.rglob(".*.part"):  # left behind by killed runs
         stale.unlink(missing_ok=True)
@@ -168,7 +203,7 @@ def _write(path: Path, maps: ClassMaps, key: str) -> None:
 
 
 def _is_done(path: Path, key: str) -> bool:
-    """Whether a file is there, can be opened, and was made by this recipe."""
+    """Whether a file is there, can be opened, and was made of what ``key`` stands for."""
     if not path.exists():
         return False
     try:

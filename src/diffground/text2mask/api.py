@@ -33,6 +33,7 @@ from diffground.config import Config
 from diffground.errors import InputError
 from diffground.io.images import read_image
 from diffground.masks.crf import CrfConfig, dense_crf
+from diffground.masks.uncertainty import uncertain
 from diffground.reporting.overlays import overlay
 
 RECIPE_FILE = "diffground_text2mask.json"  # in a model folder: the settings that suit the model
@@ -86,6 +87,10 @@ class TextMasks:
             raise KeyError(f"{name!r} was not asked for: {', '.join(self.names)}")
         found: NDArray[np.bool_] = self.labels == self.names.index(name)
         return found
+
+    def uncertain(self) -> NDArray[np.bool_]:
+        """Where the CRF is not sure: less than 0.95 for the best label (Figure 4), bool (H, W)."""
+        return uncertain(self.probabilities, "official")
 
     def overlay(self) -> Image.Image:
         """The image with the classes in colours, and their names below."""

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
+from diffground.errors import InputError
 from diffground.text2mask.experiment import aggregate, label, measure
 from diffground.text2mask.tables_config import Text2MaskTablesConfig
 from diffground.text2mask.training import OnLog
@@ -81,7 +82,8 @@ def place_of(
     if place == "train":
         return config, bench.tables.train
     if place.endswith("val"):
-        assert config.val is not None, "the segmenter's tables need text2mask.val"
+        if config.val is None:
+            raise InputError("text2mask", "val", "is null: Tables 3 and 4 are measured on it")
         return config, config.val
     return config, config.source
 

@@ -13,14 +13,16 @@ Where the files lie, and what they depend on, is said in :mod:`diffground.text2m
 from __future__ import annotations
 
 import json
-import time
 from typing import Any
+
+from filelock import FileLock
 
 from diffground.errors import ProblemReport
 from diffground.io.files import write_whole
+from diffground.manifest import is_valid
 from diffground.masks.measure import measure as score_masks
 from diffground.masks.store import Layer, write_masks
-from diffground.text2mask.aggregation import write_maps
+from diffground.text2mask.aggregation import maps_path, write_maps
 from diffground.text2mask.api import TextToMask
 from diffground.text2mask.variant import Frozen, Split, Text2MaskConfig, Text2MaskFolders
 
@@ -39,13 +41,11 @@ def aggregate(split: Split, frozen: Frozen) -> dict[str, Any]:
     """Makes the maps that are missing; see :func:`diffground.text2mask.aggregation.write_maps`.
 
     Returns:
-        What that returns, and ``"seconds"``, ``"images"``: what making all maps took so far.
+        What that returns, but ``"seconds"`` and ``"images"`` are of all maps that were made so far.
     """
     config = split.config
-    segmenter = TextToMask(frozen.model, split.method, split.words)
-    start = time.perf_counter()
     summary = write_maps(
-        segmenter,
+        lambda: TextToMask(frozen.model, split.method, split.words),
         split.samples,
         split.maps,
         split.maps_recipe,
@@ -54,14 +54,15 @@ def aggregate(split: Split, frozen: Frozen) -> dict[str, Any]:
     )
     summary["unusable"] = split.report.to_dict()
     notes = split.maps.with_name(f"{split.maps.name}.json")
-    spent = {"seconds": 0.0, "images": 0}
-    if notes.exists():
-        spent |= json.loads(notes.read_text("utf-8"))
-    if summary["made"]:
-        spent["seconds"] = round(spent["seconds"] + time.perf_counter() - start, 2)
-        spent["images"] += summary["made"]
-        text = json.dumps(spent) + "\n"
-        write_whole(notes, lambda part: part.write_text(text, encoding="utf-8"))
+    with FileLock(split.maps / ".seconds.lock"):
+        spent = {"seconds": 0.0, "images": 0}
+        if notes.exists():
+            spent |= json.loads(notes.read_text("utf-8"))
+        if summary["made"]:
+            spent["seconds"] = round(spent["seconds"] + summary["seconds"], 2)
+            spent["images"] += summary["made"]
+            text = json.dumps(spent) + "\n"
+            write_whole(notes, lambda part: part.write_text(text, encoding="utf-8"))
     return summary | spent
 
 
@@ -75,6 +76,7 @@ def label(split: Split) -> dict[str, Any]:
         split.config.masks,
         split.config.work,
         recipe=split.masks_recipe,
+        made_from=lambda item: maps_path(split.maps, item),
     )
 
 
@@ -82,7 +84,8 @@ def measure(split: Split) -> dict[str, Any]:
     """mIoU of the masks, read from the files: before the CRF (if those are kept) and after.
 
     Returns:
-        JSON-ready ``{"split", "masks", "initial", "dcrf", "skipped"}``: results of
+        JSON-ready ``{"split", "masks", "complete", "initial", "dcrf", "skipped"}``: whether all
+        shards of the masks are there, results of
         :meth:`~diffground.metrics.miou.Confusion.result`, None where there are no such files, and
         the report of samples that are not among them.
     """
@@ -96,6 +99,7 @@ def measure(split: Split) -> dict[str, Any]:
     return {
         "split": split.name,
         "masks": split.masks.name,
+        "complete": is_valid(split.masks),
         "scale": split.config.scale,
         **results,
         "skipped": report.to_dict(),

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from diffground.errors import InputError
 from diffground.masks.labels import read_labels
 from diffground.masks.store import Layer, mask_path
-from diffground.masks.uncertainty import WHITE, comparison_row
+from diffground.masks.uncertainty import WHITE, comparison_row, uncertain
+from diffground.metrics.iou import UNSURE
 from diffground.reporting.tables import ResultRow, ResultTable
 from diffground.text2mask.samples import load_image, load_mask
 from diffground.text2mask.tables_config import published
@@ -28,10 +29,12 @@ _CURVES = {
 
 
 def mask_rows(split: Split, number: int) -> NDArray[np.uint8]:
-    """Figure 4: image, labels before and after the CRF, pseudo mask, truth; a row per image.
+    """Figure 4: image, labels before and after the CRF, uncertain pixels, truth; a row per image.
 
-    The images with the most classes, as many as ``number``. White is what the pseudo mask leaves
-    open (confidence below the threshold), and the 255s of the truth. uint8 RGB ``(H, W, 3)``.
+    The images with the most classes, as many as ``number``. Uncertain pixels are white, in both
+    readings of the paper (:mod:`diffground.masks.uncertainty`): where two attention scores are
+    close, and what the pseudo mask leaves open. So are the 255s of the truth. uint8 RGB
+    ``(H, W, 3)``.
     """
     kept = split.config.masks.layers()
     in_order: tuple[Layer, ...] = ("initial", "label", "mask")
@@ -44,6 +47,9 @@ def mask_rows(split: Split, number: int) -> NDArray[np.uint8]:
             image = load_image(sample)
             files = [mask_path(split.masks, sample.id, layer) for layer in layers]
             masks = [read_labels(file, size=image.shape[:2]) for file in files]
+            if "label" in layers:
+                unsure = uncertain(split.mask_work(sample).scores, "paper")
+                masks.insert(-1, np.where(unsure, np.uint8(UNSURE), masks[layers.index("label")]))
             if sample.mask_path is not None:
                 masks.append(load_mask(sample, image.shape[:2]))
         except InputError:
@@ -68,19 +74,21 @@ def sweep_curves(tables: Sequence[ResultTable]) -> Figure:
     if not found:
         axes[0].set_title("Figure B.8 was not among the tables asked for")
     for axis, (curve, table) in zip(axes, found.items(), strict=False):
-        for name, points in _lines(curve, table.rows).items():
+        for number, (name, points) in enumerate(_lines(curve, table.rows).items()):
             ticks = [point for point, _ in points]
             for column, style in (("initial", "o--"), ("dCRF", "o-")):
                 values = [row.mean.get(column) for _, row in points]
                 label = f"{name}{column}"
-                axis.plot(ticks, values, style, markersize=4, linewidth=1.5, label=label)
+                colour = f"C{number}"
+                axis.plot(ticks, values, style, c=colour, ms=4, linewidth=1.5, label=label)
         axis.set_xlabel(_CURVES[curve])
         axis.tick_params(axis="x", labelrotation=45 if curve == "cross_layers" else 0)
         axis.grid(alpha=0.25)
         axis.legend(fontsize=8)
     axes[0].set_ylabel("mIoU (%)")
     if found:
-        figure.suptitle(f"{next(iter(found.values())).scale} scale, one noise", fontsize=11)
+        scale = next(iter(found.values())).scale
+        figure.suptitle(f"{scale} scale, one noise where nothing else is said", fontsize=11)
     return figure
 
 

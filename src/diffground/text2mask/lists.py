@@ -193,6 +193,7 @@ class FolderList:
             reason = f"the first line must be image,labels or image,labels,mask, not {header}"
             raise InputError(self.file, "header", reason)
         self.columns, self.rows = len(header), rows[1:]
+        self.masked = self.columns == 3
         if source.labels == "mask" and self.columns < 3:
             raise InputError(self.file, "header", "labels are to come from masks: add a column")
 
@@ -202,7 +203,7 @@ class FolderList:
             raise InputError(self.file, "line", reason)
         name = fields[0].strip()
         image = _inside(self.base, name, self.file)
-        masked = fields[2].strip() if self.columns == 3 else ""
+        masked = fields[2].strip() if self.masked else ""
         mask = _inside(self.base, masked, self.file) if masked else None
         tags = tuple(tag.strip() for tag in fields[1].split(";") if tag.strip())
         return Entry(PurePosixPath(name).with_suffix("").as_posix(), image, mask, tags)
@@ -263,6 +264,7 @@ def _text(file: Path) -> str:
 def _inside(base: Path, name: str, file: Path) -> Path:
     """``base / name``, refused where it would lead out of ``base``: results are named after it."""
     path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or not path.parts:
-        raise InputError(file, "line", f"{name!r} is no path within the dataset")
+    # Hidden files are refused too: what is made of them would be hidden from the manifests.
+    if path.is_absolute() or not path.parts or any(part.startswith(".") for part in path.parts):
+        raise InputError(file, "line", f"{name!r} is no path within the dataset, or a hidden one")
     return base / path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from diffground.errors import InputError
 from diffground.reporting.tables import Figures
 from diffground.text2mask.bench import Bench, coco_config, row_config
 from diffground.text2mask.training import (
@@ -30,8 +31,8 @@ def segmenter_row(
     learnt = bench.split(config, config.source)
     if config.supervision == "pseudo":
         spent |= bench.masks(learnt)["seconds"]
-    training = train_segmenter(learnt, bench.folders, on_log=on_log)
     val = bench.split(config, source)
+    training = train_segmenter(learnt, bench.folders, val=val, on_log=on_log)
     scores = evaluate_segmenter(val, learnt, bench.folders)["scores"]
     values: Figures = {"mIoU": scores["miou"] if scores else None}
     return values, spent | {training["folder"]: training["seconds"]}
@@ -42,12 +43,14 @@ def _started_on_coco(
 ) -> tuple[Text2MaskConfig, dict[str, float]]:
     """``config`` with a ResNet that has learnt from COCO's true masks, and the seconds it took."""
     assert bench.tables.coco is not None
-    assert config.segmenter is not None, "the segmenter's tables need text2mask.segmenter"
+    if config.segmenter is None:
+        raise InputError("text2mask", "segmenter", "its settings are null: nothing can be trained")
     weights, spent = bench.tables.coco.pretrained, {}
     if weights is None:
         fully = coco_config(bench, {"supervision": "truth"})
         split = bench.split(fully, fully.source)
-        training = train_segmenter(split, bench.folders)
+        val = bench.split(fully, fully.val) if fully.val else None
+        training = train_segmenter(split, bench.folders, val=val)
         weights, spent = (
             trained_backbone(split, bench.folders),
             {training["folder"]: training["seconds"]},

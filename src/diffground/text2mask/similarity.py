@@ -73,11 +73,13 @@ def _image_scores(split: Split) -> Iterator[tuple[SegmentationSample, float]]:
         try:
             prediction = read_labels(mask_path(split.masks, sample.id, "label"))
             truth = load_mask(sample, prediction.shape)
-        except InputError:
+            confusion = Confusion(split.classes)
+            confusion.update(prediction, truth)
+        except (InputError, ValueError):
             continue  # reported by `measure`
-        confusion = Confusion(split.classes)
-        confusion.update(prediction, truth)
-        yield sample, confusion.result()["miou"]
+        miou = confusion.result()["miou"]
+        if miou is not None:  # every pixel of the truth is 255
+            yield sample, miou
 
 
 def correlation(points: Sequence[Similarity], bins: int) -> tuple[Lines, list[tuple[float, float]]]:
@@ -131,7 +133,10 @@ def similarity_table(split: Split, lines: Lines, commit: str = "") -> ResultTabl
 
 
 def similarity_figure(
-    points: Sequence[Similarity], groups: Sequence[tuple[float, float]], lines: Lines
+    points: Sequence[Similarity],
+    groups: Sequence[tuple[float, float]],
+    lines: Lines,
+    scale: str,
 ) -> Figure:
     """The scatter of images, and of the groups with their straight line."""
     figure = Figure(figsize=(5.6, 4.2), layout="constrained")
@@ -146,6 +151,7 @@ def similarity_figure(
             axis.plot(table[:, 0], fitted, color="C0", linewidth=1.5)
     axis.set_xlabel("mean cosine between the text embeddings of an image's classes")
     axis.set_ylabel("mIoU of the image (%)")
+    axis.set_title(f"{scale} scale", fontsize=11)
     axis.grid(alpha=0.25)
     axis.legend(fontsize=8)
     return figure

@@ -14,20 +14,14 @@ from typing import Any
 
 from diffground.errors import InputError
 from diffground.io.files import write_whole
-from diffground.manifest import config_hash
+from diffground.manifest import config_hash, fingerprint, is_valid
 from diffground.masks.store import mask_path
 from diffground.segmenters.deeplab import DeepLabV2
 from diffground.segmenters.labelled import LabelledImage
+from diffground.segmenters.outputs import label_path
+from diffground.segmenters.prediction import VOC_SERVER, SemanticSegmenter, predict
 from diffground.segmenters.resnet import CONFIG
-from diffground.segmenters.semantic import (
-    MODEL,
-    TRAINING,
-    VOC_SERVER,
-    SemanticConfig,
-    SemanticSegmenter,
-    predict,
-    train_semantic,
-)
+from diffground.segmenters.semantic import MODEL, TRAINING, SemanticConfig, train_semantic
 from diffground.text2mask.lists import VocSource
 from diffground.text2mask.variant import Split, Text2MaskFolders
 from diffground.training.processes import processes
@@ -37,21 +31,32 @@ BACKBONE = "backbone"  # beside the trained network, once somebody asks for it
 
 
 def segmenter_folder(split: Split, folders: Text2MaskFolders) -> Path:
-    """Where the segmenter that learns from a split's masks lies."""
+    """Where the segmenter that learns from a split's masks lies.
+
+    Pseudo masks are told apart by the sizes of their files too: when an image was mended and its
+    mask made again, another segmenter is trained.
+    """
     aside = {"log_every", "checkpoint_every", "num_workers", "evaluate_every"}
     settings = _settings(split).model_dump(mode="json", exclude={"predict": True, "train": aside})
     content = {
         "segmenter": settings,
-        "masks": split.masks.name if _pseudo(split) else _truth(split),
+        "masks": _pseudo_masks(split) if _pseudo(split) else _truth(split),
         "ids": [sample.id for sample in split.samples],
     }
     return folders.models / f"deeplab-{config_hash(content)[:12]}"
 
 
 def train_segmenter(
-    split: Split, folders: Text2MaskFolders, *, on_log: OnLog | None = None
+    split: Split,
+    folders: Text2MaskFolders,
+    *,
+    val: Split | None = None,
+    on_log: OnLog | None = None,
 ) -> dict[str, Any]:
     """Trains on the masks of ``split``, or goes on, or finds it done.
+
+    Args:
+        val: its true masks are what ``train.evaluate_every`` compares with; else it is not used.
 
     Returns:
         What ``train_semantic`` does, and ``"folder"``, the model's name. Pixels of 255 (the CRF was
@@ -59,20 +64,31 @@ def train_segmenter(
 
     Raises:
         InputError: no pseudo mask can be used: they are made first (``label``); or the dataset has
-            no true masks, and ``supervision`` asks for them.
+            no true masks, and ``supervision`` asks for them; or ``train.evaluate_every`` is set,
+            and no image of ``val`` has a true mask.
     """
+    if _pseudo(split) and not is_valid(split.masks):
+        reason = "they are not all there: run pseudo_labels, every shard of it"
+        raise InputError(split.masks, "masks", reason)
     made = {s.id: mask_path(split.masks, s.id) for s in split.samples} if _pseudo(split) else {}
     masks = {s.id: made.get(s.id, s.mask_path) for s in split.samples}
     samples = [
         LabelledImage(s.id, s.image_path, mask, upright=s.upright)
         for s in split.samples
-        if (mask := masks[s.id]) is not None and mask.exists()
+        if (mask := masks[s.id]) is not None
     ]
     if not samples:
-        reason = "run the pipeline pseudo_labels" if _pseudo(split) else "the dataset has no masks"
-        raise InputError(split.masks, "masks", f"there are none; {reason}")
+        raise InputError(split.source.dataset, "masks", "the dataset has no masks to learn from")
+    judged = []
+    if _settings(split).train.evaluate_every:
+        judged = [sample for sample in _labelled(val) if sample.labels] if val else []
+        if not judged:
+            reason = "there are no true masks to compare with: set text2mask.val, or 0 here"
+            raise InputError("text2mask", "segmenter.train.evaluate_every", reason)
     folder = segmenter_folder(split, folders)
-    summary = train_semantic(samples, split.classes, _settings(split), folder, on_log=on_log)
+    summary = train_semantic(
+        samples, split.classes, _settings(split), folder, val=judged, on_log=on_log
+    )
     return summary | {"folder": folder.name}
 
 
@@ -84,11 +100,11 @@ def evaluate_segmenter(
     Args:
         predictions: gets a folder of label PNGs with the segmenter's name; those of VOC's test
             images lie in it as the evaluation server wants them, and packed in ``results.tgz``.
-            None writes nothing.
+            Files that a killed run left are kept. None keeps nothing.
 
     Returns:
-        JSON-ready: what :func:`~diffground.segmenters.semantic.predict` returns, and ``"folder"``,
-        ``"split"``.
+        JSON-ready: what :func:`~diffground.segmenters.prediction.predict` returns, and
+        ``"folder"``, ``"split"``.
     """
     folder = segmenter_folder(trained, folders)
     if not (folder / TRAINING).exists():
@@ -99,14 +115,20 @@ def evaluate_segmenter(
         _settings(trained).predict,
         device=processes().device if device == "auto" else device,
     )
-    samples = [
-        LabelledImage(s.id, s.image_path, s.mask_path, upright=s.upright) for s in split.samples
-    ]
     server = isinstance(split.source, VocSource) and split.source.split == "test"
     out = predictions / f"{split.name}-{folder.name}" if predictions else None
-    found = predict(segmenter, samples, folder=out / VOC_SERVER if out and server else out)
+    files = out / VOC_SERVER if out and server else out
+    found = predict(
+        segmenter,
+        _labelled(split),
+        folder=files,
+        recipe={"model": fingerprint(folder / MODEL), **_truth(split)} if files else None,
+        workers=trained.config.work.workers,
+        look_ahead=trained.config.work.look_ahead,
+    )
     if out and server and processes().is_main_process:
-        write_whole(out / "results.tgz", lambda part: _pack(out, part))
+        ids = [sample.id for sample in split.samples]
+        write_whole(out / "results.tgz", lambda part: _pack(out, ids, part))
     return found | {"folder": folder.name, "split": split.name}
 
 
@@ -121,13 +143,30 @@ def trained_backbone(split: Split, folders: Text2MaskFolders) -> Path:
     return target
 
 
-def _pack(out: Path, target: Path) -> None:
+def _pack(out: Path, ids: list[str], target: Path) -> None:
+    """The labels of ``ids`` and nothing else that other runs may have left in the folder."""
     with tarfile.open(target, "w:gz") as archive:
-        archive.add(out / VOC_SERVER, VOC_SERVER)
+        for item in ids:
+            path = label_path(out / VOC_SERVER, item)
+            if path.exists():  # else it is among the samples that were skipped
+                archive.add(path, label_path(VOC_SERVER, item))
+
+
+def _labelled(split: Split) -> list[LabelledImage]:
+    """All images of a split, with their true masks where there are any."""
+    return [
+        LabelledImage(s.id, s.image_path, s.mask_path, upright=s.upright) for s in split.samples
+    ]
 
 
 def _pseudo(split: Split) -> bool:
     return split.config.supervision == "pseudo"
+
+
+def _pseudo_masks(split: Split) -> dict[str, Any]:
+    paths = (mask_path(split.masks, sample.id) for sample in split.samples)
+    sizes = [path.stat().st_size if path.exists() else None for path in paths]
+    return {"folder": split.masks.name, "bytes": sizes}
 
 
 def _truth(split: Split) -> dict[str, Any]:

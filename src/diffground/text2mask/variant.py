@@ -38,7 +38,14 @@ from diffground.masks.store import MaskConfig, MaskWork, WorkConfig
 from diffground.segmenters.semantic import SemanticConfig
 from diffground.text2mask.aggregation import read_maps
 from diffground.text2mask.api import QueryConfig, TextToMaskConfig
-from diffground.text2mask.lists import CocoSource, FolderSource, Source, VocSource, open_list
+from diffground.text2mask.lists import (
+    CocoSource,
+    FolderList,
+    FolderSource,
+    Source,
+    VocSource,
+    open_list,
+)
 from diffground.text2mask.samples import (
     SegmentationSample,
     folder_vocabulary,
@@ -155,7 +162,9 @@ class Split:
             InputError: the list is missing, the vocabulary is, or no sample can be used.
         """
         root = folders.root(source)
-        words = _vocabulary(config, source, root)
+        words = _vocabulary(config, folders)
+        attention = config.attention.for_dataset(source.dataset)
+        config = config.model_copy(update={"attention": attention})
         report = ProblemReport()
         samples = tuple(read_samples(source, root, words, report, limit=config.limit))
         for problem in report.problems:
@@ -219,12 +228,19 @@ class Split:
         return maps
 
     def mask_work(self, sample: SegmentationSample) -> MaskWork:
-        """What the CRF wants of a sample; InputError if its image or its maps cannot be read."""
-        maps = self.class_maps(sample.id)
+        """What the CRF wants of a sample.
+
+        Raises:
+            InputError: its image or its maps cannot be read, or do not belong to each other.
+        """
+        maps, image = self.class_maps(sample.id), load_image(sample)
+        if maps.geometry.original != image.shape[:2]:
+            reason = "the maps were made of another image; run attention_aggregation again"
+            raise InputError(sample.image_path, "size", reason)
         ids = (0, *(self.words.index(key) for key in maps.keys))
         attention = self.config.attention
         return MaskWork(
-            image=load_image(sample),
+            image=image,
             scores=image_scores(maps, attention).numpy(),
             label_ids=ids,
             initial=np.array(ids, np.uint8)[initial_labels(maps, attention)],
@@ -247,12 +263,19 @@ def _asked_of_the_model(attention: AggregationConfig) -> dict[str, Any]:
     return _shared(attention).model_dump(mode="json", exclude=aside)
 
 
-def _vocabulary(config: Text2MaskConfig, source: AnySource, root: Path) -> Vocabulary:
+def _vocabulary(config: Text2MaskConfig, folders: Text2MaskFolders) -> Vocabulary:
+    """The same for every split: without one said, the names of the source's folder."""
     if config.vocabulary is not None:
         return Vocabulary.load(config.vocabulary)
-    if isinstance(source, FolderSource):
-        return folder_vocabulary(source, root)
-    raise InputError("text2mask", "vocabulary", f"{source.dataset} needs one: voc, coco or a file")
+    source = config.source
+    if not isinstance(source, FolderSource):
+        reason = f"{source.dataset} needs one: voc, coco or a file"
+        raise InputError("text2mask", "vocabulary", reason)
+    for given in config.sources():
+        if isinstance(given, FolderSource) and FolderList(given, folders.root(given)).masked:
+            reason = "masks are given: say which label ids the names have, in a JSON file"
+            raise InputError("text2mask", "vocabulary", reason)
+    return folder_vocabulary(source, folders.root(source))
 
 
 def _data_fingerprint(source: AnySource, root: Path) -> str:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
 from diffground.config import Config
 
 
 class TrainConfig(Config):
-    """How a model is trained. log_every, checkpoint_every and num_workers change no number."""
+    """How a model is trained.
+
+    log_every, checkpoint_every and num_workers change no number, evaluate_every no trained weight.
+    """
 
     max_steps: PositiveInt  # optimizer steps
     batch_size: PositiveInt  # samples per step, over all processes and accumulation rounds
@@ -18,7 +21,11 @@ class TrainConfig(Config):
     # Multiples of it by the start of a parameter's name, {"backbone.": 0.1}; the longest counts.
     rate_factors: dict[str, float] = Field(default_factory=dict)
     weight_decay: float = Field(default=0.01, ge=0)  # adamw: decoupled; sgd: L2, in the gradient
-    # Dumped only when chosen: the keys of what was trained before there was a choice stay the same.
+    # Multiples of it in the same way. Dumped only when chosen, as two more below: the keys of what
+    # was trained before there was a choice stay the same.
+    decay_factors: dict[str, NonNegativeFloat] = Field(
+        default_factory=dict, exclude_if=lambda factors: not factors
+    )
     optimizer: Literal["adamw", "sgd"] = Field(default="adamw", exclude_if=lambda o: o == "adamw")
     betas: tuple[float, float] = (0.9, 0.999)  # of adamw
     # of sgd, which needs it; 0 = off
@@ -45,8 +52,11 @@ class TrainConfig(Config):
 
     def rate_factor(self, name: str) -> float:
         """What the learning rate of the parameter ``name`` is multiplied by."""
-        starts = [start for start in self.rate_factors if name.startswith(start)]
-        return self.rate_factors[max(starts, key=len)] if starts else 1.0
+        return _longest(self.rate_factors, name)
+
+    def decay_factor(self, name: str) -> float:
+        """What the weight decay of the parameter ``name`` is multiplied by."""
+        return _longest(self.decay_factors, name)
 
     def lr_factor(self, step: int) -> float:
         """What the learning rate is multiplied by at ``step`` (0-based)."""
@@ -65,3 +75,9 @@ class TrainConfig(Config):
                 import math
 
                 return 0.5 * (1.0 - math.cos(math.pi * left))
+
+
+def _longest(factors: dict[str, float], name: str) -> float:
+    """The factor of the longest start of ``name``; 1 without any."""
+    starts = [start for start in factors if name.startswith(start)]
+    return factors[max(starts, key=len)] if starts else 1.0

@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 LAST, BEST = "last.pt", "best.safetensors"
 NOT_IN_KEY = {"log_every", "checkpoint_every", "num_workers"}  # they do not change the result
 
+_Groups = dict[tuple[float, float], list[nn.Parameter]]  # factors of (learning rate, decay)
+
 
 class LossFn(Protocol):
     """``(model, batch) -> {"loss": scalar, ...}``; further entries are logged."""
@@ -80,7 +82,7 @@ def train(
             weights in place when ``config.ema_decay`` is set, in eval mode and without gradients.
         monitor: the metric of ``evaluate`` that decides which weights are the best.
         key: whatever else the result depends on (model, data); a checkpoint made under another key
-            or another config is refused.
+            or another config is refused. ``evaluate_every`` may change unless there is a monitor.
 
     Raises:
         InputError: the checkpoint in ``folder`` belongs to a different configuration.
@@ -100,12 +102,12 @@ def train(
             f"{config.batch_size} is no multiple of {world} (processes x accumulation)",
         )
     trainable = [p for p in model.parameters() if p.requires_grad]
-    groups = _rate_groups(model, config)
+    groups = _groups(model, config)
     optimizer = _optimizer(groups, config)
     model.to(accelerator.device)
     wrapped, optimizer = accelerator.prepare(model, optimizer)
     average = _Average(model, config.ema_decay)
-    state = _State(folder / LAST, _key(config, key))
+    state = _State(folder / LAST, _keys(config, key, monitor))
     state.load(model, optimizer, average, accelerator)
     first = state.step
 
@@ -170,37 +172,40 @@ def train(
     )
 
 
-def _rate_groups(model: nn.Module, config: TrainConfig) -> dict[float, list[nn.Parameter]]:
-    """The parameters that are trained, by what their learning rate is multiplied by.
+def _groups(model: nn.Module, config: TrainConfig) -> _Groups:
+    """The parameters that are trained, by their factors of the learning rate and of the decay.
 
     Raises:
-        InputError: a start of a name in ``rate_factors`` fits no trained parameter.
+        InputError: a start of a name in ``rate_factors`` or ``decay_factors`` fits no trained
+            parameter.
     """
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    for start in config.rate_factors:
-        if not any(name.startswith(start) for name in trained):
-            raise InputError("training", "rate_factors", f"no trained parameter begins {start!r}")
-    groups: dict[float, list[nn.Parameter]] = {}
+    for field_name in ("rate_factors", "decay_factors"):
+        for start in getattr(config, field_name):
+            if not any(name.startswith(start) for name in trained):
+                raise InputError("training", field_name, f"no trained parameter begins {start!r}")
+    groups: _Groups = {}
     for name, parameter in trained.items():
-        groups.setdefault(config.rate_factor(name), []).append(parameter)
+        factors = (config.rate_factor(name), config.decay_factor(name))
+        groups.setdefault(factors, []).append(parameter)
     return groups
 
 
-def _optimizer(
-    groups: dict[float, list[nn.Parameter]], config: TrainConfig
-) -> torch.optim.Optimizer:
-    """One group of parameters per factor of the learning rate, in the order of ``groups``."""
-    parameters = [{"params": group} for group in groups.values()]
+def _optimizer(groups: _Groups, config: TrainConfig) -> torch.optim.Optimizer:
+    """One group of parameters per pair of factors, in the order of ``groups``."""
     rate, decay = config.learning_rate, config.weight_decay
+    parameters = [
+        {"params": group, "weight_decay": decay * factor} for (_, factor), group in groups.items()
+    ]
     if config.optimizer == "sgd":
         assert config.momentum is not None, "checked by the configuration"
-        return torch.optim.SGD(parameters, rate, config.momentum, weight_decay=decay)
-    return torch.optim.AdamW(parameters, rate, config.betas, weight_decay=decay)
+        return torch.optim.SGD(parameters, rate, config.momentum)
+    return torch.optim.AdamW(parameters, rate, config.betas)
 
 
-def _set_rates(optimizer: Any, groups: dict[float, list[nn.Parameter]], rate: float) -> float:
+def _set_rates(optimizer: Any, groups: _Groups, rate: float) -> float:
     """Sets the learning rate of every group, and returns that of the groups without a factor."""
-    for group, factor in zip(optimizer.param_groups, groups, strict=True):
+    for group, (factor, _) in zip(optimizer.param_groups, groups, strict=True):
         group["lr"] = rate * factor
     return rate
 
@@ -264,8 +269,8 @@ class _Average:
 class _State:
     """What is saved between steps, and the running means between two rows of the history."""
 
-    def __init__(self, path: Path, key: str) -> None:
-        self.path, self.key = path, key
+    def __init__(self, path: Path, keys: tuple[str, ...]) -> None:
+        self.path, self.keys = path, keys
         self.step = 0
         self.metrics: dict[str, float] = {}
         self.best: dict[str, float] = {}
@@ -301,7 +306,7 @@ class _State:
         self, model: nn.Module, optimizer: Any, average: _Average, accelerator: Accelerator
     ) -> None:
         content = {
-            "key": self.key,
+            "key": self.keys[0],
             "step": self.step,
             "model": trainable_state(model),
             "optimizer": optimizer.state_dict(),
@@ -321,7 +326,7 @@ class _State:
         if not self.path.exists():
             return
         content = torch.load(self.path, map_location=accelerator.device, weights_only=True)
-        if content["key"] != self.key:
+        if content["key"] not in self.keys:
             raise InputError(
                 self.path,
                 "key",
@@ -413,6 +418,17 @@ def _put(model: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
             path, "weights", f"{len(odd)} names differ from the model's, as {odd[0]!r}"
         )
     model.load_state_dict(weights, strict=False)
+
+
+def _keys(config: TrainConfig, key: str, monitor: str | None) -> tuple[str, ...]:
+    """What a checkpoint of this training may be marked with; the first is what it is marked with.
+
+    How often it is evaluated moves no trained weight. With a monitor it decides which weights are
+    kept as the best, so there it counts. Without one it counts as 0, but checkpoints from when it
+    always counted are accepted under the value they were made with.
+    """
+    counted = config if monitor else config.model_copy(update={"evaluate_every": 0})
+    return tuple(dict.fromkeys((_key(counted, key), _key(config, key))))
 
 
 def _key(config: TrainConfig, key: str) -> str:

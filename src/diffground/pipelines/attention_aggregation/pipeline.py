@@ -13,7 +13,7 @@ def create_pipeline() -> Pipeline:
         [
             Node(
                 aggregate,
-                ["text2mask_folders", "stable_diffusion", "params:text2mask"],
+                ["text2mask_folders", "text2mask_diffusion", "params:text2mask"],
                 "text2mask_maps_report",
                 name="aggregate_attention",
             )

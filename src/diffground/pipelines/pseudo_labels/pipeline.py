@@ -9,7 +9,7 @@ from diffground.pipelines.pseudo_labels.nodes import draw_masks, label, measure
 
 def create_pipeline() -> Pipeline:
     """The masks of what ``attention_aggregation`` has mapped."""
-    inputs = ["text2mask_folders", "stable_diffusion", "params:text2mask"]
+    inputs = ["text2mask_folders", "text2mask_diffusion", "params:text2mask"]
     return Pipeline(
         [
             Node(

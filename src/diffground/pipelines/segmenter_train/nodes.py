@@ -20,10 +20,19 @@ def train(
     text2mask: Text2MaskConfig,
     masks: list[dict[str, Any]],
 ) -> dict[str, Any]:
-    """Trains on the source's pseudo masks, or goes on, or finds it done."""
+    """Trains on the source's pseudo masks, or goes on, or finds it done.
+
+    Judged on the validation split meanwhile, if ``segmenter.train.evaluate_every`` asks for it.
+    """
     assert masks, "the masks are made first"
-    split = Split.of(text2mask, folders, text2mask.source, _fingerprint(diffusion, text2mask))
-    return train_segmenter(split, folders, on_log=get_tracker().log_metrics)
+    fingerprint = _fingerprint(diffusion, text2mask)
+    split = Split.of(text2mask, folders, text2mask.source, fingerprint)
+    if text2mask.test:  # if its list is missing, that is said before the training
+        Split.of(text2mask, folders, text2mask.test, fingerprint)
+    val = None
+    if text2mask.val and text2mask.segmenter and text2mask.segmenter.train.evaluate_every:
+        val = Split.of(text2mask, folders, text2mask.val, fingerprint)
+    return train_segmenter(split, folders, val=val, on_log=get_tracker().log_metrics)
 
 
 def evaluate(

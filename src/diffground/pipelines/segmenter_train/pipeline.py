@@ -15,7 +15,7 @@ def create_pipeline() -> Pipeline:
                 train,
                 [
                     "text2mask_folders",
-                    "stable_diffusion",
+                    "text2mask_diffusion",
                     "params:text2mask",
                     "text2mask_masks_report",
                 ],
@@ -26,7 +26,7 @@ def create_pipeline() -> Pipeline:
                 evaluate,
                 [
                     "text2mask_folders",
-                    "stable_diffusion",
+                    "text2mask_diffusion",
                     "text2mask_predictions",
                     "params:text2mask",
                     "text2mask_training",

@@ -47,7 +47,8 @@ def run_text2mask_tables(
     text = "\n".join(render(table) for table in found)
     log.info("%s", text)
     data = [table.model_dump(mode="json") for table in found]
-    return data, text, sweep_curves(found), similarity_figure(points, groups, lines)
+    scatter = similarity_figure(points, groups, lines, text2mask.scale)
+    return data, text, sweep_curves(found), scatter
 
 
 @contextmanager

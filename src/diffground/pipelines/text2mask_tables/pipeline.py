@@ -16,7 +16,7 @@ def create_pipeline() -> Pipeline:
                 run_text2mask_tables,
                 [
                     "text2mask_folders",
-                    "stable_diffusion",
+                    "text2mask_diffusion",
                     "params:text2mask",
                     "params:text2mask_tables",
                 ],

@@ -1,0 +1,101 @@
+"""Trainings that are started again: killed ones, finished ones, and those that are asked more."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from test_semantic import CONFIG, NAMES
+
+from diffground.errors import InputError
+from diffground.masks.labels import read_labels, write_labels
+from diffground.segmenters.labelled import LabelledImage, usable
+from diffground.segmenters.semantic import MODEL, SEEN, TRAINING, train_semantic
+from diffground.training.loop import LAST
+
+
+def test_a_finished_training_is_known_without_reading_the_files(
+    trained: Path,
+    pairs: list[LabelledImage],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = Path(shutil.copytree(trained, tmp_path / "folder"))
+    masks = Path(shutil.copytree(pairs[0].image.parent / "labels", tmp_path / "labels"))
+    samples = [LabelledImage(s.id, s.image, masks / f"{s.id}.png") for s in pairs[:12]]
+    read: list[str] = []
+
+    def counting(*args: object, **kwargs: object) -> object:
+        read.append("all")
+        return usable(*args, **kwargs)
+
+    monkeypatch.setattr("diffground.segmenters.semantic.usable", counting)
+
+    def finished() -> int:
+        """How often all files were read to see that nothing is left to do."""
+        read.clear()
+        assert not train_semantic(samples, NAMES, CONFIG, folder)["trained"]
+        return len(read)
+
+    assert (finished(), finished()) == (1, 0)  # copies have times of their own
+    (folder / SEEN).unlink()  # as if it was trained before there was one
+    assert (finished(), finished()) == (1, 0)
+    os.utime(masks / "3.png")  # written again, with the same bytes
+    assert (finished(), finished()) == (1, 0)
+    unseen = CONFIG.model_copy(update={"deep_check": False})
+    assert not train_semantic(samples, NAMES, unseen, folder)["trained"] and len(read) == 1
+    before = (masks / "3.png").stat()
+    other = read_labels(masks / "3.png")
+    other[2, 2] = (other[2, 2] + 1) % 3
+    write_labels(masks / "3.png", other)
+    os.utime(masks / "3.png", ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(InputError, match="another configuration"):
+        train_semantic(samples, NAMES, CONFIG, folder)
+    stale = json.loads((folder / TRAINING).read_text()) | {"key": "another"}
+    (folder / TRAINING).write_text(json.dumps(stale))
+    write_labels(masks / "3.png", read_labels(pairs[3].labels or masks))
+    again = train_semantic(samples, NAMES, CONFIG, folder)  # from the checkpoint of its last step
+    assert again["trained"] and again["resumed_at"] == 60
+    assert finished() == 0
+
+
+def test_interrupted_training_ends_with_the_same_network(
+    trained: Path, pairs: list[LabelledImage], tmp_path: Path
+) -> None:
+    class Killed(RuntimeError):
+        pass
+
+    def dying(row: dict[str, float], step: int) -> None:
+        if step == 30:  # after the checkpoint of step 20
+            raise Killed
+
+    with pytest.raises(Killed):
+        train_semantic(pairs[:12], NAMES, CONFIG, tmp_path, on_log=dying)
+    assert torch.load(tmp_path / LAST, weights_only=True)["step"] == 20
+    summary = train_semantic(pairs[:12], NAMES, CONFIG, tmp_path)
+    assert summary["resumed_at"] == 20
+    name = f"{MODEL}/model.safetensors"
+    assert (tmp_path / name).read_bytes() == (trained / name).read_bytes()
+
+
+def test_evaluation_may_begin_in_the_middle_and_moves_no_weight(
+    trained: Path, pairs: list[LabelledImage], tmp_path: Path
+) -> None:
+    def dying(row: dict[str, float], step: int) -> None:
+        if step == 30:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_semantic(pairs[:12], NAMES, CONFIG, tmp_path, on_log=dying)
+    often = CONFIG.model_copy(
+        update={"train": CONFIG.train.model_copy(update={"evaluate_every": 15})}
+    )
+    summary = train_semantic(pairs[:12], NAMES, often, tmp_path, val=pairs[14:])
+    assert summary["resumed_at"] == 20 and summary["metrics"]["miou"] > 0
+    name = f"{MODEL}/model.safetensors"
+    assert (tmp_path / name).read_bytes() == (trained / name).read_bytes()
+    assert not train_semantic(pairs[:12], NAMES, CONFIG, tmp_path)["trained"]
