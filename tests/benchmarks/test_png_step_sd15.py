@@ -20,9 +20,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
-import resource
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -31,6 +28,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers.models.attention_processor import AttnProcessor
+from measuring import ROOT, compared, device_name, in_own_processes, peak_memory, synchronise
 from transformers import CLIPTokenizer
 
 from diffground.backbone.architectures import ARCHITECTURES
@@ -44,8 +42,6 @@ from diffground.png.losses import LossConfig
 from diffground.png.model import PngModel
 from diffground.png.model_config import PngModelConfig
 
-ROOT = Path(__file__).parents[2]
-RESULTS = ROOT / "data/08_reporting/benchmarks.jsonl"
 PHRASES = 12
 CLASSES = tuple(range(133))  # of COCO panoptic
 VARIANTS = {
@@ -61,28 +57,18 @@ def test_one_training_step_at_stable_diffusion_sizes(capsys):
     size = int(os.environ.get("DIFFGROUND_BENCHMARK_SIZE", "512"))
     batch = int(os.environ.get("DIFFGROUND_BENCHMARK_BATCH", "1"))
     architecture = os.environ.get("DIFFGROUND_BENCHMARK_ARCHITECTURE", "sd15")
-    rows: dict[str, dict[str, Any]] = {}
-    for variant in VARIANTS:
-        command = [sys.executable, __file__, architecture, variant, str(size), str(batch)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
-        assert done.returncode == 0, done.stderr
-        rows[variant] = row = json.loads(done.stdout.splitlines()[-1])
+    rows = in_own_processes(__file__, VARIANTS, [architecture, size, batch])
+    for row in rows.values():
         if architecture == "sd15":
             assert row["unet_parameters"] == 859_520_964  # the released model's
             assert row["adapter_parameters"] == 3_365_600
         assert row["sites"] == 15
-    base = rows["step"]
-    for row in rows.values():
-        for name in ("step_s", "peak_gib"):
-            row[f"{name}_ratio"] = round(row[name] / base[name], 2)
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    with RESULTS.open("a", encoding="utf-8") as stream:
-        stream.writelines(json.dumps(row) + "\n" for row in rows.values())
+    compared(rows, "step", ("step_s", "peak_gib"))
     with capsys.disabled():
         os.write(1, _table(rows).encode())
 
 
-def measure(architecture: str, variant: str, size: int, batch: int) -> dict[str, Any]:
+def measure(variant: str, architecture: str, size: int, batch: int) -> dict[str, Any]:
     """One variant's step, in this process."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
@@ -94,17 +80,17 @@ def measure(architecture: str, variant: str, size: int, batch: int) -> dict[str,
 
     for _ in range(2 if device == "cuda" else 1):  # a GPU picks its kernels in the first step
         optimizer.zero_grad(set_to_none=True)
-        _synchronise(device)
+        synchronise(device)
         if device == "cuda":
             torch.cuda.reset_peak_memory_stats()
-        before, started = _memory(device), time.perf_counter()
+        before, started = peak_memory(device), time.perf_counter()
         with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
             loss = model.loss(inputs, loss_config)["loss"]
-        _synchronise(device)
+        synchronise(device)
         forward = time.perf_counter() - started
         loss.backward()
         optimizer.step()
-        _synchronise(device)
+        synchronise(device)
         seconds = time.perf_counter() - started
 
     assert torch.isfinite(loss)
@@ -118,12 +104,12 @@ def measure(architecture: str, variant: str, size: int, batch: int) -> dict[str,
         "batch": batch,
         "phrases": PHRASES,
         "dtype": str(dtype).removeprefix("torch."),
-        "device": torch.cuda.get_device_name() if device == "cuda" else platform.machine(),
+        "device": device_name(device),
         "threads": torch.get_num_threads(),
         "forward_s": round(forward, 3),
         "step_s": round(seconds, 3),
         "before_gib": round(before, 3),
-        "peak_gib": round(_memory(device), 3),
+        "peak_gib": round(peak_memory(device), 3),
         "unet_parameters": sum(p.numel() for p in model.backbone.unet.parameters()),
         "adapter_parameters": sum(p.numel() for p in model.eipa.parameters()),
         "trained_parameters": sum(p.numel() for p in trained),
@@ -173,23 +159,6 @@ def make_batch(model: PngModel, variant: str, size: int, batch: int) -> PngBatch
         categories=torch.randint(0, len(CLASSES), (batch, PHRASES)),
         features=features,
     )
-
-
-def _memory(device: str) -> float:
-    """Peak memory so far in GiB: of the GPU's tensors, or resident in this process."""
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**30
-    status = Path("/proc/self/status")
-    if status.exists():  # ru_maxrss below may be the parent's, which a child inherits on Linux
-        (line,) = [x for x in status.read_text().splitlines() if x.startswith("VmHWM:")]
-        return int(line.split()[1]) / 2**20
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**30 if platform.system() == "Darwin" else 2**20)
-
-
-def _synchronise(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
 
 
 def _table(rows: dict[str, dict[str, Any]]) -> str:

@@ -26,7 +26,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import subprocess
 import sys
 import time
 from typing import Any
@@ -35,7 +34,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers.models.attention_processor import Attention
-from test_png_step_sd15 import RESULTS, ROOT, _memory, _synchronise
+from measuring import compared, device_name, in_own_processes, peak_memory, synchronise
 from text2mask_reference import random_model, reference
 
 from diffground.attention.aggregate import (
@@ -103,35 +102,20 @@ def test_official_maps_are_the_public_codes(capsys):
 def test_time_and_memory(capsys):
     size = os.environ.get("DIFFGROUND_BENCHMARK_SIZE", "768x576")
     name = _architecture()
-    paths = [str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
-    rows: dict[str, dict[str, Any]] = {}
-    for variant in VARIANTS:
-        command = [sys.executable, __file__, name, variant, *size.split("x")]
-        done = subprocess.run(
-            command, capture_output=True, text=True, check=False, cwd=ROOT, env=environment
-        )
-        assert done.returncode == 0, done.stderr
-        rows[variant] = json.loads(done.stdout.splitlines()[-1])
-    base = rows["bare"]
-    for row in rows.values():
-        row["seconds_ratio"] = round(row["seconds"] / base["seconds"], 3)
-        row["peak_gib_ratio"] = round(row["peak_gib"] / base["peak_gib"], 3)
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    with RESULTS.open("a", encoding="utf-8") as stream:
-        stream.writelines(json.dumps(row) + "\n" for row in rows.values())
+    rows = in_own_processes(__file__, VARIANTS, [name, *size.split("x")])
+    compared(rows, "bare", ("seconds", "peak_gib"))
     share = rows["maps"]["seconds"] / rows["public"]["seconds"]
     with capsys.disabled():
         os.write(1, _table(rows, share).encode())
     if name == "sd14":
         assert rows["maps"]["seconds_ratio"] <= 1.0
         assert rows["maps"]["peak_gib_ratio"] <= 1.2
-        if base["device"] == platform.machine():
+        if rows["bare"]["device"] == platform.machine():
             assert share <= 0.1
 
 
 @torch.no_grad()
-def measure(name: str, variant: str, width: int, height: int) -> dict[str, Any]:
+def measure(variant: str, name: str, width: int, height: int) -> dict[str, Any]:
     """One variant, in this process."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = random_model(name).to(device)
@@ -157,21 +141,21 @@ def measure(name: str, variant: str, width: int, height: int) -> dict[str, Any]:
     for _ in range(1 if variant == "public" and device == "cpu" else 2):
         if device == "cuda":
             torch.cuda.reset_peak_memory_stats()
-        _synchronise(device)
-        before, started = _memory(device), time.perf_counter()
+        synchronise(device)
+        before, started = peak_memory(device), time.perf_counter()
         run()
-        _synchronise(device)
+        synchronise(device)
         seconds = time.perf_counter() - started
     return {
         "what": f"SelfCross, {name} sizes",
         "variant": VARIANTS[variant],
         "size": [width, height],
         "dtype": "float32",
-        "device": torch.cuda.get_device_name() if device == "cuda" else platform.machine(),
+        "device": device_name(device),
         "threads": torch.get_num_threads(),
         "seconds": round(seconds * (2 if variant == "public" else 1), 3),  # two equal passes
         "before_gib": round(before, 3),
-        "peak_gib": round(_memory(device), 3),
+        "peak_gib": round(peak_memory(device), 3),
         "unet_parameters": sum(p.numel() for p in model.unet.parameters()),
     }
 
