@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from kedro.config import OmegaConfigLoader
 from transformers import CLIPModel, CLIPTokenizer
 
 from diffground.backbone.frozen import FrozenDiffusion
@@ -21,6 +22,7 @@ from diffground.foundation.pictures import attention_grid, generation_grid
 from diffground.foundation.quality import assess, two_object_prompts
 from diffground.foundation.scenes import captioned_scenes, to_image, to_tensor
 from diffground.foundation.tokenizer import train_tokenizer
+from diffground.settings import CONFIG_LOADER_ARGS
 from diffground.world.vocabulary import CATEGORIES, COLOURS
 
 TRAIN = {"max_steps": 2, "batch_size": 4, "learning_rate": 1e-3}
@@ -151,3 +153,19 @@ def test_two_object_prompts_depend_on_their_index_only() -> None:
     assert few == many[:3]
     assert all(len(set(p.names)) == 2 and all(name in p.text for name in p.names) for p in many)
     assert two_object_prompts(3, 1) != few
+
+
+@pytest.mark.parametrize(("env", "name", "steps"), [("base", "cpu", 3000), ("long", "long", 11000)])
+def test_recipes_for_a_processor_differ_in_the_refinement_only(root, env, name, steps):
+    args = {**CONFIG_LOADER_ARGS, "default_run_env": env}
+    recipes = [
+        FoundationRecipe.model_validate(
+            OmegaConfigLoader(str(root / "conf"), **options)["parameters"]["foundation"]
+        )
+        for options in (args, {**CONFIG_LOADER_ARGS, "default_run_env": "base"})
+    ]
+    assert recipes[0].name == name and recipes[0].diffusion.refine.train.max_steps == steps
+    first, base = (
+        recipe.model_dump(exclude={"name": True, "diffusion": {"refine"}}) for recipe in recipes
+    )
+    assert first == base

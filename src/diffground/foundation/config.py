@@ -88,7 +88,7 @@ class SegmenterRecipe(Config):
 class FoundationRecipe(Config):
     """All the mini models."""
 
-    name: str  # as the model card calls it: "cpu" or "gpu"
+    name: str  # as the model card calls it: "cpu", "gpu", "long"
     scenes: SceneSource
     autoencoder: AutoencoderRecipe
     diffusion: DiffusionRecipe
