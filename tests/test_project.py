@@ -79,6 +79,26 @@ def test_environments_say_only_what_differs(toy_project: Callable[..., Path]) ->
     assert yaml.safe_load((project / "data/toy.json").read_text()) == {"steps": 7, "lr": 0.2}
 
 
+def test_places_of_the_machine_are_known_to_every_environment(
+    toy_project: Callable[..., Path],
+) -> None:
+    places = {
+        "conf/base/globals.yml": "here: data/base\nthere: data/base\n",
+        "conf/paper/globals.yml": "here: data/paper\nthere: data/paper\n",
+        "conf/local/globals.yml": "there: data/local\n",
+        "conf/local/parameters.yml": "toy: {steps: 9}\n",
+        "conf/base/catalog.yml": """
+            toy_out: {type: json.JSONDataset, filepath: "${globals:here}/toy.json"}
+            more_out: {type: json.JSONDataset, filepath: "${globals:there}/more.json"}
+        """,
+    }
+    project = toy_project(TOY, CONF | places)
+    assert kedro(project, "run", "--env", "paper", "--pipelines", "sum").exit_code == 0
+    found = yaml.safe_load((project / "data/paper/toy.json").read_text())
+    assert found == {"steps": 3, "lr": 0.2}, "parameters of `local` stay with it"
+    assert (project / "data/local/more.json").exists()
+
+
 @pytest.mark.parametrize(
     ("params", "message"),
     [
@@ -162,7 +182,7 @@ def test_nodes_have_names_and_typed_parameters(pipelines: dict[str, Pipeline]) -
             assert checked, f"{node.name}: {dataset} is {kind}: Kedro passes it raw"
 
 
-@pytest.mark.parametrize("env", [None, "paper"])
+@pytest.mark.parametrize("env", [None, "paper", "gpu", "long"])
 def test_every_environment_has_valid_parameters(root: Path, env: str | None) -> None:
     bootstrap_project(root)
     with KedroSession.create(root, env=env) as session:

@@ -3,8 +3,7 @@
 import os
 from typing import Any
 
-from kedro.config import OmegaConfigLoader
-
+from diffground.config_loader import MachineConfigLoader
 from diffground.hooks import InputFoldersHook, OneWriterHook, RunLogHook
 
 # Models and datasets are local folders. Whoever wants the network says so in the environment.
@@ -18,7 +17,7 @@ HOOKS = (RunLogHook(), OneWriterHook(), InputFoldersHook())
 # Its hook writes a run status that takes every named pipeline for the whole project.
 DISABLE_HOOKS_FOR_PLUGINS = ("kedro-viz",)
 
-CONFIG_LOADER_CLASS = OmegaConfigLoader
+CONFIG_LOADER_CLASS = MachineConfigLoader
 CONFIG_LOADER_ARGS: dict[str, Any] = {
     "base_env": "base",
     "default_run_env": "local",
