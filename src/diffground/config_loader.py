@@ -8,6 +8,8 @@ from typing import Any
 from kedro.config import OmegaConfigLoader
 from omegaconf import OmegaConf
 
+from diffground.errors import InputError
+
 LOCAL = "local"
 
 
@@ -20,10 +22,15 @@ class MachineConfigLoader(OmegaConfigLoader):
     """
 
     def __getitem__(self, key: str) -> dict[str, Any]:
-        """The configuration ``key``, as Kedro has it, and globals with this machine's."""
+        """The configuration ``key``, as Kedro has it, and globals with this machine's.
+
+        Raises :class:`InputError` for a local file that is something else.
+        """
         content: dict[str, Any] = super().__getitem__(key)
         file = Path(self.conf_source) / LOCAL / "globals.yml"
         if key != "globals" or not file.is_file():
             return content
         places = OmegaConf.to_container(OmegaConf.load(file))
-        return content | {str(name): place for name, place in dict(places or {}).items()}
+        if not isinstance(places, dict):
+            raise InputError(file, "globals", "lines `name: place` are expected")
+        return content | {str(name): place for name, place in places.items()}
