@@ -16,13 +16,9 @@ import torch
 from PIL import Image
 from scipy import ndimage
 from torch.nn import functional
-from transformers import CLIPTokenizer
 
 from diffground.attention.queries import Prompt
-from diffground.backbone.architectures import ARCHITECTURES
-from diffground.backbone.folder import ModelFolder
 from diffground.backbone.frozen import FrozenDiffusion
-from diffground.backbone.random_weights import TOKENIZER, random_part
 from diffground.seeds import derive_seed
 
 CROSS = (
@@ -34,19 +30,6 @@ CROSS = (
 )
 SELF = "up_blocks.2.attentions.1"
 ROOT = Path(__file__).parents[1]
-
-
-def random_model(name: str, dtype: torch.dtype = torch.float32) -> FrozenDiffusion:
-    """A model of the sizes of ``sd14`` or ``tiny`` with random weights, which need no folder."""
-    architecture = ARCHITECTURES[name]
-    tokenizer = CLIPTokenizer.from_pretrained(ROOT / TOKENIZER, local_files_only=True)
-    unet, vae, text = (
-        random_part(architecture, part, tokenizer=tokenizer, dtype=dtype)
-        for part in ("unet", "vae", "text_encoder")
-    )
-    source = ModelFolder(Path(name), "sd1", architecture.pairs, {}, architecture.scheduler)
-    scheduler = architecture.build_scheduler()
-    return FrozenDiffusion(unet, vae, [tokenizer], [text], scheduler, source)
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import tiny_png
+from tiny_world import SMALL
 
 from diffground.text2mask.experiment import aggregate, label
 from diffground.text2mask.variant import Frozen, Split, Text2MaskConfig, Text2MaskFolders
@@ -63,17 +64,7 @@ def config(**changes: Any) -> Text2MaskConfig:
 def world() -> Path:
     """Six images of train, four more of train_aug, three of val, two of test; COCO's 5 and 3."""
     root = Path(_FOLDERS.name)
-    settings = WorldConfig.model_validate(
-        {
-            "size": 64,
-            "seed": 2017,
-            "eval_seed": 4242,
-            "coco_panoptic": {"train": 0, "val": 0},
-            "mug19": {"scenes": 20, "views": 2, "max_references": 6, "scene_width": 128},
-            "voc2012": {"train": 6, "aug": 4, "val": 3, "test": 2},
-            "coco2014": {"train": 5, "val": 3},
-        }
-    )
+    settings = WorldConfig.model_validate(SMALL)
     make_voc2012(root / "voc2012", settings)
     make_coco2014(root / "coco2014", settings)
     return root

@@ -7,7 +7,8 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from text2mask_reference import random_model, reference
+from random_model import random_model
+from text2mask_reference import reference
 
 from diffground.attention.aggregate import (
     AggregationConfig,

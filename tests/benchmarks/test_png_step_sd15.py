@@ -22,19 +22,14 @@ import json
 import os
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from diffusers.models.attention_processor import AttnProcessor
-from measuring import ROOT, compared, device_name, in_own_processes, peak_memory, synchronise
-from transformers import CLIPTokenizer
+from measuring import compared, device_name, in_own_processes, peak_memory, synchronise
+from random_model import random_model
 
-from diffground.backbone.architectures import ARCHITECTURES
-from diffground.backbone.folder import ModelFolder
-from diffground.backbone.frozen import FrozenDiffusion
-from diffground.backbone.random_weights import TOKENIZER, random_part
 from diffground.backbone.taps import Processor
 from diffground.png.data import PngBatch
 from diffground.png.feature_store import FrozenInputs
@@ -119,18 +114,10 @@ def measure(variant: str, architecture: str, size: int, batch: int) -> dict[str,
 
 def build(name: str, variant: str, dtype: torch.dtype) -> PngModel:
     """The full model in a backbone with random weights, which need no folder."""
-    architecture = ARCHITECTURES[name]
-    tokenizer = CLIPTokenizer.from_pretrained(ROOT / TOKENIZER, local_files_only=True)
-    unet, vae, text = (
-        random_part(architecture, part, tokenizer=tokenizer, dtype=dtype)
-        for part in ("unet", "vae", "text_encoder")
-    )
-    source = ModelFolder(Path(name), "sd1", architecture.pairs, {}, architecture.scheduler)
-    scheduler = architecture.build_scheduler()
-    backbone = FrozenDiffusion(unet, vae, [tokenizer], [text], scheduler, source)
+    backbone = random_model(name, dtype)
     if variant == "eager":
         Processor.fused = AttnProcessor()  # where the probe's processor captures nothing
-        for network in (unet, vae):
+        for network in (backbone.unet, backbone.vae):
             network.set_attn_processor(AttnProcessor())
     config = PngModelConfig(checkpoint=variant != "no_checkpoint")
     torch.manual_seed(0)

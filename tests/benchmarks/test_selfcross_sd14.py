@@ -35,7 +35,8 @@ import pytest
 import torch
 from diffusers.models.attention_processor import Attention
 from measuring import compared, device_name, in_own_processes, peak_memory, synchronise
-from text2mask_reference import random_model, reference
+from random_model import random_model
+from text2mask_reference import reference
 
 from diffground.attention.aggregate import (
     AggregationConfig,

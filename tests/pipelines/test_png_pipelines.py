@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 import tiny_png
-from kedro.io import DataCatalog, MemoryDataset
-from kedro.runner import SequentialRunner
+from memory_runs import run_in_memory
 from PIL import Image
 from pydantic import ValidationError
 
@@ -55,13 +54,6 @@ def folders(root: Path, coco: Path) -> PngFolders:
     return PngFolders(coco, root, root / "features", root / "panoptic")
 
 
-class Kept(MemoryDataset):
-    """Memory that the runner does not clear after its last reader."""
-
-    def _release(self) -> None:
-        pass
-
-
 @pytest.fixture
 def coco(tmp_path) -> Path:
     return tiny_png.make_benchmark(tmp_path / "coco")
@@ -72,7 +64,6 @@ def run(tmp_path, coco):
     """Runs a pipeline and returns all that it made, by name."""
 
     def _run(pipeline, png: PngConfig, **more):
-        catalog = DataCatalog()
         inputs = {
             "coco": coco,
             "stable_diffusion": tiny_png.backbone().folder,
@@ -83,13 +74,7 @@ def run(tmp_path, coco):
             "params:png": png,
             **{f"params:{name}": value for name, value in more.items()},
         }
-        for name in pipeline.datasets():
-            catalog[name] = Kept(copy_mode="assign")
-        for name, value in inputs.items():
-            if name in pipeline.inputs():
-                catalog[name].save(value)
-        SequentialRunner().run(pipeline, catalog)
-        return {name: catalog[name].load() for name in pipeline.all_outputs()}
+        return run_in_memory(pipeline, inputs)
 
     return _run
 

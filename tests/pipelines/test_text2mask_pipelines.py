@@ -9,8 +9,7 @@ import tarfile
 import numpy as np
 import pytest
 import tiny_png
-from kedro.io import DataCatalog, MemoryDataset
-from kedro.runner import SequentialRunner
+from memory_runs import run_in_memory
 from PIL import Image
 from pydantic import ValidationError
 from tiny_text2mask import TINY, config, world
@@ -35,19 +34,11 @@ TABLES = Text2MaskTablesConfig.model_validate(
 )
 
 
-class Kept(MemoryDataset):
-    """Memory that the runner does not clear after its last reader."""
-
-    def _release(self) -> None:
-        pass
-
-
 @pytest.fixture
 def run(tmp_path):
     """Runs a pipeline and returns all that it made, by name."""
 
     def _run(pipeline, text2mask: Text2MaskConfig, tables: Text2MaskTablesConfig = TABLES):
-        catalog = DataCatalog()
         inputs = {
             "voc2012": world() / "voc2012",
             "coco2014": world() / "coco2014",
@@ -58,13 +49,7 @@ def run(tmp_path):
             "params:text2mask": text2mask,
             "params:text2mask_tables": tables,
         }
-        for name in pipeline.datasets():
-            catalog[name] = Kept(copy_mode="assign")
-        for name, value in inputs.items():
-            if name in pipeline.inputs():
-                catalog[name].save(value)
-        SequentialRunner().run(pipeline, catalog)
-        return {name: catalog[name].load() for name in pipeline.all_outputs()}
+        return run_in_memory(pipeline, inputs)
 
     return _run
 

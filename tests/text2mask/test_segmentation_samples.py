@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 from pydantic import TypeAdapter, ValidationError
+from tiny_world import SMALL
 
 from diffground.attention.vocabulary import Vocabulary
 from diffground.errors import InputError, ProblemReport
 from diffground.io import write_png
+from diffground.masks.labels import read_labels
 from diffground.text2mask.samples import (
     CocoSource,
     FolderSource,
@@ -35,16 +37,7 @@ COUNTS = {"voc2012": {"train": 6, "aug": 4, "val": 3}, "coco2014": {"train": 5, 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("world")
-    config = WorldConfig.model_validate(
-        {
-            "size": 64,
-            "seed": 2017,
-            "eval_seed": 4242,
-            "coco_panoptic": {"train": 0, "val": 0},
-            "mug19": {"scenes": 20, "views": 2, "max_references": 6, "scene_width": 128},
-            **COUNTS,
-        }
-    )
+    config = WorldConfig.model_validate(SMALL | COUNTS)
     make_voc2012(root / "voc2012", config)
     make_coco2014(root / "coco2014", config)
     return root
@@ -344,3 +337,24 @@ def test_sources_as_configuration() -> None:
     assert source == CocoSource(split="train")
     with pytest.raises(ValidationError):  # an option that would be ignored
         adapter.validate_python({"dataset": "coco2014", "split": "train", "masks": "aug"})
+
+
+def test_a_mask_is_opened_again_only_if_it_was_changed(world: Path, tmp_path: Path, monkeypatch):
+    root = Path(shutil.copytree(world / "voc2012", tmp_path / "voc2012"))
+    opened: list[str] = []
+
+    def noted(path, **options):
+        opened.append(Path(path).stem)
+        return read_labels(path, **options)
+
+    monkeypatch.setattr("diffground.text2mask.samples.read_labels", noted)
+    source = VocSource(split="train")
+    first, _ = read(source, root)
+    assert len(opened) == 6 and read(source, root)[0] == first and len(opened) == 6
+    mask = first[2].mask_path
+    labels = read_labels(mask).copy()
+    labels[labels == MINI.index(first[2].classes[0])] = 0
+    labels[0, 0] = MINI.index("mug")
+    write_png(mask, labels)
+    again, _ = read(source, root)
+    assert opened[6:] == [first[2].id] and "mug" in again[2].classes

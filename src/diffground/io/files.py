@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 
 def write_whole(path: str | Path, write: Callable[[Path], object]) -> Path:
@@ -23,3 +25,18 @@ def write_whole(path: str | Path, write: Callable[[Path], object]) -> Path:
         part.unlink(missing_ok=True)
         raise
     return path
+
+
+def write_json(path: str | Path, content: Any) -> Path:
+    """Writes JSON by :func:`write_whole`, to be read by people too."""
+    text = json.dumps(content, indent=2) + "\n"
+    return write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))
+
+
+def read_json(path: str | Path) -> dict[str, Any] | None:
+    """An object that :func:`write_json` wrote; None if there is none that can be read."""
+    try:
+        content = json.loads(Path(path).read_text("utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None

@@ -20,7 +20,6 @@ memory, and metrics are read from the files (:mod:`diffground.masks.measure`).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -35,7 +34,7 @@ from tqdm.auto import tqdm
 
 from diffground.config import Config
 from diffground.errors import InputError, Problem, ProblemReport
-from diffground.io.files import write_whole
+from diffground.io.files import read_json, write_json
 from diffground.manifest import (
     Configuration,
     config_hash,
@@ -231,9 +230,9 @@ class _Store:
         """Notes what the masks depend on; refuses a folder that was begun with something else."""
         path = self.folder / RECIPE
         if not path.exists():
-            _write_json(path, self.recipe)
+            write_json(path, self.recipe)
             return
-        before = _read_json(path) or {}
+        before = read_json(path) or {}
         other = [key for key, part in self.recipe.items() if not _equal(before.get(key), part)]
         if other:
             raise InputError(
@@ -264,14 +263,14 @@ class _Store:
     def write_report(self, report: ProblemReport) -> None:
         """Declares that this run's shard is finished."""
         content = {"ids": self.ids_hash, "problems": [asdict(row) for row in report.problems]}
-        _write_json(self.report_path(self.shard.index), content)
+        write_json(self.report_path(self.shard.index), content)
 
     def finish(self) -> bool:
         """Writes the manifest if every shard is finished."""
         with FileLock(self.folder / ".finish.lock"):
             known: set[str] = set()
             for index in range(self.shard.count):
-                report = _read_json(self.report_path(index))
+                report = read_json(self.report_path(index))
                 if report is None or report["ids"] != self.ids_hash:
                     return False
                 known |= {Problem(**row).item for row in report["problems"]}
@@ -302,17 +301,3 @@ def _check_ids(ids: Sequence[str], folder: Path) -> None:
 
 def _equal(one: Any, other: Any) -> bool:
     return config_hash({"": one}) == config_hash({"": other})
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    text = json.dumps(content, indent=2) + "\n"
-    write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    """A file of ours; None if there is none that can be read."""
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except (FileNotFoundError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None

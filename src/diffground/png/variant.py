@@ -22,7 +22,8 @@ from diffground.png.losses import LossConfig
 from diffground.png.model_config import PngModelConfig
 from diffground.png.splits import PngSplits, data_fingerprint
 from diffground.training.config import TrainConfig
-from diffground.training.processes import processes
+from diffground.training.loop import NOT_IN_KEY
+from diffground.training.processes import chosen_device
 
 
 class PngTrainConfig(TrainConfig):
@@ -58,11 +59,9 @@ class PngConfig(Config):
 
     def load_backbone(self, folder: Path) -> FrozenDiffusion:
         """The frozen model on the device and in the precision asked for."""
-        device = self.device
-        if device == "auto":
-            device = str(processes().device)  # each of several processes has its own
+        dtype: torch.dtype = getattr(torch, self.precision)
         return FrozenDiffusion.from_pretrained(
-            folder, device=device, dtype=getattr(torch, self.precision)
+            folder, device=chosen_device(self.device), dtype=dtype
         )
 
 
@@ -92,7 +91,7 @@ class Variant(Config):
             "data": config.data.model_dump(mode="json"),
         }
         if config.model.learns:
-            aside = {"restart", "log_every", "checkpoint_every", "num_workers"}
+            aside = NOT_IN_KEY | {"restart"}
             if config.model.insertion == "none":
                 aside.add("adapter_rate")
             content |= {

@@ -10,7 +10,6 @@ and 1 merged by the element-wise maximum, batch norm frozen.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Self
@@ -24,7 +23,7 @@ from transformers import ResNetConfig, ResNetModel
 
 from diffground.config import Config
 from diffground.errors import InputError
-from diffground.io.files import write_whole
+from diffground.io.files import write_json, write_whole
 from diffground.metrics.iou import UNSURE
 from diffground.seeds import derive_seed
 from diffground.segmenters.resnet import (
@@ -144,8 +143,7 @@ class DeepLabV2(nn.Module):
         network = self.config.model_copy(update=whole).model_dump(mode="json")
         state = {name: t.detach().cpu().contiguous() for name, t in self.state_dict().items()}
         write_whole(folder / WEIGHTS, lambda part: save_file(state, part))
-        text = json.dumps({"classes": self.classes, "network": network}, indent=2) + "\n"
-        write_whole(folder / CONFIG, lambda part: part.write_text(text, "utf-8"))
+        write_json(folder / CONFIG, {"classes": self.classes, "network": network})
         return folder
 
     def train(self, mode: bool = True) -> Self:

@@ -12,7 +12,6 @@ It is apart from the network, and without torch: a process of the pool starts fa
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from diffground.errors import InputError
-from diffground.io.files import write_whole
+from diffground.io.files import read_json, write_json
 from diffground.manifest import config_hash
 from diffground.masks.crf import CrfConfig, dense_crf
 from diffground.masks.labels import labels_of, read_labels, write_labels
@@ -93,16 +92,11 @@ def claimed(folder: Path, recipe: Mapping[str, Any], ids: Sequence[str]) -> Iter
         for stale in folder.rglob(".*.part"):  # of runs that were killed; none is writing now
             stale.unlink(missing_ok=True)
         if unknown:
-            text = json.dumps({"recipe": dict(recipe), "ids": sorted(known.union(ids))}) + "\n"
-            write_whole(path, lambda part: part.write_text(text, "utf-8"))
+            write_json(path, {"recipe": dict(recipe), "ids": sorted(known.union(ids))})
         yield
 
 
 def _read(path: Path) -> dict[str, Any]:
     """A recipe file of ours; empty if there is none that can be read."""
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except (FileNotFoundError, ValueError):
-        return {}
-    ours = isinstance(content, dict) and isinstance(content.get("ids"), list)
-    return content if ours else {}
+    content = read_json(path) or {}
+    return content if isinstance(content.get("ids"), list) else {}

@@ -9,7 +9,6 @@ Training takes pseudo masks or true ones, on the one training loop::
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 
 from diffground.config import Config
 from diffground.errors import InputError
-from diffground.io.files import write_whole
+from diffground.io.files import read_json, write_json
 from diffground.manifest import config_hash, fingerprint
 from diffground.segmenters.deeplab import DeepLabConfig, DeepLabV2, deeplab_loss
 from diffground.segmenters.labelled import (
@@ -34,12 +33,13 @@ from diffground.segmenters.labelled import (
 )
 from diffground.segmenters.prediction import PredictConfig, SemanticSegmenter, predict
 from diffground.training.config import TrainConfig
-from diffground.training.loop import train
+from diffground.training.loop import NOT_IN_KEY, train
 from diffground.training.processes import processes
 
 log = logging.getLogger(__name__)
 
 MODEL, TRAINING = "model", "training.json"
+NOT_IN_WEIGHTS = NOT_IN_KEY | {"evaluate_every"}  # settings of a training without a monitor
 SEEN = "seen.json"  # the files a finished training was compared with; it may be deleted
 
 
@@ -90,8 +90,8 @@ def train_semantic(
     # Before they are read: a mask that is changed meanwhile has other times afterwards.
     files = {"deep_check": config.deep_check, "files": fingerprint_files(samples)}
     seen = config_hash(settings | files)
-    kept = _read(folder / TRAINING)
-    if kept and _read(folder / SEEN) == {"key": kept["key"], "seen": seen}:
+    kept = read_json(folder / TRAINING)
+    if kept and read_json(folder / SEEN) == {"key": kept["key"], "seen": seen}:
         return kept | {"trained": False}
     good, report = usable(samples, len(classes), deep=config.deep_check)
     for problem in report.problems:
@@ -101,7 +101,7 @@ def train_semantic(
     key = config_hash(settings | {"labels": fingerprint_labels(good)})
     if kept and kept["key"] == key:
         if processes().is_main_process:
-            _write(folder / SEEN, {"key": key, "seen": seen})
+            write_json(folder / SEEN, {"key": key, "seen": seen})
         return kept | {"trained": False}
     model = DeepLabV2.build(config.network, classes, seed=config.train.seed)
     every = config.train.evaluate_every
@@ -136,8 +136,8 @@ def train_semantic(
     }
     if processes().is_main_process:
         model.save_pretrained(folder / MODEL)
-        _write(folder / TRAINING, summary)
-        _write(folder / SEEN, {"key": key, "seen": seen})
+        write_json(folder / TRAINING, summary)
+        write_json(folder / SEEN, {"key": key, "seen": seen})
     processes().wait_for_everyone()  # whoever loads it next finds it whole
     return summary
 
@@ -165,24 +165,10 @@ def _evaluator(
 
 def _settings(classes: Sequence[str], config: SemanticConfig) -> dict[str, Any]:
     """All that the trained weights depend on besides the files; where they lie is not among it."""
-    aside = {"log_every", "checkpoint_every", "num_workers", "evaluate_every"}
     return {
         "network": config.network.model_dump(mode="json", exclude={"weights"}),
         "weights": fingerprint(config.network.weights) if config.network.weights else None,
         "crops": config.crops.model_dump(mode="json"),
-        "train": config.train.model_dump(mode="json", exclude=aside),
+        "train": config.train.model_dump(mode="json", exclude=NOT_IN_WEIGHTS),
         "classes": list(classes),
     }
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    """A file of ours, which is whole or not there."""
-    if not path.exists():
-        return None
-    content: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    return content
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    text = json.dumps(content, indent=2) + "\n"
-    write_whole(path, lambda part: part.write_text(text, "utf-8"))

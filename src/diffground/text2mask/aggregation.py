@@ -32,7 +32,7 @@ from tqdm.auto import tqdm
 from diffground.attention.aggregate import ClassMaps
 from diffground.attention.preprocess import Geometry
 from diffground.errors import InputError, Problem, ProblemReport
-from diffground.io.files import write_whole
+from diffground.io.files import write_json, write_whole
 from diffground.manifest import config_hash, is_valid, remove_manifest, write_manifest
 from diffground.masks.store import ShardConfig
 from diffground.text2mask.api import TextToMask
@@ -79,8 +79,7 @@ def write_maps(
             remove_manifest(folder)
             notes.unlink(missing_ok=True)
         report, seconds = _make(open_segmenter, pending, folder, keys, seed)
-        rows = json.dumps([asdict(row) for row in report.problems], indent=2) + "\n"
-        write_whole(notes, lambda path: path.write_text(rows, encoding="utf-8"))
+        write_json(notes, [asdict(row) for row in report.problems])
         with _finishing(folder):
             complete = _finish(folder, samples, keys, part.count)
             if complete:

@@ -12,13 +12,12 @@ Where the files lie, and what they depend on, is said in :mod:`diffground.text2m
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from filelock import FileLock
 
 from diffground.errors import ProblemReport
-from diffground.io.files import write_whole
+from diffground.io.files import read_json, write_json
 from diffground.manifest import is_valid
 from diffground.masks.measure import measure as score_masks
 from diffground.masks.store import Layer, write_masks
@@ -55,14 +54,11 @@ def aggregate(split: Split, frozen: Frozen) -> dict[str, Any]:
     summary["unusable"] = split.report.to_dict()
     notes = split.maps.with_name(f"{split.maps.name}.json")
     with FileLock(split.maps / ".seconds.lock"):
-        spent = {"seconds": 0.0, "images": 0}
-        if notes.exists():
-            spent |= json.loads(notes.read_text("utf-8"))
+        spent = {"seconds": 0.0, "images": 0} | (read_json(notes) or {})
         if summary["made"]:
             spent["seconds"] = round(spent["seconds"] + summary["seconds"], 2)
             spent["images"] += summary["made"]
-            text = json.dumps(spent) + "\n"
-            write_whole(notes, lambda part: part.write_text(text, encoding="utf-8"))
+            write_json(notes, spent)
     return summary | spent
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -165,7 +166,11 @@ def _sample(
     file, classes = listing.file, tuple[str, ...]()
     if entry.mask_path is not None and (deep or labels == "mask"):
         file = entry.mask_path
-        present = np.unique(read_labels(file, size=size)).tolist()
+        if size is None:
+            about = file.stat()
+            present = _labels_in(file, about.st_mtime_ns, about.st_size)
+        else:
+            present = _unique(file, size)
         classes = known_names((x for x in present if x not in (0, UNSURE)), vocabulary, file)
     elif labels == "mask":
         raise InputError(file, "mask", f"none is given for {entry.id}")
@@ -175,3 +180,15 @@ def _sample(
     if labels != "none" and not classes:
         raise InputError(file, "classes", f"there is no class in the image {entry.id}")
     return SegmentationSample(entry.id, entry.image_path, entry.mask_path, classes, listing.upright)
+
+
+# Every step of a pipeline and every row of a table reads the same list again. COCO's masks of train
+# and val fit into it.
+@lru_cache(maxsize=1 << 17)
+def _labels_in(path: Path, changed: int, size: int) -> tuple[int, ...]:
+    """The label ids of a mask file of ``size`` bytes that was last changed at ``changed``."""
+    return _unique(path, None)
+
+
+def _unique(path: Path, size: tuple[int, int] | None) -> tuple[int, ...]:
+    return tuple(np.unique(read_labels(path, size=size)).tolist())

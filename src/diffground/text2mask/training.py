@@ -21,10 +21,16 @@ from diffground.segmenters.labelled import LabelledImage
 from diffground.segmenters.outputs import label_path
 from diffground.segmenters.prediction import VOC_SERVER, SemanticSegmenter, predict
 from diffground.segmenters.resnet import CONFIG
-from diffground.segmenters.semantic import MODEL, TRAINING, SemanticConfig, train_semantic
+from diffground.segmenters.semantic import (
+    MODEL,
+    NOT_IN_WEIGHTS,
+    TRAINING,
+    SemanticConfig,
+    train_semantic,
+)
 from diffground.text2mask.lists import VocSource
 from diffground.text2mask.variant import Split, Text2MaskFolders
-from diffground.training.processes import processes
+from diffground.training.processes import chosen_device, processes
 
 OnLog = Callable[[dict[str, float], int], None]
 BACKBONE = "backbone"  # beside the trained network, once somebody asks for it
@@ -36,8 +42,8 @@ def segmenter_folder(split: Split, folders: Text2MaskFolders) -> Path:
     Pseudo masks are told apart by the sizes of their files too: when an image was mended and its
     mask made again, another segmenter is trained.
     """
-    aside = {"log_every", "checkpoint_every", "num_workers", "evaluate_every"}
-    settings = _settings(split).model_dump(mode="json", exclude={"predict": True, "train": aside})
+    aside: dict[str, Any] = {"predict": True, "train": NOT_IN_WEIGHTS}
+    settings = _settings(split).model_dump(mode="json", exclude=aside)
     content = {
         "segmenter": settings,
         "masks": _pseudo_masks(split) if _pseudo(split) else _truth(split),
@@ -70,13 +76,12 @@ def train_segmenter(
     if _pseudo(split) and not is_valid(split.masks):
         reason = "they are not all there: run pseudo_labels, every shard of it"
         raise InputError(split.masks, "masks", reason)
-    made = {s.id: mask_path(split.masks, s.id) for s in split.samples} if _pseudo(split) else {}
-    masks = {s.id: made.get(s.id, s.mask_path) for s in split.samples}
-    samples = [
-        LabelledImage(s.id, s.image_path, mask, upright=s.upright)
-        for s in split.samples
-        if (mask := masks[s.id]) is not None
-    ]
+    samples = [sample for sample in _labelled(split) if sample.labels]
+    if _pseudo(split):
+        samples = [
+            LabelledImage(s.id, s.image_path, mask_path(split.masks, s.id), upright=s.upright)
+            for s in split.samples
+        ]
     if not samples:
         raise InputError(split.source.dataset, "masks", "the dataset has no masks to learn from")
     judged = []
@@ -109,11 +114,10 @@ def evaluate_segmenter(
     folder = segmenter_folder(trained, folders)
     if not (folder / TRAINING).exists():
         raise InputError(folder, "model", "there is none; run the pipeline segmenter_train")
-    device = trained.config.device
     segmenter = SemanticSegmenter.from_pretrained(
         folder / MODEL,
         _settings(trained).predict,
-        device=processes().device if device == "auto" else device,
+        device=chosen_device(trained.config.device),
     )
     server = isinstance(split.source, VocSource) and split.source.split == "test"
     out = predictions / f"{split.name}-{folder.name}" if predictions else None

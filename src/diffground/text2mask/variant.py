@@ -52,7 +52,7 @@ from diffground.text2mask.samples import (
     load_image,
     read_samples,
 )
-from diffground.training.processes import processes
+from diffground.training.processes import chosen_device
 
 log = logging.getLogger(__name__)
 
@@ -126,10 +126,8 @@ class Frozen:
     @cached_property
     def model(self) -> FrozenDiffusion:
         """On the device and in the precision asked for."""
-        device = self._config.device
-        if device == "auto":
-            device = str(processes().device)
         dtype: torch.dtype = getattr(torch, self._config.precision)
+        device = chosen_device(self._config.device)
         return FrozenDiffusion.from_pretrained(self._folder, device=device, dtype=dtype)
 
 

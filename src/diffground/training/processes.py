@@ -34,3 +34,8 @@ def processes() -> PartialState:
             "(ACCELERATE_USE_CPU=true takes the processor)",
         )
     return state
+
+
+def chosen_device(device: str) -> str:
+    """``device``, but for ``"auto"`` this process's own: the GPU if there is one."""
+    return str(processes().device) if device == "auto" else device

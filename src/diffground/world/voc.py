@@ -28,12 +28,8 @@ from diffground.world.pictures import CLASS_NAMES, class_mask, write_jpeg, write
 from diffground.world.render import render
 from diffground.world.scene import sample_scene
 
-FIRST = {
-    "train": 0,
-    "aug": 200_000,
-    "val": 400_000,
-    "test": 600_000,
-}  # number of a part's first image
+# Number of a part's first image
+FIRST = {"train": 0, "aug": 200_000, "val": 400_000, "test": 600_000}
 LISTS = {  # list -> the parts it is made of
     "train": ("train",),
     "train_aug": ("train", "aug"),

@@ -1,0 +1,15 @@
+"""The small world that several tests draw: 64 pixels, a handful of images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+SMALL: dict[str, Any] = {
+    "size": 64,
+    "seed": 2017,
+    "eval_seed": 4242,
+    "coco_panoptic": {"train": 0, "val": 0},
+    "voc2012": {"train": 6, "aug": 4, "val": 3, "test": 2},
+    "coco2014": {"train": 5, "val": 3},
+    "mug19": {"scenes": 20, "views": 2, "max_references": 6, "scene_width": 128},
+}
