@@ -27,7 +27,7 @@ from diffground.errors import InputError
 from diffground.png.annotations import CategoryMap
 from diffground.png.data import PngDataset, collate
 from diffground.png.evaluate import PngEvaluation, evaluate
-from diffground.png.features import FeatureStore, open_store
+from diffground.png.features import FeatureStore, count_phrases, open_store
 from diffground.png.model import CONFIG, PngModel, outputs_loss
 from diffground.png.phrases import check_caption
 from diffground.png.pretrained import load_panoptic_weights
@@ -104,6 +104,7 @@ def train_variant(
         loss_fn=lambda wrapped, batch: outputs_loss(wrapped(batch), batch, config.loss),
         dataset=PngDataset(usable, categories, config.data, store),
         collate=collate,
+        weight=lambda batch: count_phrases(backbone, batch, config.model.long_captions),
         config=config.train.loop(adapter=config.model.insertion != "none"),
         folder=folder,
         evaluate=_evaluator(config, folders, backbone) if config.train.evaluate_every else None,

@@ -27,13 +27,14 @@ from diffground.png.feature_store import (
     FrozenInputs,
     Precision,
 )
-from diffground.png.phrases import LongCaptions, Span, encode_captions
+from diffground.png.phrases import LongCaptions, Span, encode_captions, lost_phrases
 from diffground.png.splits import data_fingerprint
 
 __all__ = [
     "FeatureStore",
     "FrozenInputs",
     "Precision",
+    "count_phrases",
     "encode_images",
     "encode_narratives",
     "feature_key",
@@ -66,6 +67,16 @@ def frozen_inputs(
             reason = f"cached in {found.latents.dtype}, but frozen_precision is {precision}"
             raise InputError("batch", "features", reason)
     return found.to(backbone.device, backbone.dtype)
+
+
+def count_phrases(backbone: FrozenDiffusion, batch: PngBatch, long_captions: LongCaptions) -> int:
+    """The real phrases of a batch, those that a truncated caption lost left out."""
+    if batch.features is not None:
+        return int(batch.features.valid.sum())
+    return sum(
+        len(spans) - len(lost_phrases(backbone, caption, spans, long_captions))
+        for caption, spans in zip(batch.captions, batch.spans, strict=True)
+    )
 
 
 @torch.no_grad()

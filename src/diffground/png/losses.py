@@ -4,7 +4,8 @@ Conventions that the equations leave open:
 
 - Everything is averaged over the real phrases of the batch (Mask2Former's number of masks); padded
   phrases, and those that a truncated caption lost, count nowhere. A batch without any real phrase
-  has loss 0.
+  has loss 0. Where a step's batch is shared out over accumulation rounds and processes, the loop
+  weighs each part by its phrases, so that the mean is over those of the whole step.
 - Equation 12 is applied in every adapter, its mask part to the combined masks too; equation 13
   after every decoder layer and before the first (Mask2Former's deep supervision). ``reduction``
   says how these intermediate terms are put together: ``sum``, as the equations read, or ``mean``;

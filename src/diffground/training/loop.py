@@ -20,7 +20,7 @@ from typing import Any, Protocol, cast
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import send_to_device
+from accelerate.utils import gather_object, send_to_device
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -65,6 +65,7 @@ def train(
     config: TrainConfig,
     folder: Path,
     collate: Callable[[list[Any]], Any] | None = None,
+    weight: Callable[[Any], float] | None = None,
     evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
     monitor: str | None = None,
     minimise: bool = False,
@@ -78,6 +79,9 @@ def train(
         dataset: map-style and sized. Its items may be read by worker processes.
         folder: holds ``last.pt`` (trainable weights, optimizer, averages, history) and
             ``best.safetensors``. If ``last.pt`` is there, training continues from it.
+        weight: of a batch, how many things its loss is the mean over. A step's loss is then the
+            mean over all things of its rounds and processes, however they are shared out. Without
+            it every round counts the same.
         evaluate: called every ``config.evaluate_every`` steps and at the end, with the averaged
             weights in place when ``config.ema_decay`` is set, in eval mode and without gradients.
         monitor: the metric of ``evaluate`` that decides which weights are the best.
@@ -123,15 +127,16 @@ def train(
         torch.manual_seed(derive_seed(config.seed, f"rank{accelerator.process_index}", step))
         rate = _set_rates(optimizer, groups, config.learning_rate * config.lr_factor(step))
         sums: dict[str, float] = {}
-        for index in range(config.accumulation):
-            batch = send_to_device(next(batches), accelerator.device)
+        rounds = [next(batches) for _ in range(config.accumulation)]
+        shares = _shares(rounds, weight)
+        for index, (batch, share) in enumerate(zip(rounds, shares, strict=True)):
             last = index == config.accumulation - 1
             with nullcontext() if last else accelerator.no_sync(wrapped):
                 with accelerator.autocast():
-                    losses = loss_fn(wrapped, batch)
-                accelerator.backward(losses["loss"] / config.accumulation)
+                    losses = loss_fn(wrapped, send_to_device(batch, accelerator.device))
+                accelerator.backward(losses["loss"] * share)
             for name, value in losses.items():
-                sums[name] = sums.get(name, 0.0) + float(value.detach()) / config.accumulation
+                sums[name] = sums.get(name, 0.0) + float(value.detach()) * share
         if not torch.isfinite(torch.tensor(sums["loss"])):
             raise FloatingPointError(f"{description}: the loss is {sums['loss']} at step {step}")
         if config.grad_clip:
@@ -170,6 +175,19 @@ def train(
         state.best,
         state.history,
     )
+
+
+def _shares(rounds: Sequence[Any], weight: Callable[[Any], float] | None) -> list[float]:
+    """What the loss of each of this process's rounds is multiplied by; gradients are summed.
+
+    The processes' gradients are averaged, so it is a round's weight over that of all rounds of a
+    process, on average over the processes.
+    """
+    if weight is None:
+        return [1.0 / len(rounds)] * len(rounds)
+    mine = [float(weight(batch)) for batch in rounds]
+    total = sum(gather_object(mine)) / processes().num_processes
+    return [value / total if total else 0.0 for value in mine]
 
 
 def _groups(model: nn.Module, config: TrainConfig) -> _Groups:
