@@ -47,6 +47,32 @@ def test_captions(scenes: Captioned, write: Callable[[Scene, Rendering], Caption
     assert plurals > 10
 
 
+def test_a_group_spoken_of_again_is_named_unmistakably() -> None:
+    """It is "The bird" where all birds are of one group, and "The blue bird" where they are not."""
+    with_colour = 0
+    for index in range(600):
+        scene = sample_scene(3, index)
+        rendering = render(scene, 64)
+        caption = narrative(scene, rendering)
+        seen = {segment.group for segment in rendering.segments if segment.group >= 0}
+        for before, phrase in zip(caption.chunks, caption.chunks[1:], strict=False):
+            if before.text != "The":
+                continue
+            meant = {  # groups that the words can mean
+                group
+                for group in seen
+                if set(phrase.text.split())
+                <= {
+                    scene.groups[group].category.name,
+                    scene.groups[group].category.plural,
+                    scene.groups[group].colour,
+                }
+            }
+            assert meant == set(phrase.groups), caption.text
+            with_colour += len(phrase.text.split()) > 1
+    assert with_colour > 3
+
+
 def test_same_index_same_scene() -> None:
     first, again = (render(sample_scene(5, 17), 64) for _ in range(2))
     assert (first.image == again.image).all() and (first.ids == again.ids).all()

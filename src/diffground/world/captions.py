@@ -85,12 +85,10 @@ def narrative(scene: Scene, rendering: Rendering) -> Caption:
     if seen and rng.random() < 0.4:  # noqa: PLR2004
         again = int(rng.choice(list(seen)))
         many = seen[again] > 1
-        category = scene.groups[again].category
-        short = Chunk(category.plural if many else category.name, True, (again,), many)
         rest.append(
             [
                 Chunk("The"),
-                short,
+                Chunk(_once_more(scene, seen, again), True, (again,), many),
                 Chunk("are on the" if many else "is on the"),
                 _stuff(scene, BELOW),
             ]
@@ -140,6 +138,18 @@ def _seen(rendering: Rendering) -> dict[int, int]:
         if segment.group >= 0:
             counts[segment.group] = counts.get(segment.group, 0) + (CROWD if segment.crowd else 1)
     return dict(sorted(counts.items()))
+
+
+def _once_more(scene: Scene, seen: dict[int, int], index: int) -> str:
+    """What a group is called once it was introduced: its name, which must say which group it is.
+
+    "bird", but "blue bird" where a red one can be seen too: no two groups of a scene share both
+    category and colour.
+    """
+    group = scene.groups[index]
+    name = group.category.plural if seen[index] > 1 else group.category.name
+    alone = all(scene.groups[i].category != group.category for i in seen if i != index)
+    return name if alone else f"{group.colour} {name}"
 
 
 def _listing(

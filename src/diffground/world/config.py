@@ -8,8 +8,9 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from diffground.config import Config
 
-# Raised when the same configuration would give other files: folders made before are then remade.
-RENDERER = 1
+# Of each dataset's files; raised when the same configuration would give others: folders that were
+# made before are then made again.
+RENDERERS = {"coco_panoptic": 2, "voc2012": 1, "coco2014": 1, "mug19": 1}
 
 
 class CocoPanopticCounts(Config):
@@ -85,7 +86,7 @@ class WorldConfig(Config):
         """All that the files of one dataset depend on: the configuration of its manifest."""
         return {
             "dataset": dataset,
-            "renderer": RENDERER,
+            "renderer": RENDERERS[dataset],
             "size": self.size,
             "seed": self.seed,
             "eval_seed": self.eval_seed,
