@@ -8,7 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from diffground.training.processes import processes
+import pytest
+from pydantic import ValidationError
+
+from diffground.config import AutoDevice, Config, Device, devices
+from diffground.errors import InputError
+from diffground.training.processes import check_device, processes
 
 CODE = """
 import json, os, sys
@@ -56,3 +61,30 @@ def test_processes_that_do_not_see_each_other_are_an_error(tmp_path: Path) -> No
     assert done.returncode != 0
     assert "2 processes were started, 1 take part in this run" in done.stderr
     assert not list(tmp_path.glob("*.json"))
+
+
+class Part(Config):
+    device: Device = "cpu"
+
+
+class Whole(Config):
+    device: AutoDevice = "auto"
+    part: Part = Part()
+    note: str = "cpu"
+
+
+@pytest.mark.parametrize("name", ["tpu", "gpu", "cuda:", "cuda:x", "cpu ", ""])
+def test_a_name_that_no_device_has(name: str) -> None:
+    with pytest.raises(ValidationError, match="auto"):
+        Whole(device=name)
+    with pytest.raises(ValidationError, match="device"):
+        Part(device="auto")
+
+
+def test_devices_of_a_configuration() -> None:
+    found = dict(devices(Whole(part=Part(device="cuda:99")), "png"))
+    assert found == {"png.device": "auto", "png.part.device": "cuda:99"}
+    check_device("auto", "png.device")
+    check_device("cpu", "png.part.device")
+    with pytest.raises(InputError, match=r"png\.part\.device: this machine has no cuda:99; it has"):
+        check_device(found["png.part.device"], "png.part.device")

@@ -28,6 +28,7 @@ from diffground.backbone.layers import LayerTable
 from diffground.backbone.probe import ProbeRequest, ProbeResult, SiteAdapter, probe_unet
 from diffground.backbone.text import Overflow, PromptEncoding, encode, phrase_means
 from diffground.errors import InputError
+from diffground.loading import without_bars
 
 
 class FrozenDiffusion(nn.Module):
@@ -277,14 +278,15 @@ class FrozenDiffusion(nn.Module):
 
 def _load(kind: Any, source: ModelFolder, part: str, **dtype: torch.dtype) -> Any:
     """One part of the model. Weights that lack a tensor are an error: it would start random."""
-    model, info = kind.from_pretrained(
-        source.path / part,
-        variant=source.variants[part],
-        use_safetensors=True,
-        local_files_only=True,
-        output_loading_info=True,
-        **dtype,
-    )
+    with without_bars():
+        model, info = kind.from_pretrained(
+            source.path / part,
+            variant=source.variants[part],
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+            **dtype,
+        )
     if missing := sorted(info["missing_keys"]):
         raise InputError(
             source.path / part,

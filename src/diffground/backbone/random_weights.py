@@ -24,15 +24,15 @@ from typing import Any
 
 import diffusers
 import torch
-import transformers
 from torch import nn
-from tqdm.auto import tqdm
 from transformers import CLIPTokenizer
 
 from diffground.backbone.architectures import ARCHITECTURES, Architecture
 from diffground.backbone.folder import RANDOM_FILE
 from diffground.errors import InputError
+from diffground.loading import without_bars
 from diffground.manifest import MANIFEST, fingerprint, is_valid, make_folder
+from diffground.progress import Progress
 from diffground.seeds import derive_seed
 
 log = logging.getLogger(__name__)
@@ -123,9 +123,9 @@ def _fill(
             f"{total / 1e9:.1f} GB are to be written, and {free / 1e9:.1f} GB are free",
         )
     architecture.build_scheduler().save_pretrained(folder / "scheduler")
-    with tqdm(total=total, unit="B", unit_scale=True, desc=str(config["architecture"])) as bar:
+    with Progress(total, str(config["architecture"]), unit="B") as bar:
         for part in architecture.parts:
-            bar.set_postfix_str(part)
+            bar.update(0, part)
             module: Any = random_part(
                 architecture,
                 part,
@@ -133,7 +133,8 @@ def _fill(
                 dtype=dtype,
                 seed=config["seed"],
             )
-            module.save_pretrained(folder / part)
+            with without_bars():
+                module.save_pretrained(folder / part)
             del module  # before the next one is made
             bar.update(counts[part] * dtype.itemsize)
     _write_json(folder / "model_index.json", _index(architecture))
@@ -236,7 +237,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--tokenizer", type=Path, default=TOKENIZER, help="default: %(default)s")
     options = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    transformers.utils.logging.disable_progress_bar()  # it would cut through the one above
     try:
         folder = write_random(
             options.folder,

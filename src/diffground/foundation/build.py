@@ -24,6 +24,7 @@ from diffground.foundation.localise import choose_layers
 from diffground.foundation.scenes import captioned_scenes
 from diffground.foundation.segmenter import train_segmenter
 from diffground.foundation.tokenizer import train_tokenizer
+from diffground.loading import without_bars
 from diffground.manifest import config_hash
 from diffground.training.loop import TrainResult
 
@@ -105,15 +106,16 @@ def assemble(
     target: Path,
 ) -> Path:
     """Writes the Stable Diffusion folder; measures on training scenes which layers localise."""
-    save_diffusion(
-        target,
-        vae=AutoencoderKL.from_pretrained(autoencoder, local_files_only=True),
-        unet=UNet2DConditionModel.from_pretrained(diffusion / "unet", local_files_only=True),
-        text_encoder=CLIPTextModel.from_pretrained(
-            diffusion / "text_encoder", local_files_only=True
-        ),
-        tokenizer=CLIPTokenizer.from_pretrained(diffusion / "tokenizer", local_files_only=True),
-    )
+    with without_bars():
+        save_diffusion(
+            target,
+            vae=AutoencoderKL.from_pretrained(autoencoder, local_files_only=True),
+            unet=UNet2DConditionModel.from_pretrained(diffusion / "unet", local_files_only=True),
+            text_encoder=CLIPTextModel.from_pretrained(
+                diffusion / "text_encoder", local_files_only=True
+            ),
+            tokenizer=CLIPTokenizer.from_pretrained(diffusion / "tokenizer", local_files_only=True),
+        )
     source = recipe.scenes
     table = choose_layers(
         FrozenDiffusion.from_pretrained(target),

@@ -18,6 +18,7 @@ from diffground.backbone.frozen import FrozenDiffusion
 from diffground.foundation.config import QualityConfig
 from diffground.foundation.localise import measure
 from diffground.foundation.scenes import CaptionedScene, to_image, to_tensor
+from diffground.loading import without_bars
 from diffground.metrics.detection import AveragePrecision, Instances
 from diffground.seeds import derive_seed, generator
 from diffground.segmenters.instance import Detections, InstanceSegmenter
@@ -81,10 +82,11 @@ def generate(
     folder: Path, prompts: Sequence[str], config: QualityConfig, device: str = "cpu"
 ) -> list[NDArray[np.uint8]]:
     """Images of the prompts by the stock ``StableDiffusionPipeline``, seeded per prompt."""
-    pipeline = cast(
-        Any,
-        StableDiffusionPipeline.from_pretrained(folder, local_files_only=True, dtype=torch.float32),
-    ).to(device)
+    with without_bars():
+        pipeline: Any = StableDiffusionPipeline.from_pretrained(
+            folder, local_files_only=True, dtype=torch.float32
+        )
+    pipeline.to(device)
     pipeline.set_progress_bar_config(disable=True)
     images: list[NDArray[np.uint8]] = []
     for start in range(0, len(prompts), 16):
@@ -141,7 +143,9 @@ def assess(
     """All figures of the foundation, with the generated images they include."""
     model = FrozenDiffusion.from_pretrained(diffusion, device=device)
     detector = InstanceSegmenter.from_pretrained(segmenter, device=device)
-    contrastive = CLIPModel.from_pretrained(clip, local_files_only=True, dtype=torch.float32).eval()
+    with without_bars():
+        contrastive = CLIPModel.from_pretrained(clip, local_files_only=True, dtype=torch.float32)
+    contrastive.eval()
     processor = CLIPProcessor.from_pretrained(clip, local_files_only=True)
     own = (config.iterations, config.sharpen)
     ways = dict.fromkeys((own, *config.variants))

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
+from diffground.progress import progress
 from diffground.world.captions import Caption, narrative, prompt
 from diffground.world.render import Rendering, render
 from diffground.world.scene import Scene, mixed_scene, sample_scene
@@ -43,7 +43,7 @@ def captioned_scene(seed: int, index: int, size: int, mixed: float = 0.0) -> Cap
 
 def captioned_scenes(seed: int, count: int, size: int, mixed: float = 0.0) -> list[CaptionedScene]:
     """The first ``count`` scenes of the world ``seed``: 3 ms each on one core at 128 pixels."""
-    return [captioned_scene(seed, i, size, mixed) for i in tqdm(range(count), desc="scenes")]
+    return [captioned_scene(seed, i, size, mixed) for i in progress(range(count), "scenes")]
 
 
 def to_tensor(image: np.ndarray) -> Tensor:

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
-from diffground.config import Config
+from diffground.config import Config, Device
 from diffground.errors import InputError
 
 Compat = Literal["official", "paper"]
@@ -33,7 +33,7 @@ class CrfConfig(Config):
     """The dense CRF. The numbers are the public code's; the paper names none."""
 
     backend: Literal["pydensecrf", "torch"] = "pydensecrf"  # compiled, or our own: the same masks
-    device: str = "cpu"  # of the torch backend: "cpu", "cuda", "cuda:1", ...
+    device: Device = "cpu"  # of the torch backend: "cpu", "cuda", "cuda:1", ...
     compat: Compat = "official"  # which picture the colour kernel sees
     iterations: PositiveInt = 10
     clip: PositiveFloat = Field(1e-5, lt=1)  # scores below count as this much

@@ -30,7 +30,6 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt, model_validator
-from tqdm.auto import tqdm
 
 from diffground.config import Config
 from diffground.errors import InputError, Problem, ProblemReport
@@ -45,6 +44,7 @@ from diffground.manifest import (
 from diffground.masks.crf import CrfConfig, dense_crf, require_pydensecrf
 from diffground.masks.labels import labels_of, read_labels, write_confidence, write_labels
 from diffground.masks.pool import outcomes
+from diffground.progress import progress
 
 Layer = Literal["mask", "label", "initial", "confidence"]
 
@@ -167,8 +167,7 @@ def write_masks(
             ended = outcomes(
                 pending, make, refine, workers=work.workers, look_ahead=work.look_ahead
             )
-            desc = f"masks {folder.name}"
-            for problem in tqdm(ended, desc=desc, total=len(pending), disable=not pending):
+            for problem in progress(ended, f"masks {folder.name}", total=len(pending)):
                 report.problems += [problem] if problem else []
             order = {item: row for row, item in enumerate(mine)}
             report.problems.sort(key=lambda problem: order[problem.item])

@@ -20,7 +20,6 @@ from pydantic import NonNegativeInt, PositiveInt, model_validator
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from tqdm.auto import tqdm
 
 from diffground.backbone.frozen import FrozenDiffusion
 from diffground.config import Config
@@ -45,6 +44,7 @@ from diffground.png.feature_store import (
 from diffground.png.features import encode_images, encode_narratives
 from diffground.png.samples import PngSample, load_image
 from diffground.png.splits import write_json
+from diffground.progress import Progress
 from diffground.training.loop import atomic_save
 
 log = logging.getLogger(__name__)
@@ -187,7 +187,7 @@ class _Extraction:
         """Makes the shards of ``blocks`` that are not there; how many these were."""
         missing = [(b, k) for b in blocks for k in KINDS if _finished(self.folder, b, k) is None]
         total = sum(len(block.items(kind)) for block, kind in missing)
-        with tqdm(total=total, desc=f"features {self.folder.name}", disable=not total) as bar:
+        with Progress(total, f"features {self.folder.name}") as bar:
             for block, kind in missing:
                 self.problems = []
                 tensors: dict[str, Tensor] = {}

@@ -14,7 +14,7 @@ import torch
 from pydantic import Field
 
 from diffground.backbone.frozen import FrozenDiffusion
-from diffground.config import Config
+from diffground.config import AutoDevice, Config
 from diffground.manifest import config_hash, fingerprint
 from diffground.png.data import PngDataConfig
 from diffground.png.evaluate import PngEvalConfig
@@ -45,7 +45,7 @@ class PngConfig(Config):
     """A whole experiment: ``params:png``."""
 
     scale: Literal["mini", "paper"]  # said beside every number
-    device: str = "auto"  # auto = the GPU if there is one
+    device: AutoDevice = "auto"  # auto = the GPU if there is one
     precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of the frozen model
     # Latents and embeddings: from the store of feature_extraction, or computed in every step; auto
     # takes the store if it is there and whole. The numbers are the same.

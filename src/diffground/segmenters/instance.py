@@ -18,6 +18,7 @@ from torch.nn import functional
 from transformers import Mask2FormerForUniversalSegmentation, Mask2FormerImageProcessorPil
 
 from diffground.errors import InputError
+from diffground.loading import without_bars
 
 
 @dataclass(frozen=True)
@@ -58,9 +59,10 @@ class InstanceSegmenter:
         for name in ("config.json", "model.safetensors", "preprocessor_config.json"):
             if not (folder / name).is_file():
                 raise InputError(folder, name, "the segmenter's folder lacks it")
-        model = Mask2FormerForUniversalSegmentation.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
-        )
+        with without_bars():
+            model = Mask2FormerForUniversalSegmentation.from_pretrained(
+                folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
+            )
         processor = Mask2FormerImageProcessorPil.from_pretrained(folder, local_files_only=True)
         return cls(model.to(device), processor, folder)
 

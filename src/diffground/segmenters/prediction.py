@@ -28,7 +28,6 @@ from numpy.typing import NDArray
 from pydantic import Field, PositiveFloat
 from torch import Tensor
 from torch.nn import functional
-from tqdm.auto import tqdm
 
 from diffground.config import Config
 from diffground.errors import InputError, ProblemReport
@@ -36,6 +35,7 @@ from diffground.masks.crf import CrfConfig
 from diffground.masks.labels import read_labels
 from diffground.masks.pool import outcomes
 from diffground.metrics.miou import Confusion
+from diffground.progress import progress
 from diffground.segmenters.deeplab import DeepLabV2, normalise
 from diffground.segmenters.labelled import LabelledImage
 from diffground.segmenters.outputs import (
@@ -221,8 +221,8 @@ def _write(
 
     finish = partial(write_refined, folder, segmenter.config.crf)
     ended = outcomes(by_id, make, finish, workers=workers, look_ahead=look_ahead)
-    hidden = not samples or not processes().is_main_process
-    for problem in tqdm(ended, desc="labels", total=len(by_id), disable=hidden):
+    hidden = not processes().is_main_process
+    for problem in progress(ended, "labels", total=len(by_id), hidden=hidden):
         if problem is not None and problem.item not in unread:
             # The CRF's: no image's fault, and the next one would end the same way.
             raise InputError(problem.file, problem.field, problem.reason)

@@ -13,6 +13,7 @@ from transformers import ResNetConfig, ResNetModel
 
 from diffground.config import Config
 from diffground.errors import InputError
+from diffground.loading import without_bars
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
@@ -83,13 +84,14 @@ def load_resnet(folder: str | Path) -> ResNetModel:
     if kind != "resnet":
         raise InputError(folder / CONFIG, "model_type", f"{kind!r} is not 'resnet'")
     need_file(folder, WEIGHTS)
-    model, report = ResNetModel.from_pretrained(
-        folder,
-        local_files_only=True,
-        use_safetensors=True,
-        dtype=torch.float32,
-        output_loading_info=True,
-    )
+    with without_bars():
+        model, report = ResNetModel.from_pretrained(
+            folder,
+            local_files_only=True,
+            use_safetensors=True,
+            dtype=torch.float32,
+            output_loading_info=True,
+        )
     lost = sorted([*report["missing_keys"], *(key[0] for key in report["mismatched_keys"])])
     if lost:
         raise InputError(

@@ -27,7 +27,6 @@ import torch
 from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from tqdm.auto import tqdm
 
 from diffground.attention.aggregate import ClassMaps
 from diffground.attention.preprocess import Geometry
@@ -35,6 +34,7 @@ from diffground.errors import InputError, Problem, ProblemReport
 from diffground.io.files import write_json, write_whole
 from diffground.manifest import config_hash, is_valid, remove_manifest, write_manifest
 from diffground.masks.store import ShardConfig
+from diffground.progress import progress
 from diffground.text2mask.api import TextToMask
 from diffground.text2mask.samples import SegmentationSample, load_image
 
@@ -122,7 +122,7 @@ def _make(
         return report, 0.0
     segmenter = open_segmenter()
     start = time.perf_counter()
-    for sample in tqdm(pending, desc=f"maps {folder.name}"):
+    for sample in progress(pending, f"maps {folder.name}"):
         try:
             maps = segmenter.maps(load_image(sample), sample.classes, item=sample.id, seed=seed)
         except InputError as error:

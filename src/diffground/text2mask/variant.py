@@ -31,7 +31,7 @@ from diffground.attention.aggregate import (
 from diffground.attention.vocabulary import Vocabulary
 from diffground.backbone.folder import ModelFolder
 from diffground.backbone.frozen import FrozenDiffusion
-from diffground.config import Config
+from diffground.config import AutoDevice, Config
 from diffground.errors import InputError, ProblemReport
 from diffground.manifest import config_hash, read_manifest
 from diffground.masks.store import MaskConfig, MaskWork, WorkConfig
@@ -64,7 +64,7 @@ class Text2MaskConfig(Config):
     """A whole experiment: ``params:text2mask``."""
 
     scale: Literal["mini", "paper"]  # said beside every number
-    device: str = "auto"  # auto = the GPU if there is one
+    device: AutoDevice = "auto"  # auto = the GPU if there is one
     precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of the frozen model
     # "voc", "coco", "mini" or a JSON file; null: the names in the CSV of a folder source
     vocabulary: str | None = None

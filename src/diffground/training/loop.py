@@ -24,9 +24,9 @@ from accelerate.utils import gather_object, send_to_device
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
-from tqdm.auto import tqdm
 
 from diffground.errors import InputError
+from diffground.progress import Progress
 from diffground.seeds import derive_seed, generator
 from diffground.training.config import TrainConfig
 from diffground.training.processes import processes
@@ -116,11 +116,8 @@ def train(
     first = state.step
 
     batches = _batches(dataset, config, collate, accelerator, first)
-    bar = tqdm(
-        total=config.max_steps,
-        initial=first,
-        desc=description,
-        disable=not accelerator.is_main_process,
+    bar = Progress(
+        config.max_steps, description, done=first, hidden=not accelerator.is_main_process
     )
     model.train()
     for step in range(first, config.max_steps):
@@ -149,7 +146,7 @@ def train(
         state.note(sums)
         if state.step % config.log_every == 0 or state.step == config.max_steps:
             row = state.flush(rate)
-            bar.set_postfix(loss=f"{row['loss']:.4f}")
+            bar.update(0, f"loss {row['loss']:.4f}")
             if on_log and accelerator.is_main_process:
                 on_log({f"train/{k}": v for k, v in row.items() if k != "step"}, state.step)
         at_end = state.step == config.max_steps

@@ -39,3 +39,21 @@ def processes() -> PartialState:
 def chosen_device(device: str) -> str:
     """``device``, but for ``"auto"`` this process's own: the GPU if there is one."""
     return str(processes().device) if device == "auto" else device
+
+
+def check_device(device: str, field: str) -> None:
+    """Passes a device that this machine has, and ``"auto"``.
+
+    Raises:
+        InputError: it has none of that name; the message lists those it has.
+    """
+    kind, _, index = device.partition(":")
+    if kind in ("auto", "cpu"):
+        return
+    known = torch.accelerator.current_accelerator()
+    count = torch.accelerator.device_count()
+    if known is not None and known.type == kind and int(index or 0) < count:
+        return
+    there = ["cpu", *(f"{known.type}:{i}" for i in range(count) if known is not None)]
+    reason = f"this machine has no {device}; it has {', '.join(there)}, and `auto` chooses"
+    raise InputError("parameters", field, reason)

@@ -19,12 +19,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 
 from diffground.io import encode_panoptic, write_png
 from diffground.io.palette import colour_map
 from diffground.io.panoptic import MAX_ID
 from diffground.manifest import Manifest, make_folder
+from diffground.progress import progress
 from diffground.world.captions import Caption, narrative
 from diffground.world.config import WorldConfig
 from diffground.world.pictures import bounding_box, write_jpeg
@@ -123,7 +123,7 @@ def _write_split(root: Path, split: str, seed: int, count: int, size: int) -> No
     images, annotations, narratives = [], [], []
     for folder in (pictures, maps):
         folder.mkdir(parents=True)
-    for index in tqdm(range(count), desc=f"COCO panoptic {split}"):
+    for index in progress(range(count), f"COCO panoptic {split}"):
         scene = sample_scene(seed, index)
         rendering = render(scene, size)
         number = image_id(split, index)

@@ -15,10 +15,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from diffground.io import write_png
 from diffground.manifest import Manifest, make_folder
+from diffground.progress import progress
 from diffground.seeds import derive_seed
 from diffground.world.config import WorldConfig
 from diffground.world.pictures import class_mask, write_jpeg
@@ -45,7 +45,7 @@ def _write(root: Path, config: WorldConfig) -> None:
         pictures = base / "JPEGImages" / f"{split}2014"
         pictures.mkdir(parents=True)
         lines = []
-        for index in tqdm(range(count), desc=f"COCO2014 {split}"):
+        for index in progress(range(count), f"COCO2014 {split}"):
             number = f"{FIRST[split] + index:012d}"
             token = f"COCO_{split}2014_{number}"
             rendering = render(sample_scene(seed, index), config.size)

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 
 from diffground.io import write_png
 from diffground.manifest import Manifest, make_folder
+from diffground.progress import progress
 from diffground.seeds import derive_seed
 from diffground.world.config import WorldConfig
 from diffground.world.mug_scenes import COLOUR_NAMES, Arrangement, arrange, stage, stage_alone
@@ -106,7 +106,7 @@ def _write(root: Path, config: WorldConfig) -> None:
     scenes: list[Row] = []
     triplets: list[Row] = []
     seed = derive_seed(config.eval_seed, "mug19")
-    for number in tqdm(range(config.mug19.scenes), desc="Mug19 scenes"):
+    for number in progress(range(config.mug19.scenes), "Mug19 scenes"):
         name = f"scene{number + 1:02d}"
         arrangement = arrange(seed, number)
         for folder in ("scenes", "masks"):
@@ -145,7 +145,7 @@ def _write_items(root: Path, config: WorldConfig) -> list[Row]:
     rows: list[Row] = []
     seed = derive_seed(config.seed, "mug19")
     low, high = config.mug19.min_references, config.mug19.max_references
-    for number, mug in enumerate(tqdm(PERSONAL_MUGS, desc="Mug19 items")):
+    for number, mug in enumerate(progress(PERSONAL_MUGS, "Mug19 items")):
         (root / "items" / mug.id).mkdir(parents=True)
         count = int(rng_for(seed, number, "count").integers(low, high + 1))
         pictures = [f"items/{mug.id}/{reference:02d}.jpg" for reference in range(count)]

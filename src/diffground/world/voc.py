@@ -18,10 +18,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tqdm.auto import tqdm
-
 from diffground.io import write_png
 from diffground.manifest import Manifest, make_folder
+from diffground.progress import progress
 from diffground.seeds import derive_seed
 from diffground.world.config import WorldConfig
 from diffground.world.pictures import CLASS_NAMES, class_mask, write_jpeg, write_palette_png
@@ -62,7 +61,7 @@ def _write(root: Path, config: WorldConfig) -> None:
         held_out = part in ("val", "test")
         seed = derive_seed(config.eval_seed if held_out else config.seed, "voc2012", part)
         names[part] = [image_name(part, index) for index in range(count)]
-        for index, name in enumerate(tqdm(names[part], desc=f"VOC2012 {part}")):
+        for index, name in enumerate(progress(names[part], f"VOC2012 {part}")):
             rendering = render(sample_scene(seed, index), config.size)
             write_jpeg(base / "JPEGImages" / f"{name}.jpg", rendering.image)
             if part == "test":
