@@ -131,3 +131,12 @@ def test_small_figures_get_more_places_and_paper_scale_no_warning():
     rows = (measured_row("x", [{"iou": 0.4567}]),)
     text = render(table(rows=rows, orderings=(), scale="paper"))
     assert "0.457" in text and "paper scale" in text and "not levels" not in text
+
+
+def test_notes_are_printed_with_the_table():
+    notes = ["Word " * 40 + "end.", "Short."]
+    text = render(table(config={"protocol": "original", "notes": notes}))
+    after = text.split("\nnotes\n")[1]
+    assert " ".join(after.split()) == f"- {notes[0]} - Short."
+    assert max(map(len, after.splitlines())) <= 100
+    assert "notes" not in render(table())

@@ -22,7 +22,7 @@ from diffground.metrics.average_recall import AverageRecall
 from diffground.png.experiment import OnLog, evaluate_variant, load_variant, train_variant
 from diffground.png.model import PngModel
 from diffground.png.variant import PngConfig, PngFolders, Variant
-from diffground.reporting.tables import ResultRow, ResultTable, measured_row, ordering
+from diffground.reporting.tables import Figures, ResultRow, ResultTable, measured_row, ordering
 
 log = logging.getLogger(__name__)
 
@@ -108,6 +108,16 @@ def published(name: TableName) -> dict[str, Any]:
     return table
 
 
+def reported(row: dict[str, Any], base: PngConfig) -> Figures:
+    """The paper's figures that stand beside a row: at its scale, those of the same pretraining.
+
+    The mini world's levels are compared with none, so there the printed table stays as it is.
+    """
+    same = base.scale == "mini" or base.model.pretrained or not row["model"]["decode"]
+    figures: Figures = row["paper"] if same else row.get("paper_unpretrained", {})
+    return figures
+
+
 def phrase_rows(
     base: PngConfig, ablation: PngTablesConfig, folders: PngFolders, backbone: FrozenDiffusion
 ) -> dict[str, AverageRecall]:
@@ -191,13 +201,14 @@ def _table(
     seconds: float,
 ) -> ResultTable:
     present = {row.name for row in rows}
+    beside = {row["name"]: reported(row, base) for row in entry["rows"]}
     return ResultTable(
         paper=_paper()["paper"],
         table=entry["table"],
         metric=f"Average Recall (%), protocol {base.eval.protocol}, "
         f"plural rule {base.eval.plural_rule}",
         scale=base.scale,
-        rows=tuple(rows),
+        rows=tuple(row.model_copy(update={"paper": beside[row.name]}) for row in rows),
         orderings=tuple(
             ordering(rows, better, worse, "overall")
             for better, worse in entry["claims"]
@@ -206,7 +217,7 @@ def _table(
         config={
             "protocol": base.eval.protocol,
             "plural_rule": base.eval.plural_rule,
-            "note": entry["note"],
+            "notes": [entry["note"], *_paper()["notes"]],
             "source": _paper()["source"],
             "ablation": ablation.model_dump(mode="json"),
             "png": base.model_dump(mode="json"),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -157,6 +158,7 @@ def render(table: ResultTable) -> str:
     """The table as text: per column the paper's figure beside the measured one.
 
     The scale is in the heading; measured figures carry their standard deviation if there is one.
+    The notes of the table's ``config`` come last.
     """
     lines = [
         f"{table.paper}, {table.table}: {table.metric}",
@@ -180,6 +182,9 @@ def render(table: ResultTable) -> str:
     if table.orderings:
         lines += ["", "orderings"]
         lines += [_ordering_line(entry, places) for entry in table.orderings]
+    if table.config.get("notes"):
+        lines += ["", "notes"]
+        lines += [textwrap.fill(note, 100, **_NOTE) for note in table.config["notes"]]
     return "\n".join(lines) + "\n"
 
 
@@ -193,6 +198,7 @@ def _provenance(table: ResultTable) -> str:
     return "".join(f", {part}" for part in parts)
 
 
+_NOTE: Any = {"initial_indent": "  - ", "subsequent_indent": "    "}
 _SETTINGS = ("compat", "protocol", "plural_rule")
 
 

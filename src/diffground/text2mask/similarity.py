@@ -124,7 +124,7 @@ def similarity_table(split: Split, lines: Lines, commit: str = "") -> ResultTabl
         scale=split.config.scale,
         rows=tuple(rows),
         config={
-            "note": entry["note"],
+            "notes": [entry["note"]],
             "source": paper_figures()["source"],
             "text2mask": split.config.model_dump(mode="json"),
         },

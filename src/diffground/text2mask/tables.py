@@ -162,7 +162,7 @@ def _result(
         orderings=tuple(orderings),
         config={
             "compat": bench.base.attention.compat,
-            "note": entry["note"],
+            "notes": [entry["note"]],
             "source": paper_figures()["source"],
             "text2mask_tables": bench.tables.model_dump(mode="json"),
             "text2mask": bench.base.model_dump(mode="json"),
