@@ -22,9 +22,9 @@ WIDTH, HEADS, CLASSES = 32, 4, 7
 SIZES = [(8, 12), (4, 6), (2, 3)]  # fine to coarse
 
 
-def build(layers: int = 4, seed: int = 0) -> PhraseDecoder:
+def build(layers: int = 4, seed: int = 0, **options: str) -> PhraseDecoder:
     torch.manual_seed(seed)
-    config = DecoderConfig(layers=layers, heads=HEADS, ffn=48)
+    config = DecoderConfig(layers=layers, heads=HEADS, ffn=48, **options)
     decoder = PhraseDecoder(WIDTH, CLASSES, config)
     with torch.no_grad():  # biases matter only when they are not zero
         for name, parameter in decoder.layers.named_parameters():
@@ -115,9 +115,10 @@ def plain_attention(q: Tensor, k: Tensor, v: Tensor, blocked: Tensor) -> Tensor:
     return torch.einsum("bhkn,bnhd->bkhd", weights, v).flatten(2)
 
 
+@pytest.mark.parametrize(("levels", "seen"), [("in_turn", [2]), ("together", [2, 1, 0])])
 @torch.no_grad()
-def test_one_layer_is_the_equation():
-    decoder, inputs = build(layers=1), Inputs()
+def test_one_layer_is_the_equation(levels, seen):
+    decoder, inputs = build(layers=1, levels=levels), Inputs()
     inputs.valid[1, 2] = False
     layer = decoder.layers[0]
     outputs = inputs(decoder)
@@ -131,15 +132,20 @@ def test_one_layer_is_the_equation():
     masks = torch.einsum("bkc,bchw->bkhw", embedded, inputs.mask_feature)
     torch.testing.assert_close(outputs.layers[0], masks)
 
-    # Masked attention to the coarsest level.
-    image = inputs.images[2]
-    small = functional.interpolate(masks, SIZES[2], mode="bilinear", align_corners=False)
-    blocked = small.flatten(2).sigmoid() < 0.5
+    # Masked attention to the coarsest level, or to the pixels of all levels.
+    small = [functional.interpolate(masks, SIZES[i], mode="bilinear") for i in seen]
+    blocked = torch.cat([mask.flatten(2) for mask in small], -1).sigmoid() < 0.5
     blocked[blocked.all(-1)] = False
     assert blocked.any() and not blocked.all()
-    values = (image + decoder.level_embed[0][None, :, None, None]).flatten(2).transpose(1, 2)
-    positions = Mask2FormerSinePositionEmbedding(WIDTH // 2, normalize=True)
-    keys = values + positions(image.shape, "cpu", torch.float32).flatten(2).transpose(1, 2)
+    sine = Mask2FormerSinePositionEmbedding(WIDTH // 2, normalize=True)
+    values, positions = [], []
+    for row, level in enumerate(seen):
+        image = inputs.images[level] + decoder.level_embed[row][None, :, None, None]
+        values.append(image.flatten(2).transpose(1, 2))
+        place = sine(image.shape, image.device, torch.float32)
+        positions.append(place.flatten(2).transpose(1, 2))
+    values = torch.cat(values, 1)
+    keys = values + torch.cat(positions, 1)
     weights = layer.cross_attn.in_proj_weight.chunk(3)
     biases = layer.cross_attn.in_proj_bias.chunk(3)
     q, k, v = (
@@ -162,9 +168,33 @@ def test_blocked_pixels():
     masks[0, 0, :, :2] = 3  # sees the left half
     masks[0, 1, 1, 1] = 0.1  # fades when resized: sees everything
     masks[0, 2] = 3
-    blocked = blocked_pixels(masks.requires_grad_(), (2, 2))
+    blocked = blocked_pixels(masks.requires_grad_(), [(2, 2)])
     assert blocked.dtype == torch.bool and not blocked.requires_grad
     assert blocked[0].tolist() == [[False, True] * 2, [False] * 4, [False] * 4]
+    both = blocked_pixels(masks, [(2, 2), (4, 4)])  # what it sees in one level is enough
+    assert both[0, 1].tolist() == [True] * 4 + [index != 5 for index in range(16)]
+
+
+def test_the_mini_decoder_sees_all_levels(root):
+    """And the paper's own visits them in turn, three times each."""
+    from kedro.config import OmegaConfigLoader
+
+    from diffground.settings import CONFIG_LOADER_ARGS
+
+    read = {}
+    for env in ("base", "paper"):
+        args = {**CONFIG_LOADER_ARGS, "default_run_env": env}
+        parameters = OmegaConfigLoader(str(root / "conf"), **args)["parameters"]
+        config = DecoderConfig(**parameters["png"]["model"]["decoder"])
+        torch.manual_seed(0)
+        decoder = PhraseDecoder(WIDTH, CLASSES, config.model_copy(update={"heads": HEADS}))
+        inputs = Inputs()
+        for image in inputs.images:
+            image.requires_grad_()
+        inputs(decoder).categories[-1].sum().backward()
+        read[env] = [image.grad is not None and bool(image.grad.any()) for image in inputs.images]
+        assert config.levels == {"base": "together", "paper": "in_turn"}[env]
+    assert read == {"base": [True] * 3, "paper": [True] * 3}
 
 
 @torch.no_grad()

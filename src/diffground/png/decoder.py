@@ -13,6 +13,8 @@ What differs from Mask2Former, whose layers (transformers) and numbers these are
 
 - The queries are the phrases. They come with their meaning and have no order, so there is no
   learned query and no position embedding of queries.
+- A decoder of fewer layers than levels would never see the fine ones. ``levels: together`` lets
+  every layer attend to the pixels of all three at once; ``in_turn`` is Mask2Former's.
 - Captions have different numbers of phrases. Padded ones are never attended to; without padding,
   the result is the library decoder's.
 
@@ -25,6 +27,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from pydantic import Field, PositiveInt
@@ -50,6 +53,7 @@ class DecoderConfig(Config):
     layers: PositiveInt = 9
     heads: PositiveInt = 8
     ffn: PositiveInt = 2048  # hidden channels
+    levels: Literal["in_turn", "together"] = "in_turn"  # what a layer attends to: one level, or all
     dropout: float = Field(default=0.0, ge=0, lt=1)
 
 
@@ -162,6 +166,9 @@ class PhraseDecoder(nn.Module):
         order = list(reversed(images))  # coarse to fine
         sizes = [(int(image.shape[-2]), int(image.shape[-1])) for image in order]
         levels = [self._keys_and_values(*item) for item in enumerate(order)]
+        seen = [[number % LEVELS] for number in range(len(self.layers))]  # the levels of each layer
+        if self.config.levels == "together":
+            seen = [list(range(LEVELS))] * len(self.layers)
         heads = self.config.heads
         padded = open_rows(~valid)[:, None, None]  # (B, 1, 1, K)
         bias = queries.new_zeros(padded.shape).masked_fill(padded, float("-inf"))
@@ -170,10 +177,10 @@ class PhraseDecoder(nn.Module):
         x = queries.transpose(0, 1)  # (K, B, C), as the library's layers want it
         masks, categories = self._predict(x, mask_feature)
         predictions = DecoderMasks([masks], [categories])
-        for number, layer in enumerate(self.layers):
+        for layer, chosen in zip(self.layers, seen, strict=True):
             assert isinstance(layer, Mask2FormerMaskedAttentionDecoderLayer)
-            keys, values = levels[number % LEVELS]
-            blocked = blocked_pixels(masks, sizes[number % LEVELS])  # (B, K, N)
+            keys, values = (torch.cat([levels[level][part] for level in chosen]) for part in (0, 1))
+            blocked = blocked_pixels(masks, [sizes[level] for level in chosen])  # (B, K, N)
             blocked = blocked[:, None].expand(-1, heads, -1, -1).flatten(0, 1)
             x = decoder_layer(layer, x, keys, values, blocked, bias)
             masks, categories = self._predict(x, mask_feature)
@@ -200,14 +207,18 @@ class PhraseDecoder(nn.Module):
 
 
 @torch.no_grad()
-def blocked_pixels(masks: Tensor, size: tuple[int, int]) -> Tensor:
-    """(B, K, h·w), True where a phrase of mask logits (B, K, H, W) must not look at ``size``.
+def blocked_pixels(masks: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
+    """(B, K, N), True where a phrase of mask logits (B, K, H, W) must not look.
 
-    Its probability is below one half there; a phrase that would see nothing sees everything.
+    ``N`` counts the pixels of levels of ``sizes``. A phrase must not look where its probability is
+    below one half; one that would see nothing sees everything.
     """
     # Mask2Former's resizing, not the low-passed one of maps: small masks must not fade away.
-    resized = functional.interpolate(masks, size=size, mode="bilinear", align_corners=False)
-    return open_rows(resized.sigmoid().flatten(2) < 0.5)
+    resized = [
+        functional.interpolate(masks, size=size, mode="bilinear", align_corners=False).flatten(2)
+        for size in sizes
+    ]
+    return open_rows(torch.cat(resized, -1).sigmoid() < 0.5)
 
 
 def decoder_layer(
