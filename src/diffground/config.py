@@ -1,17 +1,68 @@
-"""The base class of every configuration: frozen, and strict about unknown keys."""
+"""The base class of every configuration: frozen, and strict about keys and numbers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, Final, get_args
 
-from pydantic import BaseModel, ConfigDict, StringConstraints
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+#: Marks a field that results do not depend on, ``workers: Annotated[int, NOT_IN_KEY] = 0``: how
+#: fast something is done, in what portions, or what is said about it.
+NOT_IN_KEY: Final = "not in key"
 
 
 class Config(BaseModel):
-    """A frozen pydantic model that rejects unknown keys, so that a typo fails before the run."""
+    """A frozen pydantic model that rejects unknown keys, so that a typo fails before the run.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    Numbers are finite, and ``true`` is none.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False
+    )
+
+    def key_content(self) -> dict[str, Any]:
+        """JSON-ready, all that results depend on: without fields that are :data:`NOT_IN_KEY`."""
+        fields = type(self).model_fields
+        aside = {name for name, field in fields.items() if NOT_IN_KEY in field.metadata}
+        content = self.model_dump(mode="json", exclude=aside)
+        for name in content:
+            value = getattr(self, name)
+            if isinstance(value, Config):
+                content[name] = value.key_content()
+        return content
+
+    @model_validator(mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, content: Any) -> Any:
+        if not isinstance(content, dict):
+            return content
+        wrong = [
+            InitErrorDetails(
+                type=PydanticCustomError("bool_given", "true and false are no numbers or names"),
+                loc=(name,),
+                input=value,
+            )
+            for name, value in content.items()
+            if isinstance(value, bool)
+            and name in cls.model_fields
+            and not _takes_truth(cls.model_fields[name].annotation)
+        ]
+        if wrong:
+            raise ValidationError.from_exception_data(cls.__name__, wrong)
+        return content
+
+
+def _takes_truth(annotation: Any) -> bool:
+    return annotation in (bool, Any) or any(map(_takes_truth, get_args(annotation)))
 
 
 _RUNS_HERE = "a device of the machine that runs"

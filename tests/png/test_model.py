@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from diffground.backbone.probe import ProbeRequest
 from diffground.errors import InputError
+from diffground.io.files import seal_of
 from diffground.png.data import UNKNOWN, PngDataConfig, PngDataset, cover, phrase_categories
 from diffground.png.evaluate import PngEvalConfig, evaluate
 from diffground.png.features import frozen_inputs
@@ -270,6 +271,9 @@ def test_loading_says_what_is_wrong(tmp_path):
     content = json.loads((tmp_path / CONFIG).read_text())
     content["model"]["insertion"] = "decoder"  # not what the weights are of
     (tmp_path / CONFIG).write_text(json.dumps(content))
+    with pytest.raises(InputError, match=rf"{CONFIG}: sha256: .*damaged.*train with the same"):
+        PngModel.load(tmp_path, tiny_png.backbone())
+    seal_of(tmp_path / CONFIG).unlink()
     with pytest.raises(InputError, match=WEIGHTS):
         PngModel.load(tmp_path, tiny_png.backbone())
 

@@ -20,8 +20,9 @@ from diffground.png.losses import LossConfig
 from diffground.png.model import PngModel, PngModelConfig, outputs_loss
 from diffground.png.phrases import LongCaptions
 from diffground.png.samples import PngSample
+from diffground.training.checkpoint import trainable_state
 from diffground.training.config import TrainConfig
-from diffground.training.loop import train, trainable_state
+from diffground.training.loop import train
 from diffground.training.processes import processes
 
 

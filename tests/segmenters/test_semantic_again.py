@@ -12,10 +12,12 @@ import torch
 from test_semantic import CONFIG, NAMES
 
 from diffground.errors import InputError
+from diffground.io.files import is_sound
 from diffground.masks.labels import read_labels, write_labels
+from diffground.segmenters.deeplab import DeepLabV2
 from diffground.segmenters.labelled import LabelledImage, usable
 from diffground.segmenters.semantic import MODEL, SEEN, TRAINING, train_semantic
-from diffground.training.loop import LAST
+from diffground.training.checkpoint import LAST
 
 
 def test_a_finished_training_is_known_without_reading_the_files(
@@ -75,7 +77,7 @@ def test_interrupted_training_ends_with_the_same_network(
 
     with pytest.raises(Killed):
         train_semantic(pairs[:12], NAMES, CONFIG, tmp_path, on_log=dying)
-    assert torch.load(tmp_path / LAST, weights_only=True)["step"] == 20
+    assert torch.load(tmp_path / LAST, weights_only=True)["record"]["step"] == 20
     summary = train_semantic(pairs[:12], NAMES, CONFIG, tmp_path)
     assert summary["resumed_at"] == 20
     name = f"{MODEL}/model.safetensors"
@@ -99,3 +101,33 @@ def test_evaluation_may_begin_in_the_middle_and_moves_no_weight(
     name = f"{MODEL}/model.safetensors"
     assert (tmp_path / name).read_bytes() == (trained / name).read_bytes()
     assert not train_semantic(pairs[:12], NAMES, CONFIG, tmp_path)["trained"]
+
+
+@pytest.mark.parametrize("name", [f"{MODEL}/model.safetensors", f"{MODEL}/config.json", TRAINING])
+def test_a_damaged_network_is_named_and_written_again(
+    name: str, trained: Path, pairs: list[LabelledImage], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(trained, tmp_path / "folder"))
+    content = bytearray((folder / name).read_bytes())
+    content[len(content) // 2] ^= 1  # of the same size, and still readable but for JSON
+    (folder / name).write_bytes(content)
+    if name != TRAINING:
+        with pytest.raises(InputError, match=rf"{Path(name).name}: sha256: .*train with the same"):
+            DeepLabV2.from_pretrained(folder / MODEL)
+    summary = train_semantic(pairs[:12], NAMES, CONFIG, folder)
+    assert summary["trained"] and summary["resumed_at"] == CONFIG.train.max_steps
+    assert is_sound(folder / name)
+    if name != TRAINING:
+        assert (folder / name).read_bytes() == (trained / name).read_bytes()
+    DeepLabV2.from_pretrained(folder / MODEL)
+
+
+def test_rounds_are_another_training_here_precision_is_not() -> None:
+    """A loss is the mean over the pixels of a round, and so is what a batch norm sees."""
+
+    def content(**changes: object) -> dict:
+        train = CONFIG.train.model_copy(update=changes)
+        return CONFIG.model_copy(update={"train": train}).train_content()
+
+    assert content() == content(mixed_precision="bf16", evaluate_every=5, num_workers=2)
+    assert content() != content(accumulation=2)

@@ -102,10 +102,10 @@ def check_seal(path: str | Path, remedy: str) -> None:
         raise InputError(path, "sha256", f"the file was damaged since it was written; {remedy}")
 
 
-def write_json(path: str | Path, content: Any) -> Path:
+def write_json(path: str | Path, content: Any, *, sealed: bool = False) -> Path:
     """Writes JSON by :func:`write_whole`, to be read by people too."""
     text = json.dumps(content, indent=2) + "\n"
-    return write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))
+    return write_whole(path, lambda part: part.write_text(text, encoding="utf-8"), sealed=sealed)
 
 
 def read_json(path: str | Path) -> dict[str, Any] | None:

@@ -109,6 +109,10 @@ class PngDataset(Dataset[PngItem]):
     def __len__(self) -> int:
         return len(self.samples)
 
+    def name(self, index: int) -> str:
+        """The sample's id."""
+        return self.samples[index].id
+
     def __getitem__(self, index: int) -> PngItem:
         return make_item(self.samples[index], self.categories, self.config, self.store)
 

@@ -13,17 +13,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from accelerate.utils import gather_object
 from numpy.typing import NDArray
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 from torch import Tensor
 from torch.nn import functional
 
-from diffground.config import Config
+from diffground.config import NOT_IN_KEY, Config
 from diffground.errors import InputError, Problem, ProblemReport
 from diffground.metrics.average_recall import (
     AverageRecall,
@@ -49,9 +49,12 @@ class PngEvalConfig(Config):
 
     protocol: Protocol = "original"
     plural_rule: PluralRule = "count"
-    batch_size: PositiveInt = 8
+    # Of a training with evaluate_every: its last weights, or the best among those it evaluated,
+    # which were chosen by this very split (PNG has no other) and so flatter.
+    weights: Literal["last", "best"] = "last"
+    batch_size: Annotated[int, Field(gt=0, le=4096), NOT_IN_KEY] = 8
     limit: PositiveInt | None = None  # narratives, in file order; None = all
-    overlays: int = 8  # predictions kept to be drawn
+    overlays: Annotated[int, Field(ge=0), NOT_IN_KEY] = 8  # predictions kept to be drawn
 
 
 @dataclass(frozen=True)

@@ -4,16 +4,20 @@ Everything that a result depends on goes into a key, and the trained model lies 
 name: variants never mix, a killed training goes on, and a finished one is not repeated. ::
 
     <models>/<insertion>-<key>/last.pt            the training's checkpoint
+                               before.pt          the one before it, should that be damaged
+                               best.safetensors   with png.train.evaluate_every: the best weights
                                png.safetensors    the trained weights, written at the end
                                png.json           their configuration: its presence means finished
                                training.json      what the training did
                                evaluation-<key>.json   Average Recall under one measuring rule
                                phrases-<key>.json      every phrase's IoU behind it
+
+What a training writes is sealed (``<file>.sha256``). A finished model of which a file was damaged
+is written again from ``last.pt`` by the same training.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from collections.abc import Callable
@@ -24,22 +28,22 @@ import torch
 
 from diffground.backbone.frozen import FrozenDiffusion
 from diffground.errors import InputError
+from diffground.io.files import write_json
 from diffground.png.annotations import CategoryMap
 from diffground.png.data import PngDataset, collate
 from diffground.png.evaluate import PngEvaluation, evaluate
 from diffground.png.features import FeatureStore, count_phrases, open_store
-from diffground.png.model import CONFIG, PngModel, outputs_loss
+from diffground.png.model import PngModel, outputs_loss
 from diffground.png.phrases import check_caption
 from diffground.png.pretrained import load_panoptic_weights
-from diffground.png.samples import PngBenchmark, PngSample
-from diffground.png.splits import read_split, write_json
+from diffground.png.samples import PngSample
+from diffground.png.splits import read_split
+from diffground.png.trained import TRAINING, finished, weights_file
 from diffground.png.variant import PngConfig, PngFolders, Variant
 from diffground.training.loop import TrainResult, train
-from diffground.training.processes import processes
+from diffground.training.processes import only_training, processes
 
 log = logging.getLogger(__name__)
-
-TRAINING = "training.json"
 
 OnLog = Callable[[dict[str, float], int], None]
 
@@ -69,14 +73,30 @@ def train_variant(
     if not config.model.learns:
         log.info("%s: static prompting is not trained", variant.name)
         return summary
-    if config.train.restart:
-        if processes().is_main_process:
-            shutil.rmtree(folder, ignore_errors=True)
-        processes().wait_for_everyone()
-    if (folder / CONFIG).exists():
-        log.info("%s: already trained", variant.name)
-        kept: dict[str, Any] = json.loads((folder / TRAINING).read_text("utf-8"))
-        return kept | {"trained": False}
+    read_validation(config, folders.coco)  # what is wrong with it is said before the training
+    with only_training(folder):
+        if config.train.restart:
+            if processes().is_main_process:
+                shutil.rmtree(folder, ignore_errors=True)
+            processes().wait_for_everyone()
+        kept = finished(folder)
+        if kept is not None:
+            log.info("%s: already trained", variant.name)
+            weights_file(config, folder)
+            return kept | {"trained": False}
+        return summary | _train(config, folders, backbone, variant, broken, on_log)
+
+
+def _train(
+    config: PngConfig,
+    folders: PngFolders,
+    backbone: FrozenDiffusion,
+    variant: Variant,
+    broken: frozenset[str],
+    on_log: OnLog | None,
+) -> dict[str, Any]:
+    """Trains or goes on, keeps the model, and says what was done."""
+    folder = folders.models / variant.name
     samples, categories = read_split(
         folders.coco,
         config.splits.train,
@@ -113,37 +133,11 @@ def train_variant(
         key=variant.name,
         description=f"png {config.model.insertion}",
     )
-    summary |= _summary(model, result, len(usable), len(samples) - len(usable))
+    summary = {"variant": variant.name} | _summary(
+        model, config, result, len(usable), len(samples) - len(usable)
+    )
     _save(model, summary, folder)
     return summary
-
-
-def load_variant(
-    config: PngConfig, folders: PngFolders, backbone: FrozenDiffusion
-) -> tuple[PngModel, Variant]:
-    """The model of ``config`` in eval mode: the trained one, or zero-shot static prompting.
-
-    Raises:
-        InputError: it needs training and was not trained with these settings.
-    """
-    variant = Variant.of(config, folders, backbone)
-    if not config.model.learns:
-        benchmark = PngBenchmark(folders.coco, config.splits.val, config.splits.layout)
-        ids = benchmark.categories.ids
-        return PngModel(backbone, config.model, ids).to(backbone.device).eval(), variant
-    if not (folders.models / variant.name / CONFIG).exists():
-        others = sorted(path.parent.name for path in folders.models.glob(f"*/{CONFIG}"))
-        raise InputError(
-            folders.models / variant.name,
-            "model",
-            "no model was trained with these settings; run the pipeline png_train with them, or "
-            "evaluate zero-shot with png.model.insertion=none,png.model.decode=false. "
-            f"Trained so far: {', '.join(others) or 'none'}",
-        )
-    model = PngModel.load(folders.models / variant.name, backbone)
-    # How a prediction is read off does not depend on the training: the run's choice counts.
-    model.config = config.model
-    return model, variant
 
 
 def evaluate_variant(
@@ -211,14 +205,24 @@ def _store(
 
 def _save(model: PngModel, summary: dict[str, Any], folder: Path) -> None:
     if processes().is_main_process:
-        write_json(folder / TRAINING, summary)
+        write_json(folder / TRAINING, summary, sealed=True)
         model.save(folder)
     processes().wait_for_everyone()  # whoever loads it next finds it whole
 
 
-def _summary(model: PngModel, result: TrainResult, used: int, skipped: int) -> dict[str, Any]:
+def _summary(
+    model: PngModel, config: PngConfig, result: TrainResult, used: int, skipped: int
+) -> dict[str, Any]:
+    settings = {
+        "processes": processes().num_processes,
+        "precision": config.precision,
+        "evaluate": config.eval.key_content(),
+    }
+    for name in ("accumulation", "mixed_precision", "evaluate_every"):
+        settings[name] = getattr(config.train, name)
     return {
         "trained": True,
+        "how": settings,  # none of which names the variant
         "steps": result.steps,
         "resumed_at": result.resumed_at,
         "seconds": round(result.seconds, 1),

@@ -29,6 +29,7 @@ from diffground.backbone.frozen import FrozenDiffusion
 from diffground.backbone.layers import cross_sites
 from diffground.backbone.probe import ProbeRequest, ProbeResult
 from diffground.errors import InputError
+from diffground.io.files import check_seal, write_json
 from diffground.png.data import PngBatch
 from diffground.png.decoder import DecoderMasks, MaskFeature, PhraseDecoder
 from diffground.png.eipa import EIPA, insertion_sites
@@ -46,9 +47,16 @@ from diffground.png.maps import minmax, resize_maps
 from diffground.png.mlma import MLMA
 from diffground.png.model_config import PngModelConfig
 from diffground.seeds import derive_seed
-from diffground.training.loop import atomic_save, load_trainable, trainable_state
+from diffground.training.checkpoint import (
+    load_weights,
+    put_weights,
+    save_weights,
+    trainable_state,
+)
 
 WEIGHTS, CONFIG = "png.safetensors", "png.json"
+WRITE_AGAIN = "train with the same settings: what is finished is written again from last.pt"
+TRAIN_ANEW = "train anew with the same settings and png.train.restart=true"
 OUTPUT = "conv_out"  # the UNet's last module
 
 
@@ -233,10 +241,7 @@ class PngModel(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Writes the trained weights (safetensors), the configuration and the backbone's hash."""
-        from safetensors.torch import save_file
-
-        folder.mkdir(parents=True, exist_ok=True)
-        atomic_save(lambda target: save_file(trainable_state(self), target), folder / WEIGHTS)
+        save_weights(trainable_state(self), folder / WEIGHTS)
         content = {
             "model": self.config.model_dump(mode="json"),
             "category_ids": list(self.category_ids),
@@ -245,19 +250,17 @@ class PngModel(nn.Module):
                 "name": self.backbone.folder.name,
             },
         }
-        text = json.dumps(content, indent=2) + "\n"
-
-        def write(target: Path) -> None:
-            target.write_text(text, encoding="utf-8")
-
-        atomic_save(write, folder / CONFIG)  # last, and in one step: its presence means finished
+        write_json(folder / CONFIG, content, sealed=True)  # last: its presence means finished
 
     @classmethod
-    def load(cls, folder: Path, backbone: FrozenDiffusion) -> PngModel:
+    def load(cls, folder: Path, backbone: FrozenDiffusion, weights: str = WEIGHTS) -> PngModel:
         """The model that :meth:`save` wrote, in eval mode on the backbone's device.
 
+        Args:
+            weights: the file of them in ``folder``, say ``best.safetensors``.
+
         Raises:
-            InputError: no such model, a broken one, or one trained in another backbone.
+            InputError: no such model, a damaged one, or one trained in another backbone.
         """
         path = folder / CONFIG
         content = _read_config(path)
@@ -275,7 +278,8 @@ class PngModel(nn.Module):
                 f"({backbone.fingerprint()}): its weights mean nothing there",
             )
         model = cls(backbone, config, category_ids).to(backbone.device)
-        load_trainable(model, folder / WEIGHTS)
+        remedy = WRITE_AGAIN if weights == WEIGHTS else TRAIN_ANEW
+        put_weights(model, load_weights(folder / weights, remedy), folder / weights)
         return model.eval()
 
 
@@ -287,10 +291,11 @@ def outputs_loss(outputs: PngOutputs, batch: PngBatch, config: LossConfig) -> di
 def _read_config(path: Path) -> dict[str, Any]:
     if not path.exists():
         raise InputError(path, "file", "no trained PNG model lies here")
+    check_seal(path, WRITE_AGAIN)
     try:
         content = json.loads(path.read_text("utf-8"))
     except ValueError as error:
-        raise InputError(path, "json", str(error)) from error
+        raise InputError(path, "json", f"{error}; {WRITE_AGAIN}") from error
     if not isinstance(content, dict):
-        raise InputError(path, "json", "an object is expected")
+        raise InputError(path, "json", f"an object is expected; {WRITE_AGAIN}")
     return content

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from diffground.config import Config
 from diffground.errors import InputError, ProblemReport
@@ -53,6 +53,9 @@ class PredictConfig(Config):
     Without ``image`` and ``table``: the first validation sample with its own phrases.
     """
 
+    # A trained model by its name, or by the path of its folder or of a file of weights in it; null:
+    # the one that params:png describe.
+    model: str | None = Field(default=None, min_length=1)
     image: Path | None = None  # a file; with a table, the folder of its images (null: the table's)
     narrative: str | None = None  # of the image; [brackets] mark phrases, without any they're found
     table: Path | None = None  # .csv or .jsonl with the columns image and narrative

@@ -19,8 +19,9 @@ from pydantic import Field, PositiveInt, model_validator
 from diffground.backbone.frozen import FrozenDiffusion
 from diffground.config import Config
 from diffground.metrics.average_recall import AverageRecall
-from diffground.png.experiment import OnLog, evaluate_variant, load_variant, train_variant
+from diffground.png.experiment import OnLog, evaluate_variant, train_variant
 from diffground.png.model import PngModel
+from diffground.png.trained import load_variant
 from diffground.png.variant import PngConfig, PngFolders, Variant
 from diffground.reporting.tables import Figures, ResultRow, ResultTable, measured_row, ordering
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from diffground.backbone.frozen import FrozenDiffusion
-from diffground.config import AutoDevice, Config
+from diffground.config import NOT_IN_KEY, AutoDevice, Config
 from diffground.manifest import config_hash, fingerprint
 from diffground.png.data import PngDataConfig
 from diffground.png.evaluate import PngEvalConfig
@@ -22,14 +22,17 @@ from diffground.png.losses import LossConfig
 from diffground.png.model_config import PngModelConfig
 from diffground.png.splits import PngSplits, data_fingerprint
 from diffground.training.config import TrainConfig
-from diffground.training.loop import NOT_IN_KEY
 from diffground.training.processes import chosen_device
+
+# How a trained model is read off and run: a run's choice, whatever the training's was.
+READING = ("head", "probability", "threshold", "checkpoint")
 
 
 class PngTrainConfig(TrainConfig):
     """The training loop's settings, and whether to begin anew."""
 
-    restart: bool = False  # throws the variant's checkpoint and finished model away
+    # throws the variant's checkpoint and finished model away
+    restart: Annotated[bool, NOT_IN_KEY] = False
     adapter_rate: float = Field(default=1.0, gt=0)  # of EIPA and its head, times learning_rate
 
     def loop(self, *, adapter: bool) -> TrainConfig:
@@ -57,6 +60,12 @@ class PngConfig(Config):
     train: PngTrainConfig
     eval: PngEvalConfig = PngEvalConfig()
 
+    @model_validator(mode="after")
+    def _the_best_are_looked_for(self) -> PngConfig:
+        if self.eval.weights == "best" and not self.train.evaluate_every:
+            raise ValueError("eval.weights best needs train.evaluate_every: none are compared at 0")
+        return self
+
     def load_backbone(self, folder: Path) -> FrozenDiffusion:
         """The frozen model on the device and in the precision asked for."""
         dtype: torch.dtype = getattr(torch, self.precision)
@@ -83,22 +92,25 @@ class Variant(Config):
 
     @classmethod
     def of(cls, config: PngConfig, folders: PngFolders, backbone: FrozenDiffusion) -> Variant:
-        """From all that the trained weights depend on; zero-shot variants have no training."""
+        """From all that the trained weights depend on; zero-shot variants have no training.
+
+        What changes the rounding alone is not among it: precision, accumulation, processes. So a
+        model that four GPUs trained is found by one, and ``training.json`` says how it was made.
+        """
         content: dict[str, Any] = {
             "model": _relevant(config.model),
-            "precision": config.precision,
             "backbone": backbone.fingerprint(),
             "data": config.data.model_dump(mode="json"),
         }
         if config.model.learns:
-            aside = NOT_IN_KEY | {"restart"}
+            training = config.train.key_content()
             if config.model.insertion == "none":
-                aside.add("adapter_rate")
+                del training["adapter_rate"]
             content |= {
                 "coco": data_fingerprint(folders.coco),
                 "splits": config.splits.model_dump(mode="json", exclude={"val"}),
                 "loss": config.loss.model_dump(mode="json"),
-                "train": config.train.model_dump(mode="json", exclude=aside),
+                "train": training,
             }
         if config.model.pretrained:
             content["panoptic"] = _weights_fingerprint(folders.panoptic)
@@ -107,7 +119,8 @@ class Variant(Config):
     def evaluation_path(self, config: PngConfig, folders: PngFolders) -> Path:
         """Where the Average Recall of this variant lies, measured as ``config`` says."""
         rule = {
-            "eval": config.eval.model_dump(mode="json", exclude={"batch_size", "overlays"}),
+            "eval": config.eval.key_content(),
+            "precision": config.precision,
             "head": config.model.final_head,
             "probability": config.model.probability,
             "threshold": config.model.threshold,
@@ -124,7 +137,7 @@ class Variant(Config):
 
 def _relevant(model: PngModelConfig) -> dict[str, Any]:
     """The model's settings that its weights depend on: of parts it lacks, none."""
-    aside = {"head", "probability", "threshold", "checkpoint"}
+    aside = set(READING)
     if model.insertion == "none":
         aside.add("eipa")
     if model.inner_product != "learned":

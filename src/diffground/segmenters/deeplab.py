@@ -16,14 +16,13 @@ from typing import Literal, Self
 
 import torch
 from pydantic import PositiveFloat, PositiveInt, ValidationError, model_validator
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import ResNetConfig, ResNetModel
 
 from diffground.config import Config
 from diffground.errors import InputError
-from diffground.io.files import write_json, write_whole
+from diffground.io.files import check_seal, write_json
 from diffground.metrics.iou import UNSURE
 from diffground.seeds import derive_seed
 from diffground.segmenters.resnet import (
@@ -35,6 +34,7 @@ from diffground.segmenters.resnet import (
     need_file,
     read_config,
 )
+from diffground.training.checkpoint import load_weights, save_weights
 
 
 class DeepLabConfig(Config):
@@ -115,8 +115,11 @@ class DeepLabV2(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Self:
-        """Loads what :meth:`save_pretrained` wrote; InputError if a file is missing or odd."""
+        """Loads what :meth:`save_pretrained` wrote; InputError if a file is missing or damaged."""
         folder = Path(folder)
+        remedy = "train with the same settings: it is written again from the checkpoint beside it"
+        for name in (CONFIG, WEIGHTS):
+            check_seal(folder / name, remedy)
         content = read_config(folder)
         need_file(folder, WEIGHTS)
         try:
@@ -130,7 +133,7 @@ class DeepLabV2(nn.Module):
             raise InputError(folder / CONFIG, "shape", "it says not how large the network is")
         model = cls(ResNetConfig(**config.shape.model_dump()), classes, config)
         try:
-            model.load_state_dict(load_file(folder / WEIGHTS))
+            model.load_state_dict(load_weights(folder / WEIGHTS, remedy))
         except RuntimeError as error:
             raise InputError(folder / WEIGHTS, "weights", str(error)) from error
         return model.eval()
@@ -142,8 +145,8 @@ class DeepLabV2(nn.Module):
         whole = {"init": "random", "weights": None, "shape": ResNetShape.of(self.backbone.config)}
         network = self.config.model_copy(update=whole).model_dump(mode="json")
         state = {name: t.detach().cpu().contiguous() for name, t in self.state_dict().items()}
-        write_whole(folder / WEIGHTS, lambda part: save_file(state, part))
-        write_json(folder / CONFIG, {"classes": self.classes, "network": network})
+        save_weights(state, folder / WEIGHTS)
+        write_json(folder / CONFIG, {"classes": self.classes, "network": network}, sealed=True)
         return folder
 
     def train(self, mode: bool = True) -> Self:

@@ -133,6 +133,10 @@ class LabelledCrops(Dataset[tuple[Tensor, Tensor]]):
     def __len__(self) -> int:
         return len(self.samples) * self.draws
 
+    def name(self, index: int) -> str:
+        """The image's id."""
+        return self.samples[index % len(self.samples)].id
+
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         draw, place = divmod(index, len(self.samples))
         sample = self.samples[place]

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from diffground.config import Config
 from diffground.errors import InputError
-from diffground.io.files import read_json, write_json
+from diffground.io.files import is_sound, read_json, write_json
 from diffground.manifest import config_hash, fingerprint
 from diffground.segmenters.deeplab import DeepLabConfig, DeepLabV2, deeplab_loss
 from diffground.segmenters.labelled import (
@@ -32,14 +32,14 @@ from diffground.segmenters.labelled import (
     usable,
 )
 from diffground.segmenters.prediction import PredictConfig, SemanticSegmenter, predict
+from diffground.segmenters.resnet import CONFIG, WEIGHTS
 from diffground.training.config import TrainConfig
-from diffground.training.loop import NOT_IN_KEY, train
-from diffground.training.processes import processes
+from diffground.training.loop import train
+from diffground.training.processes import only_training, processes
 
 log = logging.getLogger(__name__)
 
 MODEL, TRAINING = "model", "training.json"
-NOT_IN_WEIGHTS = NOT_IN_KEY | {"evaluate_every"}  # settings of a training without a monitor
 SEEN = "seen.json"  # the files a finished training was compared with; it may be deleted
 
 
@@ -51,6 +51,14 @@ class SemanticConfig(Config):
     train: TrainConfig
     predict: PredictConfig = PredictConfig()
     deep_check: bool = True  # opens every training file once, and skips the broken ones
+
+    def train_content(self) -> dict[str, Any]:
+        """The training's settings that weights depend on.
+
+        The number of rounds is among them: a loss is the mean over the pixels of one round, as the
+        public code's, and so is what a trained batch norm sees.
+        """
+        return self.train.key_content() | {"accumulation": self.train.accumulation}
 
     @model_validator(mode="after")
     def _batch_norm_has_a_batch(self) -> SemanticConfig:
@@ -86,11 +94,23 @@ def train_semantic(
         InputError: no sample can be used; the weights to start from are missing; or ``folder``
             belongs to other settings or masks.
     """
+    with only_training(folder):
+        return _train(samples, classes, config, folder, val, on_log)
+
+
+def _train(
+    samples: Sequence[LabelledImage],
+    classes: Sequence[str],
+    config: SemanticConfig,
+    folder: Path,
+    val: Sequence[LabelledImage],
+    on_log: Callable[[dict[str, float], int], None] | None,
+) -> dict[str, Any]:
     settings = _settings(classes, config)
     # Before they are read: a mask that is changed meanwhile has other times afterwards.
     files = {"deep_check": config.deep_check, "files": fingerprint_files(samples)}
     seen = config_hash(settings | files)
-    kept = read_json(folder / TRAINING)
+    kept = _finished(folder)
     if kept and read_json(folder / SEEN) == {"key": kept["key"], "seen": seen}:
         return kept | {"trained": False}
     good, report = usable(samples, len(classes), deep=config.deep_check)
@@ -136,10 +156,23 @@ def train_semantic(
     }
     if processes().is_main_process:
         model.save_pretrained(folder / MODEL)
-        write_json(folder / TRAINING, summary)
+        write_json(folder / TRAINING, summary, sealed=True)
         write_json(folder / SEEN, {"key": key, "seen": seen})
     processes().wait_for_everyone()  # whoever loads it next finds it whole
     return summary
+
+
+def _finished(folder: Path) -> dict[str, Any] | None:
+    """What the training in ``folder`` did, if its files are as it wrote them.
+
+    Else it goes on from its checkpoint, the last, and writes them again.
+    """
+    kept = read_json(folder / TRAINING)
+    for path in (folder / TRAINING, folder / MODEL / WEIGHTS, folder / MODEL / CONFIG):
+        if kept is not None and (not path.exists() or is_sound(path) is False):
+            log.warning("%s is missing or was damaged: it is written again", path)
+            return None
+    return kept
 
 
 def _losses(model: nn.Module, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
@@ -169,6 +202,6 @@ def _settings(classes: Sequence[str], config: SemanticConfig) -> dict[str, Any]:
         "network": config.network.model_dump(mode="json", exclude={"weights"}),
         "weights": fingerprint(config.network.weights) if config.network.weights else None,
         "crops": config.crops.model_dump(mode="json"),
-        "train": config.train.model_dump(mode="json", exclude=NOT_IN_WEIGHTS),
+        "train": config.train_content(),
         "classes": list(classes),
     }

@@ -23,7 +23,6 @@ from diffground.segmenters.prediction import VOC_SERVER, SemanticSegmenter, pred
 from diffground.segmenters.resnet import CONFIG
 from diffground.segmenters.semantic import (
     MODEL,
-    NOT_IN_WEIGHTS,
     TRAINING,
     SemanticConfig,
     train_semantic,
@@ -42,8 +41,9 @@ def segmenter_folder(split: Split, folders: Text2MaskFolders) -> Path:
     Pseudo masks are told apart by the sizes of their files too: when an image was mended and its
     mask made again, another segmenter is trained.
     """
-    aside: dict[str, Any] = {"predict": True, "train": NOT_IN_WEIGHTS}
-    settings = _settings(split).model_dump(mode="json", exclude=aside)
+    config = _settings(split)
+    settings = config.model_dump(mode="json", exclude={"predict", "train"})
+    settings["train"] = config.train_content()
     content = {
         "segmenter": settings,
         "masks": _pseudo_masks(split) if _pseudo(split) else _truth(split),

@@ -2,45 +2,54 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
-from diffground.config import Config
+from diffground.config import NOT_IN_KEY, Config
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class TrainConfig(Config):
-    """How a model is trained.
-
-    log_every, checkpoint_every and num_workers change no number, evaluate_every no trained weight.
-    """
+    """How a model is trained."""
 
     max_steps: PositiveInt  # optimizer steps
-    batch_size: PositiveInt  # samples per step, over all processes and accumulation rounds
+    # Samples per step, over all processes and accumulation rounds. The bound is above what any
+    # recipe takes, and below what fills a machine's memory before it fails.
+    batch_size: int = Field(gt=0, le=4096)
     learning_rate: float = Field(gt=0)
     # Multiples of it by the start of a parameter's name, {"backbone.": 0.1}; the longest counts.
-    rate_factors: dict[str, float] = Field(default_factory=dict)
+    rate_factors: dict[str, NonNegativeFloat] = Field(default_factory=dict)
     weight_decay: float = Field(default=0.01, ge=0)  # adamw: decoupled; sgd: L2, in the gradient
-    # Multiples of it in the same way. Dumped only when chosen, as two more below: the keys of what
-    # was trained before there was a choice stay the same.
-    decay_factors: dict[str, NonNegativeFloat] = Field(
-        default_factory=dict, exclude_if=lambda factors: not factors
-    )
-    optimizer: Literal["adamw", "sgd"] = Field(default="adamw", exclude_if=lambda o: o == "adamw")
-    betas: tuple[float, float] = (0.9, 0.999)  # of adamw
-    # of sgd, which needs it; 0 = off
-    momentum: float | None = Field(default=None, ge=0, lt=1, exclude_if=lambda m: m is None)
+    # Multiples of it in the same way.
+    decay_factors: dict[str, NonNegativeFloat] = Field(default_factory=dict)
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    betas: tuple[Beta, Beta] = (0.9, 0.999)  # of adamw
+    momentum: float | None = Field(default=None, ge=0, lt=1)  # of sgd, which needs it; 0 = off
     schedule: Literal["constant", "linear", "cosine", "poly"] = "cosine"  # poly: (1 - s/S)^0.9
-    warmup_steps: int = Field(default=0, ge=0)  # linear from 0
+    warmup_steps: int = Field(default=0, ge=0)  # linear from 0; fewer than max_steps
     grad_clip: float = Field(default=1.0, ge=0)  # L2 norm over all parameters; 0 = off
-    accumulation: PositiveInt = 1  # rounds per optimizer step; each sees batch_size / accumulation
-    mixed_precision: Literal["no", "fp16", "bf16"] = "no"
+    # Rounds per optimizer step; each sees batch_size / accumulation. Changes float sums only, if
+    # the loss counts over the whole step and no batch norm is trained.
+    accumulation: Annotated[PositiveInt, NOT_IN_KEY] = 1
+    mixed_precision: Annotated[Literal["no", "fp16", "bf16"], NOT_IN_KEY] = "no"
     ema_decay: float = Field(default=0.0, ge=0, lt=1)  # 0 = off; else the averaged weights count
     seed: int = 0
-    num_workers: int = Field(default=0, ge=0)  # data loading processes
-    log_every: PositiveInt = 20  # steps
-    checkpoint_every: PositiveInt = 200  # steps
-    evaluate_every: int = Field(default=0, ge=0)  # steps; 0 = only at the end
+    num_workers: Annotated[int, Field(ge=0), NOT_IN_KEY] = 0  # data loading processes
+    log_every: Annotated[PositiveInt, NOT_IN_KEY] = 20  # steps
+    checkpoint_every: Annotated[PositiveInt, NOT_IN_KEY] = 200  # steps
+    # Steps; 0 = only at the end. Moves no weight, but the best are chosen among those evaluated.
+    evaluate_every: Annotated[int, Field(ge=0), NOT_IN_KEY] = 0
+
+    @model_validator(mode="after")
+    def _warms_up_in_time(self) -> TrainConfig:
+        if self.warmup_steps >= self.max_steps:
+            raise ValueError(
+                f"warmup_steps {self.warmup_steps} must be less than max_steps {self.max_steps}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _options_of_the_optimizer(self) -> TrainConfig:
@@ -72,8 +81,6 @@ class TrainConfig(Config):
             case "poly":
                 return float(left**0.9)
             case "cosine":
-                import math
-
                 return 0.5 * (1.0 - math.cos(math.pi * left))
 
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import parse_flag_from_env
+from accelerate.utils import broadcast_object_list, parse_flag_from_env
 
 from diffground.errors import InputError
+from diffground.io.locks import held, holder
+
+log = logging.getLogger(__name__)
 
 
 def processes() -> PartialState:
@@ -34,6 +41,37 @@ def processes() -> PartialState:
             "(ACCELERATE_USE_CPU=true takes the processor)",
         )
     return state
+
+
+@contextmanager
+def only_training(folder: Path) -> Iterator[None]:
+    """Keeps every other run from training in ``folder`` while the block runs.
+
+    A second run waits, and says for whom. Several processes of a launcher are one run: the first
+    holds the lock for all. They do not wait, as they would end each other by a time-out.
+
+    Raises:
+        InputError: another run trains there, and this one has several processes.
+    """
+    state = processes()
+    lock = folder.with_name(f".{folder.name}.lock")
+    refused: list[tuple[str, str, str] | None] = [None]
+    with ExitStack() as stack:
+        if state.is_main_process:
+            try:
+                stack.enter_context(held(lock, "this training", wait=False))
+            except InputError as error:
+                if error.field != "lock":
+                    raise
+                if state.num_processes == 1:
+                    log.warning("%s is being trained by %s: waiting", folder.name, holder(lock))
+                    stack.enter_context(held(lock, "this training"))
+                else:
+                    refused = [(error.file, error.field, error.reason)]
+        broadcast_object_list(refused)
+        if refused[0] is not None:
+            raise InputError(*refused[0])
+        yield
 
 
 def chosen_device(device: str) -> str:

@@ -12,7 +12,8 @@ from PIL import Image
 
 from diffground.metrics.average_recall import AverageRecall
 from diffground.png.evaluate import Prediction, compare
-from diffground.png.experiment import evaluate_variant, load_variant
+from diffground.png.experiment import evaluate_variant
+from diffground.png.trained import load_variant
 from diffground.png.variant import PngConfig, PngFolders
 from diffground.reporting.curves import recall_curves
 from diffground.reporting.overlays import side_by_side

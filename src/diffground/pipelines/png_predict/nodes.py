@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from diffground.png.experiment import load_variant
 from diffground.png.predict import PredictConfig, predict
+from diffground.png.trained import load_checkpoint, load_variant
 from diffground.png.variant import PngConfig, PngFolders
 
 
 def predict_png(
     folders: PngFolders, diffusion: Path, png: PngConfig, png_predict: PredictConfig, folder: Path
 ) -> Path:
-    """Masks of the narrative's phrases, by the model that was trained with these settings."""
+    """Masks of the narrative's phrases, by the model that is named or has these settings."""
     backbone = png.load_backbone(diffusion)
-    model, variant = load_variant(png, folders, backbone)
-    return predict(model, variant.name, png, png_predict, folders.coco, folder)
+    if png_predict.model is None:
+        model, variant = load_variant(png, folders, backbone)
+        name = variant.name
+    else:
+        model, name = load_checkpoint(png, folders, backbone, png_predict.model)
+    return predict(model, name, png, png_predict, folders.coco, folder)

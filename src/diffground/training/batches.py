@@ -1,0 +1,113 @@
+"""Which samples each process sees in each accumulation round of each step, and what they count."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from typing import Any, Protocol, cast, runtime_checkable
+
+import torch
+from accelerate.utils import gather_object
+from torch.utils.data import DataLoader, Dataset
+
+from diffground.errors import InputError
+from diffground.seeds import generator
+from diffground.training.config import TrainConfig
+from diffground.training.processes import processes
+
+
+@runtime_checkable
+class Named(Protocol):
+    """A dataset that can name its samples in a message."""
+
+    def name(self, index: int) -> str:
+        """What the user knows the sample by."""
+        ...
+
+
+class Stream:
+    """This process's share of an endless, seeded, epoch-wise shuffled sequence of batches."""
+
+    def __init__(self, length: int, config: TrainConfig, rank: int, world: int, first: int) -> None:
+        self.length, self.config, self.rank, self.world = length, config, rank, world
+        self.position = first * config.batch_size
+
+    def __iter__(self) -> Iterator[Sequence[int]]:
+        share = self.config.batch_size // (self.world * self.config.accumulation)
+        epoch, order = -1, torch.empty(0)
+        position = self.position
+        while True:
+            chosen = []
+            for offset in range(share * self.world):
+                now, index = divmod(position + offset, self.length)
+                if now != epoch:
+                    epoch = now
+                    order = torch.randperm(
+                        self.length, generator=generator(self.config.seed, "epoch", now)
+                    )
+                if offset % self.world == self.rank:
+                    chosen.append(int(order[index]))
+            position += share * self.world
+            yield chosen
+
+
+class Batches:
+    """The batches of a training from step ``first`` on.
+
+    Raises:
+        InputError: the batch cannot be shared out, or the dataset is smaller than it.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset[Any],
+        config: TrainConfig,
+        collate: Callable[[list[Any]], Any] | None,
+        first: int,
+    ) -> None:
+        self.dataset, self.config = dataset, config
+        self.length = len(cast(Any, dataset))
+        if not self.length:
+            raise InputError("training", "dataset", "it holds no sample that can be used")
+        parts = processes().num_processes * config.accumulation
+        if config.batch_size % parts:
+            reason = f"{config.batch_size} is no multiple of {parts} (processes x accumulation)"
+            raise InputError("training", "batch_size", reason)
+        if config.batch_size > self.length:
+            reason = f"{config.batch_size} is more than the {self.length} samples that there are"
+            raise InputError("training", "batch_size", reason)
+        loader = DataLoader(
+            dataset,
+            batch_sampler=cast(Any, self._stream(first)),
+            collate_fn=collate,
+            num_workers=config.num_workers,
+            persistent_workers=config.num_workers > 0,
+        )
+        self._loaded = iter(loader)
+
+    def rounds(self) -> list[Any]:
+        """This process's batches of the next step."""
+        return [next(self._loaded) for _ in range(self.config.accumulation)]
+
+    def names(self, step: int) -> list[list[str]]:
+        """The samples in this process's batches of ``step``, by round."""
+        name = self.dataset.name if isinstance(self.dataset, Named) else "number {}".format
+        rounds = islice(self._stream(step), self.config.accumulation)
+        return [[name(index) for index in chosen] for chosen in rounds]
+
+    def _stream(self, first: int) -> Stream:
+        state = processes()
+        return Stream(self.length, self.config, state.process_index, state.num_processes, first)
+
+
+def shares(rounds: Sequence[Any], weight: Callable[[Any], float] | None) -> list[float]:
+    """What the loss of each of this process's rounds is multiplied by; gradients are summed.
+
+    The processes' gradients are averaged, so it is a round's weight over that of all rounds of a
+    process, on average over the processes.
+    """
+    if weight is None:
+        return [1.0 / len(rounds)] * len(rounds)
+    mine = [float(weight(batch)) for batch in rounds]
+    total = sum(gather_object(mine)) / processes().num_processes
+    return [value / total if total else 0.0 for value in mine]
