@@ -7,6 +7,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+#: Field of what the system would not hand over just now (a right, a disk, a network): it may pass,
+#: so nothing that is kept may rest on it.
+ACCESS = "access"
+
 
 class InputError(ValueError):
     """Something the user gave is wrong. The message names the file, the field and the remedy."""
@@ -14,6 +18,12 @@ class InputError(ValueError):
     def __init__(self, file: str | Path, field: str, reason: str) -> None:
         self.file, self.field, self.reason = str(file), field, reason
         super().__init__(f"{self.file}: {field}: {reason}")
+
+    @classmethod
+    def denied(cls, file: str | Path, error: OSError) -> InputError:
+        """The system would not hand over a file that may well be sound, see :data:`ACCESS`."""
+        reason = f"cannot be opened ({error.strerror or error}); see that it can be read, and "
+        return cls(file, ACCESS, f"{reason}start again")
 
 
 @dataclass(frozen=True)
@@ -29,6 +39,11 @@ class Problem:
     def of(cls, item: str, error: InputError) -> Problem:
         """The problem that ``error`` means for the sample ``item``."""
         return cls(item, error.file, error.field, error.reason)
+
+    @property
+    def may_pass(self) -> bool:
+        """Whether the file could not be opened just now, and nothing is known of its content."""
+        return self.field == ACCESS
 
 
 @dataclass

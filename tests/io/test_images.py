@@ -1,10 +1,16 @@
 """Every kind of image file gives the same array, or an error that names the file."""
 
+import builtins
+import errno
+import os
+import struct
+import zlib
+
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
-from diffground.errors import InputError
+from diffground.errors import ACCESS, InputError, Problem
 from diffground.io import (
     encode_panoptic,
     image_size,
@@ -106,6 +112,55 @@ def test_panoptic_ids_survive_every_byte(tmp_path):
     assert read_panoptic(path).dtype == np.uint32 and (read_panoptic(path) == ids).all()
     with pytest.raises(AssertionError, match="24 bits"):
         encode_panoptic(np.array([[256**3]]))
+
+
+def test_a_folder_is_called_a_folder(tmp_path):
+    (tmp_path / "a.png").mkdir()
+    for read in (read_image, image_size):
+        with pytest.raises(InputError, match=r"a\.png: file: a folder, where an image file is"):
+            read(tmp_path / "a.png")
+    with pytest.raises(InputError, match="file: there is no such file"):
+        read_image(write_png(tmp_path / "file.png", GREY) / "a.png")
+
+
+@pytest.mark.parametrize("moment", ["open", "read"])
+def test_what_the_system_denies_is_not_called_broken(tmp_path, monkeypatch, moment):
+    """A stale handle, a lost right: the file may be sound, which a cut one is not."""
+    path = write_png(tmp_path / "a.png", RGB)
+    stale = OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+
+    def refuse(*args, **options):
+        raise stale
+
+    owner, name = (builtins, "open") if moment == "open" else (ImageFile.ImageFile, "load")
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, refuse)
+        with pytest.raises(InputError, match=r"cannot be opened \(Stale file handle\)") as caught:
+            read_image(path)
+    assert caught.value.field == ACCESS and Problem.of("a", caught.value).may_pass
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(InputError, match="cut short") as caught:
+        read_image(path)
+    assert not Problem.of("a", caught.value).may_pass
+
+
+def test_panoptic_files_that_would_read_as_other_ids_are_refused(tmp_path):
+    """16 bits a channel, of which Pillow keeps eight; JPEG, which keeps none."""
+    ihdr = struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0)
+    rows = zlib.compress(b"\0" + struct.pack(">6H", 0, 257, 258, 3, 4, 65535))
+    chunks = ((b"IHDR", ihdr), (b"IDAT", rows), (b"IEND", b""))
+    (tmp_path / "deep.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + b"".join(
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+            for kind, data in chunks
+        )
+    )
+    with pytest.raises(InputError, match="mode: segment ids need 8 bit RGB, the file is 16 bit"):
+        read_panoptic(tmp_path / "deep.png")
+    Image.fromarray(RGB).save(tmp_path / "lossy.jpg")
+    with pytest.raises(InputError, match="format: segment ids need a PNG, the file is JPEG"):
+        read_panoptic(tmp_path / "lossy.jpg")
 
 
 def test_panoptic_files_of_another_mode_are_refused(tmp_path):

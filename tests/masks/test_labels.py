@@ -61,7 +61,7 @@ def test_files_that_are_no_masks(tmp_path):
     noise = np.random.default_rng(0).integers(0, 9, (64, 64)).astype(np.uint8)
     whole = write_labels(tmp_path / "whole.png", noise).read_bytes()
     (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2 + 400])
-    with pytest.raises(InputError, match=r"cut\.png: pixels: the picture is cut short"):
+    with pytest.raises(InputError, match=r"cut\.png: pixels: the image is cut short"):
         read_labels(tmp_path / "cut.png")
     (tmp_path / "text.png").write_text("no picture")
     with pytest.raises(InputError, match=r"text\.png: format"):

@@ -177,22 +177,93 @@ def test_resuming_makes_what_is_missing_only(tmp_path):
     assert made[9:] == IDS[6:8] and report["complete"]
 
 
-def test_what_is_older_than_its_source_is_made_again(tmp_path):
+def test_what_was_made_from_something_else_is_made_again(tmp_path):
     ids, folder = IDS[:3], tmp_path / "masks"
     sources = {item: tmp_path / f"{item}.maps" for item in ids}
     for path in sources.values():
-        path.touch()
+        path.write_bytes(b"maps")
 
     def made() -> int:
         return write_masks(folder, ids=ids, made_from=sources.__getitem__)["made"]
 
     assert (made(), made()) == (3, 0)
-    later = mask_path(folder, ids[1]).stat().st_mtime_ns + 10**9
-    os.utime(sources[ids[1]], ns=(later, later))
-    assert made() == 1
+    sources[ids[1]].write_bytes(b"spam")
+    os.utime(sources[ids[1]], ns=(0, 0))
+    assert (made(), made()) == (1, 0)
     sources[ids[0]].unlink()
-    os.utime(mask_path(folder, ids[1]), ns=(later, later))
     assert made() == 0, "maps may be removed once the masks are there"
+
+
+def test_dates_in_the_future_make_nothing_again(tmp_path):
+    """A clock that was wrong when the maps were written costs one making at most."""
+    ids, folder = IDS[:3], tmp_path / "masks"
+    source, tomorrow = tmp_path / "maps", time.time_ns() + 86400 * 10**9
+    source.write_bytes(b"maps")
+    os.utime(source, ns=(tomorrow, tomorrow))
+
+    def made() -> int:
+        return write_masks(folder, ids=ids, made_from=lambda item: source)["made"]
+
+    assert [made() for _ in range(3)] == [3, 0, 0]
+
+
+def test_files_older_than_their_source_are_not_trusted_without_a_note(tmp_path):
+    """As a killed run leaves them, when the maps were made again before the next."""
+    ids, folder = IDS[:2], tmp_path / "masks"
+    source = tmp_path / "maps"
+    source.write_bytes(b"maps")
+
+    def made() -> int:
+        return write_masks(folder, ids=ids, made_from=lambda item: source)["made"]
+
+    assert made() == 2
+    for path in folder.glob("*.json"):
+        path.unlink()
+    assert made() == 0
+    for path in (*folder.glob("shard*.json"), folder / "manifest.json"):
+        path.unlink()
+    later = mask_path(folder, ids[1]).stat().st_mtime_ns
+    os.utime(source, ns=(later, later))
+    assert made() == 1
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("noted", [True, False])
+def test_damage_in_any_layer_is_mended(tmp_path, layer, noted):
+    """Another picture of the same size in bytes; and, where no note is left, what is no picture."""
+    ids = IDS[:3]
+    write_masks(tmp_path, ids=ids)
+    before = contents(tmp_path)
+    path = mask_path(tmp_path, ids[1], layer)
+    size = path.stat().st_size
+    if noted:
+        flipped = bytearray(path.read_bytes())
+        flipped[-20] ^= 1
+        path.write_bytes(flipped)
+    else:
+        path.write_bytes(b"junk".ljust(size))
+        next(tmp_path.glob("shard-*.json")).unlink()
+    assert path.stat().st_size == size
+    report = write_masks(tmp_path, ids=ids)
+    assert (report["made"], report["kept"]) == (1, 2) and contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["recipe.json", "shard-000-of-001.json", "manifest.json"])
+@pytest.mark.parametrize("content", ["", "{", "{}", "[]"])
+def test_damaged_notes_are_written_again(tmp_path, name, content):
+    ids = IDS[:2]
+    write_masks(tmp_path, ids=ids)
+    before = contents(tmp_path)
+    (tmp_path / name).write_text(content)
+    assert write_masks(tmp_path, ids=ids)["complete"] and contents(tmp_path) == before
+
+
+def test_masks_of_nobody_knows_what_are_named(tmp_path):
+    write_masks(tmp_path, ids=IDS[:2])
+    (tmp_path / "manifest.json").unlink()
+    (tmp_path / "recipe.json").write_text("")
+    with pytest.raises(InputError, match=r"recipe\.json: JSON: .*; remove the folder to make them"):
+        write_masks(tmp_path, ids=IDS[:2])
 
 
 def test_broken_items_are_tried_again(tmp_path):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import os
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,7 +19,9 @@ from diffground.errors import InputError
 from diffground.pipelines.png_eval import create_pipeline as png_eval
 from diffground.pipelines.png_tables import create_pipeline as png_tables
 from diffground.pipelines.png_train import create_pipeline as png_train
+from diffground.png.experiment import evaluate_variant, kept_evaluation
 from diffground.png.tables import PngTablesConfig, published, row_config, run_tables
+from diffground.png.trained import load_variant
 from diffground.png.variant import PngConfig, PngFolders, Variant
 from diffground.reporting.tables import ResultTable
 
@@ -88,7 +92,8 @@ def test_train_evaluates_what_it_trained_and_does_not_repeat_it(run, tmp_path, c
     assert metrics["protocol"] == "original" and metrics["plural_rule"] == "count"
     assert metrics["phrases"] == 7
     assert set(metrics["ar"]) == {"overall", "things", "stuff", "singulars", "plurals"}
-    assert metrics["variant"] == out["png_training"]["variant"]
+    assert metrics["variant"] == out["png_training"]["variant"] == out["png_model"].name
+    assert (out["png_model"] / "png.safetensors").exists()
     assert metrics["head"] == "decoder" and not metrics["zero_shot"]
     assert "protocol original, plural rule count" in caplog.text
     json.dumps({name: out[name] for name in ("png_metrics", "png_phrases", "png_training")})
@@ -111,7 +116,7 @@ def test_zero_shot_needs_no_training_and_changes_with_the_time_step(run, tmp_pat
     out = run(png_eval(), config(model=STATIC))["png_metrics"]
     assert out["zero_shot"] and out["head"] == "diffusion"
     trained = run(png_train(), config(model=STATIC))
-    assert not trained["png_training"]["trained"]
+    assert not trained["png_training"]["trained"] and trained["png_model"].is_dir()
     assert trained["png_metrics"] == out
     other = run(png_eval(), config(model=STATIC | {"time_step": 500}))["png_metrics"]
     assert other["variant"] != out["variant"]
@@ -159,6 +164,54 @@ def test_broken_training_files_are_skipped_and_counted(run, coco):
     assert out["png_training"]["narratives"] == 2
     assert out["png_doctor"]["deep"]["skipped"] == 2
     assert out["png_metrics"]["skipped"] == 0
+
+
+def test_weights_that_never_saw_a_narrative_are_other_weights(run, coco):
+    image = next((coco / "images/train2017").glob("*3.png"))
+    whole = image.read_bytes()
+    image.write_bytes(whole[:80])
+    without = run(png_train(), config())
+    assert without["png_training"]["skipped"] == 1
+    found_again = run(png_eval(), config())
+    assert found_again["png_metrics"]["variant"] == without["png_training"]["variant"]
+    image.write_bytes(whole)
+    mended = run(png_train(), config())["png_training"]
+    assert mended["trained"] and mended["skipped"] == 0
+    assert mended["variant"] != without["png_training"]["variant"]
+
+
+def test_figures_without_files_that_could_not_be_opened_are_not_kept(coco, tmp_path, monkeypatch):
+    """A table's row is not measured again, unless what it left out can be read now."""
+    where, backbone = folders(tmp_path / "models", coco), tiny_png.backbone()
+    static = config(model=STATIC)
+    model, variant = load_variant(static, where, backbone)
+    path = variant.evaluation_path(static, where)
+
+    def measured() -> int:
+        """Measures, and returns how many narratives are missing from what was kept."""
+        evaluate_variant(static, where, model, variant)
+        found = kept_evaluation(path)
+        return -1 if found is None else found["skipped"]
+
+    image = next((coco / "images/val2017").glob("*3.png"))
+    opened = Image.open
+
+    def refuse(file, *args, **options):
+        if Path(file) == image:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return opened(file, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Image, "open", refuse)
+        assert measured() == -1
+    assert measured() == 0
+    whole = image.read_bytes()
+    image.write_bytes(whole[:80])
+    assert measured() == 1
+    image.write_bytes(whole)
+    assert kept_evaluation(path) is None
+    path.write_text("")
+    assert kept_evaluation(path) is None
 
 
 def test_what_the_key_depends_on(coco, tmp_path):

@@ -74,8 +74,10 @@ def test_from_images_to_a_segmenter(run, tmp_path, caplog):
     assert found["split"] == "val" and found["images"] == 3
     assert found["pseudo_masks_miou"] == metrics[1]["dcrf"]["miou"]
     assert len(list((tmp_path / "predictions").glob("val-deeplab-*/*.png"))) == 3
-    kept = [name for name in out if name not in ("text2mask_folders", "text2mask_figure4")]
-    json.dumps({name: out[name] for name in kept})
+    assert out["text2mask_segmenter"] == tmp_path / "models" / training["folder"]
+    assert (out["text2mask_segmenter"] / "model/model.safetensors").exists()
+    others = ("text2mask_folders", "text2mask_figure4", "text2mask_segmenter")
+    json.dumps({name: content for name, content in out.items() if name not in others})
 
     again = run(everything(), config())
     assert all(row["made"] == 0 for row in again["text2mask_maps_report"])

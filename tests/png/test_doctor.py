@@ -1,11 +1,18 @@
 """The doctor counts what was put in, and says what to do."""
 
+import errno
 import json
+import os
+from pathlib import Path
 
+import pytest
+from PIL import Image
 from png_world import BEAR, GRASS, TREE_A, TREE_B, build, chunk, narrative
 
+from diffground.png import splits
 from diffground.png.doctor import examine, render
 from diffground.png.samples import PngBenchmark
+from diffground.png.splits import PngSplits, broken_samples, examine_training_data, left_out
 
 
 def _rows():
@@ -79,3 +86,64 @@ def test_the_text_shows_a_few_problems_and_counts_the_rest(tmp_path):
     rows = [narrative("12") for _ in range(15)]
     text = render(examine(PngBenchmark(build(tmp_path, rows), "val2017")))
     assert text.count("no image has the id 12") == 10 and "and 5 more" in text
+
+
+SPLITS = PngSplits(train="val2017")
+
+
+def findings(root, cache):
+    return examine_training_data(root, SPLITS, 30, cache)
+
+
+def denying(monkeypatch, name):
+    """Opening a file of this name fails as on a network that lost its server."""
+    opened = Image.open
+
+    def refuse(path, *args, **options):
+        if Path(path).name == name:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+        return opened(path, *args, **options)
+
+    monkeypatch.setattr(Image, "open", refuse)
+    monkeypatch.setattr(splits, "_opens", lambda file: Path(file).name != name)
+
+
+def test_what_the_system_denied_is_looked_at_again(tmp_path, monkeypatch):
+    root = build(tmp_path / "coco", [narrative(), narrative("5")])
+    with monkeypatch.context() as patch:
+        denying(patch, "000000000005.jpg")
+        found = findings(root, tmp_path)
+        assert broken_samples(found) == {"5_1"}
+        (advice,) = found["advice"]
+        assert "1 narratives have files that the system would not open" in advice
+        assert left_out(root, SPLITS, 30, tmp_path) == ["5_1"]
+        looked = []
+        patch.setattr(splits, "examine", lambda *a, **k: looked.append(1) or examine(*a, **k))
+        assert findings(root, tmp_path) == found and not looked, "it is denied still"
+    assert not broken_samples(findings(root, tmp_path))
+    assert left_out(root, SPLITS, 30, tmp_path) == []
+
+
+@pytest.mark.parametrize("folder", ["images/val2017", "annotations/panoptic_segmentation/val2017"])
+def test_files_replaced_under_an_unchanged_json_are_noticed(tmp_path, folder):
+    root = build(tmp_path / "coco", [narrative(), narrative("5")])
+    assert not broken_samples(findings(root, tmp_path))
+    path = min((root / folder).iterdir())
+    whole = path.read_bytes()
+    path.write_bytes(b"\0" * len(whole))
+    assert broken_samples(findings(root, tmp_path)) == {"5_1"}
+    path.write_bytes(whole)
+    assert not broken_samples(findings(root, tmp_path))
+    path.unlink()
+    assert broken_samples(findings(root, tmp_path)) == {"5_1"}
+    assert left_out(root, SPLITS, 30, tmp_path) == ["5_1"]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"found": {}, "broken": {}}'])
+def test_damaged_findings_are_made_again(tmp_path, content):
+    root = build(tmp_path / "coco", [narrative()])
+    found = findings(root, tmp_path)
+    (kept,) = tmp_path.glob("doctor-*.json")
+    before = kept.read_text()
+    kept.write_text(content)
+    assert findings(root, tmp_path) == found and kept.read_text() == before

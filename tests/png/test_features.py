@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import multiprocessing
 import os
 import signal
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from diffground.errors import InputError
-from diffground.io import write_png
+from diffground.io import read_image, write_png
 from diffground.png import feature_extraction
 from diffground.png.data import PngBatch, PngDataset, collate
 from diffground.png.feature_extraction import FeatureExtractionConfig, extract_features
@@ -151,7 +152,7 @@ def test_narratives_share_their_images_latents(samples, tmp_path):
     store = stored(tmp_path)
     assert torch.equal(store.get(samples[0]).latents, store.get(samples[4]).latents)
     keys: list[str] = []
-    for path in sorted(store.folder.glob("latents-*")):
+    for path in sorted(store.folder.glob("latents-*.safetensors")):
         with safe_open(path, framework="pt") as shard:
             keys += shard.keys()
     assert sorted(keys) == ["1", "2", "3", "4"]
@@ -199,7 +200,7 @@ def test_a_killed_extraction_goes_on(samples, tmp_path):
     killed.join()
     assert killed.exitcode == -signal.SIGKILL
     folder = KEY.folder(tmp_path / "killed")
-    assert len(list(folder.glob("*.safetensors"))) == 2 and list(folder.glob("*.partial"))
+    assert len(list(folder.glob("*.safetensors"))) == 2 and list(folder.glob(".*.part"))
     assert FeatureStore.open(tmp_path / "killed", KEY) is None
     assert extract(samples, tmp_path / "killed")["shards_made"] == 4
     extract(samples, tmp_path / "whole")
@@ -264,6 +265,71 @@ def test_broken_images_are_skipped_until_they_are_mended(samples, tmp_path):
     report = extract(samples, tmp_path / "features")
     assert report["shards_made"] == 1 and not report["skipped"]["skipped"]
     assert stored(tmp_path / "features").get(samples[4]).latents.shape == (4, 8, 8)
+
+
+def test_a_damaged_shard_is_made_again(samples, tmp_path):
+    """Flipped bits change no size; the seal beside the shard tells."""
+    folder = tmp_path / extract(samples, tmp_path)["folder"]
+    before = contents(folder)
+    for name in ("latents-00001.safetensors", "phrases-00000.safetensors"):
+        flipped = bytearray(before[name])
+        flipped[-3] ^= 1
+        (folder / name).write_bytes(flipped)
+        assert FeatureStore.open(tmp_path, KEY) is None
+        assert extract(samples, tmp_path)["shards_made"] == 1
+        assert contents(folder) == before
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]"])
+def test_a_damaged_index_is_made_again(samples, tmp_path, content):
+    folder = tmp_path / extract(samples, tmp_path)["folder"]
+    before = contents(folder)
+    (folder / "index.json").write_text(content.ljust(len(before["index.json"])))
+    assert FeatureStore.open(tmp_path, KEY) is None
+    assert extract(samples, tmp_path)["shards_made"] == 0 and contents(folder) == before
+
+
+def test_a_replaced_image_is_noticed(samples, tmp_path):
+    """Under an unchanged JSON, and of the same size; another date alone is none."""
+    extract(samples, tmp_path / "features")
+    path = samples[1].image_path
+    old = stored(tmp_path / "features").get(samples[1]).latents
+    os.utime(path, (0, 0))
+    assert stored(tmp_path / "features").covers(samples)
+    assert extract(samples, tmp_path / "features")["shards_made"] == 0
+    write_png(path, 255 - read_image(path))
+    assert not stored(tmp_path / "features").covers(samples)
+    assert extract(samples, tmp_path / "features")["shards_made"] == 1
+    store = stored(tmp_path / "features")
+    assert store.covers(samples) and not torch.equal(store.get(samples[1]).latents, old)
+
+
+def test_an_image_that_the_system_denies_is_not_left_out_for_good(samples, tmp_path, monkeypatch):
+    load = feature_extraction.load_image
+
+    def denied(sample):
+        if sample.image_id == 2:
+            error = OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+            raise InputError.denied(sample.image_path, error)
+        return load(sample)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(feature_extraction, "load_image", denied)
+        report = extract(samples, tmp_path / "features")
+    assert not report["complete"] and report["shards_made"] == 5
+    assert report["skipped"]["by_field"] == {"access": 1}
+    assert FeatureStore.open(tmp_path / "features", KEY) is None
+    report = extract(samples, tmp_path / "features")
+    assert report["complete"] and report["shards_made"] == 1 and not report["skipped"]["skipped"]
+
+
+def test_files_of_others_stay(samples, tmp_path):
+    folder = tmp_path / extract(samples, tmp_path)["folder"]
+    (folder / "notes.txt").write_text("mine")
+    (folder / "more").mkdir()
+    (folder / "manifest.json").unlink()
+    assert extract(samples, tmp_path)["complete"]
+    assert (folder / "notes.txt").read_text() == "mine" and (folder / "more").is_dir()
 
 
 def test_captions_that_are_refused_are_skipped(samples, tmp_path):

@@ -194,6 +194,18 @@ def test_bad_rows_of_a_table_do_not_stop_the_others(tmp_path, image, kind):
     assert (folder / "006_ball/00_ball.png").exists()
 
 
+@pytest.mark.parametrize("name", ["../secret.png", "/etc/secret.png", "x/../../secret.png"])
+def test_images_of_a_table_stay_within_its_folder(tmp_path, name):
+    rows = [{"image": name, "narrative": "a"}, {"image": "x/fine.png", "narrative": "a"}]
+    lines = [*map(json.dumps, rows), "[" * 200_000]
+    (tmp_path / "t.jsonl").write_text("\n".join(lines))
+    outside, fine, deep = read_requests(tmp_path / "t.jsonl", tmp_path / "images")
+    assert outside.error is not None and outside.error.field == "line 1"
+    assert "no path within the dataset" in outside.error.reason
+    assert fine.error is None and fine.image == tmp_path / "images/x/fine.png"
+    assert deep.error is not None and deep.error.field == "line 3"
+
+
 def test_tables_that_cannot_be_read(tmp_path):
     for name, text, message in [
         ("t.txt", "", "one of .csv, .jsonl"),

@@ -1,7 +1,10 @@
 """The benchmark reader: what it reads, what it refuses, and that one fault stops nothing else."""
 
+import errno
 import json
+import os
 from dataclasses import FrozenInstanceError
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -113,6 +116,10 @@ def test_max_phrases_and_limit(tmp_path):
     assert len(samples[0].phrases) == 5
 
 
+class Digits(str):
+    """Digits that are written into JSON as a number, which Python itself refuses to read."""
+
+
 def _without(key):
     row = narrative()
     del row[key]
@@ -136,6 +143,10 @@ BROKEN = {
     "no segments": (_without("segments"), "segments", "list of chunks"),
     "image id": (narrative("12"), "images", "no image has the id 12"),
     "image id text": (narrative("x"), "image_id", "digits are expected, not 'x'"),
+    "image id of 5000 digits": (narrative("1" * 5000), "image_id", "digits are .* not '1{20,80}"),
+    "number of 5000 digits": (narrative(Digits("1" * 5000)), "image_id", "digits are"),
+    "segment of 5000 digits": (_segment(segment_ids=["1" * 5000]), "segments.segment_ids", "digi"),
+    "half a character": (narrative(caption="a bear \ud800"), "caption", "no text in Unicode"),
     "no object": (["a"], "narrative", "JSON object"),
     "nothing grounded": (narrative(segments=BEAR_CHUNKS[:2]), "segments.segment_ids", "no noun"),
 }  # fmt: skip
@@ -144,10 +155,14 @@ BROKEN = {
 @pytest.mark.parametrize("fault", BROKEN)
 def test_a_broken_narrative_is_reported_and_the_rest_is_read(tmp_path, fault):
     row, field, reason = BROKEN[fault]
-    samples, report = read_png_benchmark(build(tmp_path, [row, narrative("5")]), "val2017")
+    root = build(tmp_path, [row, narrative("5")])
+    if isinstance(row, dict) and isinstance(row.get("image_id"), Digits):
+        path = root / "annotations/png_coco_val2017.json"
+        path.write_text(path.read_text().replace(f'"{row["image_id"]}"', row["image_id"]))
+    samples, report = read_png_benchmark(root, "val2017")
     assert [sample.id for sample in samples] == ["5_1"]
     (problem,) = report.problems
-    assert problem.field == field
+    assert problem.field == field and len(problem.reason) < 300 and len(problem.item) < 30
     with pytest.raises(InputError, match=reason):
         raise InputError(problem.file, problem.field, problem.reason)
 
@@ -183,6 +198,55 @@ def test_json_that_is_no_json(tmp_path):
     path.unlink()
     with pytest.raises(InputError, match="there is no such file"):
         PngBenchmark(root, "val2017")
+
+
+def test_json_that_is_nested_too_deeply_is_named(tmp_path):
+    root = build(tmp_path, [narrative()])
+    (root / "annotations/png_coco_val2017.json").write_text("[" * 200_000)
+    with pytest.raises(InputError, match=r"png_coco_val2017\.json: JSON: brackets are nested too"):
+        PngBenchmark(root, "val2017")
+
+
+@pytest.mark.parametrize("part", ["images", "annotations"])
+@pytest.mark.parametrize("bad", ["1" * 5000, 1e999, None, [], "outside"])
+def test_a_bad_record_of_the_panoptic_json_costs_its_own_narratives_only(tmp_path, part, bad):
+    rows = [narrative(), narrative("5")]
+    panoptic = panoptic_json()
+    root = build(tmp_path, rows, panoptic=panoptic)
+    record, key = panoptic[part][0], "id" if part == "images" else "image_id"
+    if bad == "outside":
+        record["file_name"] = "../../../../etc/passwd"
+    else:
+        record[key] = bad
+    (root / "annotations/panoptic_val2017.json").write_text(json.dumps(panoptic))
+    samples, report = read_png_benchmark(root, "val2017")
+    assert [sample.id for sample in samples] == ["5_1"]
+    (problem,) = report.problems
+    assert problem.item == "226461_0"
+    assert problem.field == (f"{part}.file_name" if bad == "outside" else part)
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../a", ".hidden", "", "a\0.jpg", "x/../a.jpg"])
+def test_a_named_file_stays_within_the_data(tmp_path, name):
+    panoptic = panoptic_json()
+    root = build(tmp_path, [narrative("5")], panoptic=panoptic)
+    for record in (*panoptic["images"], *panoptic["annotations"]):
+        record["file_name"] = name
+    (root / "annotations/panoptic_val2017.json").write_text(json.dumps(panoptic))
+    _, report = read_png_benchmark(root, "val2017")
+    assert [problem.field for problem in report.problems] == ["images.file_name"]
+
+
+def test_a_folder_that_cannot_be_listed_is_no_missing_file(tmp_path, monkeypatch):
+    root = build(tmp_path, [narrative()])
+
+    def refuse(self):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    _, report = read_png_benchmark(root, "val2017")
+    (problem,) = report.problems
+    assert problem.may_pass and "Permission denied" in problem.reason
 
 
 def test_an_annotation_of_an_unknown_category_is_reported(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import tiny_text2mask
 import torch
+from PIL import Image
 
 from diffground.attention.aggregate import class_maps
 from diffground.errors import InputError
@@ -87,6 +89,48 @@ def test_another_image_or_other_classes_are_made_again(tmp_path, samples, segmen
     assert (made(one, samples[1]), made(one, samples[1])) == (1, 0)
     other = replace(one, classes=("mug",))
     assert made(other, samples[1]) == 1 and read_maps(folder, one.id).keys == ("mug",)
+
+
+@pytest.mark.parametrize("place", [-5, 60])
+def test_damaged_maps_are_made_again(tmp_path, samples, segmenter, place):
+    """A flipped bit among the numbers or in the header changes no size."""
+    write_maps(lambda: segmenter, samples, tmp_path, RECIPE, seed=1)
+    path = maps_path(tmp_path, samples[2].id)
+    before = path.read_bytes()
+    flipped = bytearray(before)
+    flipped[place] ^= 1
+    path.write_bytes(flipped)
+    with pytest.raises(InputError, match=rf"{path.name}: maps: "):
+        read_maps(tmp_path, samples[2].id)
+    report = write_maps(lambda: segmenter, samples, tmp_path, RECIPE, seed=1)
+    assert (report["made"], report["kept"]) == (1, 3) and path.read_bytes() == before
+
+
+def test_an_image_of_the_same_size_in_bytes_is_another_one(tmp_path, samples, segmenter):
+    image, folder = tmp_path / "image.png", tmp_path / "maps"
+    pixels = np.zeros((64, 64, 3), np.uint8)
+    sample = replace(samples[0], image_path=image)
+
+    def made() -> int:
+        return write_maps(lambda: segmenter, [sample], folder, RECIPE, seed=1)["made"]
+
+    Image.fromarray(pixels).save(image, compress_level=0)
+    assert made() == 1
+    os.utime(image, (0, 0))
+    assert made() == 0, "a copy of the data has other dates"
+    Image.fromarray(255 - pixels).save(image, compress_level=0)
+    assert (made(), made()) == (1, 0)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{"])
+def test_damaged_problem_files_are_written_again(tmp_path, samples, segmenter, content):
+    given = [*samples, replace(samples[2], id="broken", classes=())]
+    write_maps(lambda: segmenter, given, tmp_path, RECIPE, seed=1)
+    (notes,) = tmp_path.glob("problems-*.json")
+    before = notes.read_text()
+    notes.write_text(content)
+    report = write_maps(lambda: segmenter, given, tmp_path, RECIPE, seed=1)
+    assert report["complete"] and report["made"] == 0 and notes.read_text() == before
 
 
 def test_a_mended_image_is_tried_again(tmp_path, samples, segmenter):

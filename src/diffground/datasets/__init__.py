@@ -6,6 +6,7 @@ from diffground.datasets.folders import (
     FolderDataset,
     ModelFolderDataset,
     TargetFolderDataset,
+    TrainedModelDataset,
 )
 
 __all__ = [
@@ -14,4 +15,5 @@ __all__ = [
     "FolderDataset",
     "ModelFolderDataset",
     "TargetFolderDataset",
+    "TrainedModelDataset",
 ]

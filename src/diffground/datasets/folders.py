@@ -16,6 +16,9 @@ In a catalog::
     mini_coco:                   # what readers get; it must be whole
       type: diffground.datasets.DataFolderDataset
       filepath: data/01_raw/mini/coco
+    png_model:                   # a folder below, by a name that its settings give it
+      type: diffground.datasets.TrainedModelDataset
+      filepath: data/06_models/png
 """
 
 from __future__ import annotations
@@ -26,11 +29,13 @@ from typing import Any
 
 from kedro.io import AbstractDataset
 
+from diffground.datasets.previews import Previewed
 from diffground.errors import InputError
+from diffground.io.files import read_json, write_json
 from diffground.manifest import MANIFEST, Manifest, fingerprint, is_valid, read_manifest
 
 
-class FolderDataset(AbstractDataset[Path, Path]):
+class FolderDataset(Previewed, AbstractDataset[Path, Path]):
     """A local folder that must hold certain files.
 
     Args:
@@ -103,6 +108,51 @@ class ModelFolderDataset(FolderDataset):
     """A model in the diffusers or transformers layout; weights and configs are fingerprinted."""
 
 
+class TrainedModelDataset(ModelFolderDataset):
+    """Of the folders below ``filepath``, one for each setting, the one that a run trained last.
+
+    ``save(folder)`` takes a folder directly below ``filepath`` that a node filled, or found filled,
+    and notes its name there in ``last.json``. ``load()`` returns what this process saved, also if
+    another run has saved since; what was saved last if it saved nothing.
+    """
+
+    LAST = "last.json"
+
+    def __init__(
+        self,
+        *,
+        filepath: str,
+        markers: Sequence[str] = (),
+        remedy: str = "",
+        metadata: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(filepath=filepath, markers=markers, remedy=remedy, metadata=metadata)
+        self.root = self.folder
+        self._saved: Path | None = None
+
+    def save(self, data: Path) -> None:
+        if Path(data).resolve().parent != self.root.resolve():
+            raise InputError(self.root, "filepath", f"the node wrote elsewhere: {Path(data)}")
+        self._saved = self.root / Path(data).name
+        self.check()
+        write_json(self.root / self.LAST, {"folder": self._saved.name})
+
+    def check(self) -> None:
+        """As for every folder, and there must be one."""
+        self.folder = self._place()
+        if self.folder == self.root:
+            raise self._error(self.LAST, "nothing was trained here yet")
+        super().check()
+
+    def fingerprint(self) -> str:
+        """Of the weights: what lies beside them grows with every evaluation."""
+        return fingerprint(self.folder, ("*.safetensors",))
+
+    def _place(self) -> Path:
+        name = (read_json(self.root / self.LAST) or {}).get("folder")
+        return self._saved or (self.root / Path(str(name)).name if name else self.root)
+
+
 class DiffusionFolderDataset(ModelFolderDataset):
     """A Stable Diffusion 1.x, 2.x or SDXL folder, checked as the backbone will check it.
 
@@ -160,7 +210,7 @@ class DataFolderDataset(FolderDataset):
         return fingerprint(self.folder, ("*.json",)) if manifest is None else manifest.digest
 
 
-class TargetFolderDataset(AbstractDataset[Path, Path]):
+class TargetFolderDataset(Previewed, AbstractDataset[Path, Path]):
     """The path of a folder that a node is about to make: nothing is checked, nothing is saved."""
 
     def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:

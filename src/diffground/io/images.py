@@ -33,7 +33,8 @@ def read_image(path: str | Path, *, upright: bool = True) -> NDArray[np.uint8]:
     """The image of a file, uint8 RGB ``(H, W, 3)``.
 
     ``upright`` applies the EXIF rotation. Raises :class:`InputError` for a file that is missing,
-    is no image, is cut short or corrupt, or has a mode named as refused at the top of this module.
+    is a folder, is no image, is cut short or corrupt, or has a mode named as refused at the top of
+    this module; of the field :data:`~diffground.errors.ACCESS` where the system would not open it.
     """
     try:
         with open_image(path) as image:
@@ -44,7 +45,14 @@ def read_image(path: str | Path, *, upright: bool = True) -> NDArray[np.uint8]:
     except InputError:
         raise
     except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise InputError(path, "pixels", f"the image is cut short or corrupt ({error})") from error
+        raise broken_pixels(path, error) from error
+
+
+def broken_pixels(path: str | Path, error: Exception) -> InputError:
+    """What is wrong with an image whose pixels could not be read."""
+    if isinstance(error, OSError) and error.errno is not None:  # Pillow's own have no number
+        return InputError.denied(path, error)
+    return InputError(path, "pixels", f"the image is cut short or corrupt ({error})")
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
@@ -68,13 +76,19 @@ def write_png(path: str | Path, image: NDArray[np.uint8]) -> Path:
 def open_image(path: str | Path) -> Image.Image:
     """The opened Pillow image, pixels not read yet; each way in which opening fails: InputError."""
     path = Path(path)
-    if not path.is_file():
-        raise InputError(path, "file", "there is no such file")
     try:
+        if path.is_dir():
+            raise InputError(path, "file", "a folder, where an image file is expected")
         return Image.open(path)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise InputError(path, "file", "there is no such file") from error
     except Image.DecompressionBombError as error:
         raise InputError(path, "size", str(error)) from error
+    except InputError:
+        raise
     except (OSError, SyntaxError, ValueError, EOFError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise InputError.denied(path, error) from error
         raise InputError(path, "format", f"not a readable image file ({error})") from error
 
 

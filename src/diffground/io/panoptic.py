@@ -22,12 +22,17 @@ MAX_ID = 256**3 - 1
 def read_panoptic(path: str | Path) -> NDArray[np.uint32]:
     """The segment id of every pixel, uint32 ``(H, W)``, 0 = VOID.
 
-    Raises :class:`InputError` for a file that is missing or broken, or whose pixels are not 8 bit
-    RGB: in any other mode the ids would silently be different ones.
+    Raises :class:`InputError` for a file that is missing or broken, that is no PNG, or whose pixels
+    are not 8 bit RGB: otherwise the ids would silently be different ones.
     """
     with open_image(path) as image:
-        if image.mode != "RGB":
-            raise InputError(path, "mode", f"segment ids need 8 bit RGB, the file is {image.mode}")
+        if image.format != "PNG":
+            raise InputError(path, "format", f"segment ids need a PNG, the file is {image.format}")
+        # Pillow calls 16 bits a channel RGB as well, and cuts them.
+        deep = any("16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+        stored = "16 bit RGB" if deep else image.mode
+        if stored != "RGB":
+            raise InputError(path, "mode", f"segment ids need 8 bit RGB, the file is {stored}")
     rgb = read_image(path, upright=False).astype(np.uint32)  # widened before the shifts
     return rgb[..., 0] + 256 * rgb[..., 1] + 65536 * rgb[..., 2]
 

@@ -18,7 +18,7 @@ from PIL import Image
 from diffground.errors import InputError
 from diffground.io import write_png
 from diffground.io.files import write_whole
-from diffground.io.images import open_image
+from diffground.io.images import broken_pixels, open_image
 from diffground.io.palette import colour_map
 from diffground.metrics.iou import UNSURE
 
@@ -103,8 +103,7 @@ def _read_single(path: str | Path, modes: set[str], wanted: str) -> NDArray[np.u
         try:
             return np.array(image, dtype=np.uint8)
         except (OSError, SyntaxError, ValueError, EOFError) as error:
-            reason = f"the picture is cut short or corrupt ({error})"
-            raise InputError(path, "pixels", reason) from error
+            raise broken_pixels(path, error) from error
 
 
 def _by(size: tuple[int, ...]) -> str:

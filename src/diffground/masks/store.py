@@ -7,13 +7,16 @@ A folder of masks::
              initial/<id>.png      labels before the CRF
              confidence/<id>.png   the posterior of the best label, grey, 255 = certain
              recipe.json           what the masks depend on
-             shard-000-of-001.json the items of this part that have no mask, and why
+             shard-000-of-001.json of this part: the items that have no mask, and why; of the others
+                                   hashes of their files and of what they were made from
              manifest.json         written last: its presence means whole
 
-Every file appears whole, and an item's ``mask`` after its other files: an item whose mask is there,
-readable, and not older than what it was made from is done. So a run that is killed goes on where it
-was, and ends with the same bytes. Nothing is collected: at most ``look_ahead`` images are in
-memory, and metrics are read from the files (:mod:`diffground.masks.measure`).
+Every file appears whole, and an item's ``mask`` after its other files. An item is done whose files
+have the hash that was noted; while there is no note, one whose files can be read and are not older
+than what they were made from. So a run that is killed goes on where it was, and ends with the same
+bytes, and what was damaged since, or made from something else, is made again. Nothing is collected:
+at most ``look_ahead`` images are in memory, and metrics are read from the files
+(:mod:`diffground.masks.measure`).
 
 ``K`` classes, so K + 1 labels with the background first
 """
@@ -34,15 +37,23 @@ from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt, model_valida
 from diffground.config import Config
 from diffground.errors import InputError, Problem, ProblemReport
 from diffground.io.files import read_json, write_json
+from diffground.io.notes import digest_of
 from diffground.manifest import (
     Configuration,
     config_hash,
     is_valid,
+    read_manifest,
     remove_manifest,
     write_manifest,
 )
 from diffground.masks.crf import CrfConfig, dense_crf, require_pydensecrf
-from diffground.masks.labels import labels_of, read_labels, write_confidence, write_labels
+from diffground.masks.labels import (
+    labels_of,
+    read_confidence,
+    read_labels,
+    write_confidence,
+    write_labels,
+)
 from diffground.masks.pool import outcomes
 from diffground.progress import progress
 
@@ -136,8 +147,8 @@ def write_masks(
         work: this run's shard and processes.
         recipe: what else the masks depend on (model, prompts, data). A folder that was begun with
             another one is refused.
-        made_from: the file that an item is made from. If it is newer than the mask, the mask is
-            made again; it may be gone once the mask is there. None: nothing is compared.
+        made_from: the file that an item is made from. If it is another one now, the mask is made
+            again; it may be gone once the mask is there. None: nothing is compared.
 
     Returns:
         JSON-ready ``{"folder", "complete", "items", "made", "kept", "skipped"}``: of this shard,
@@ -145,8 +156,8 @@ def write_masks(
         other shards are not there; an item that was reported does not hinder it.
 
     Raises:
-        InputError: no items, a name twice or one that is no file name, another recipe, or
-            pydensecrf is wanted and not installed.
+        InputError: no items, a name twice or one that is no file name, another recipe or one that
+            cannot be read, or pydensecrf is wanted and not installed.
     """
     folder = Path(folder)
     _check_ids(ids, folder)
@@ -159,10 +170,10 @@ def write_masks(
     with FileLock(folder / f".{store.report_path(work.shard.index).stem}.lock"):
         store.check_recipe()
         whole = is_valid(folder, store.manifest_config)
-        pending = [item for item in mine if not store.is_done(item, trust=whole)]
-        if pending or not whole:
+        pending = [item for item in mine if not store.is_done(item)]
+        if pending or not whole or not store.has_noted(mine):
             remove_manifest(folder)
-            store.report_path(work.shard.index).unlink(missing_ok=True)
+            store.begin(mine, pending)
             refine = partial(_refine, folder, config)
             ended = outcomes(
                 pending, make, refine, workers=work.workers, look_ahead=work.look_ahead
@@ -171,7 +182,7 @@ def write_masks(
                 report.problems += [problem] if problem else []
             order = {item: row for row, item in enumerate(mine)}
             report.problems.sort(key=lambda problem: order[problem.item])
-            store.write_report(report)
+            store.write_report(mine, report)
             whole = store.finish()
     return {
         "folder": folder.name,
@@ -220,6 +231,8 @@ class _Store:
         self.recipe: dict[str, Any] = {"masks": masks, "recipe": made}
         self.ids_hash = config_hash({"ids": list(ids)})
         self.manifest_config = self.recipe | {"ids": self.ids_hash}
+        self.notes = self._read_notes()
+        self._sources: dict[str, str | None] = {}
 
     def report_path(self, index: int) -> Path:
         """The problems of a shard."""
@@ -231,7 +244,18 @@ class _Store:
         if not path.exists():
             write_json(path, self.recipe)
             return
-        before = read_json(path) or {}
+        before = read_json(path)
+        if before is None or not self.recipe.keys() <= before.keys():
+            manifest = read_manifest(self.folder)
+            if manifest is None or not self.recipe.keys() <= manifest.config.keys():
+                raise InputError(
+                    path,
+                    "JSON",
+                    "the file is empty or cut, so nobody knows what the folder's masks were made "
+                    "with; remove the folder to make them again",
+                )
+            before = {key: manifest.config[key] for key in self.recipe}
+            write_json(path, before)
         other = [key for key, part in self.recipe.items() if not _equal(before.get(key), part)]
         if other:
             raise InputError(
@@ -241,15 +265,73 @@ class _Store:
                 "remove this one to make them again",
             )
 
-    def is_done(self, item: str, *, trust: bool) -> bool:
-        """Whether an item's files are there and, unless ``trust``, its mask can be read."""
-        paths = [mask_path(self.folder, item, layer) for layer in self.config.layers()]
-        if not all(path.exists() for path in paths) or self._is_old(item, paths[-1]):
+    def is_done(self, item: str) -> bool:
+        """Whether an item's files are those that were made, of what is there to make it from."""
+        if not self.is_there(item):
             return False
+        paths = self._paths(item)
+        if item not in self.notes:
+            return not self._is_old(item, paths[-1]) and self._is_readable(item)
+        files, source = self.notes[item]
+        return digest_of(*paths) == files and self._source(item) in (None, source)
+
+    def is_there(self, item: str) -> bool:
+        """Whether an item has its files."""
+        return all(path.exists() for path in self._paths(item))
+
+    def has_noted(self, items: Sequence[str]) -> bool:
+        """Whether the report speaks of all ``items``, as far as they have files."""
+        return all(item in self.notes for item in items if self.is_there(item))
+
+    def begin(self, mine: Sequence[str], pending: Sequence[str]) -> None:
+        """Takes back that the shard is finished, and keeps what is known of the other items."""
+        self._sources = {item: self._source(item) for item in mine}  # before they are read
+        for item in pending:
+            self.notes.pop(item, None)
+        kept = {item: self.notes[item] for item in mine if item in self.notes}
+        content: dict[str, Any] = {"ids": None, "problems": [], "items": kept}
+        write_json(self.report_path(self.shard.index), content)
+
+    def write_report(self, mine: Sequence[str], report: ProblemReport) -> None:
+        """Declares that this run's shard is finished."""
+        for item in mine:
+            if item not in self.notes and self.is_there(item):
+                self.notes[item] = digest_of(*self._paths(item)), self._sources[item]
+        content = {
+            "ids": self.ids_hash,
+            "problems": [asdict(row) for row in report.problems],
+            "items": {item: self.notes[item] for item in mine if item in self.notes},
+        }
+        write_json(self.report_path(self.shard.index), content)
+
+    def _read_notes(self) -> dict[str, tuple[str, str | None]]:
+        """Hashes of items' files and of what they were made from, of all shards of any run."""
+        notes: dict[str, tuple[str, str | None]] = {}
+        for path in sorted(self.folder.glob("shard-*-of-*.json")):
+            for item, (files, source) in (read_json(path) or {}).get("items", {}).items():
+                notes[item] = files, source
+        return notes
+
+    def _paths(self, item: str) -> list[Path]:
+        return [mask_path(self.folder, item, layer) for layer in self.config.layers()]
+
+    def _source(self, item: str) -> str | None:
+        """The hash of what an item is made from; None if it is gone, or does not matter."""
+        if self.made_from is None:
+            return None
         try:
-            return trust or read_labels(paths[-1]).size > 0
+            return digest_of(self.made_from(item))
+        except OSError:
+            return None
+
+    def _is_readable(self, item: str) -> bool:
+        try:
+            for layer in self.config.layers():
+                path = mask_path(self.folder, item, layer)
+                read_confidence(path) if layer == "confidence" else read_labels(path)
         except InputError:
             return False
+        return True
 
     def _is_old(self, item: str, mask: Path) -> bool:
         if self.made_from is None:
@@ -259,21 +341,16 @@ class _Store:
         except FileNotFoundError:
             return False
 
-    def write_report(self, report: ProblemReport) -> None:
-        """Declares that this run's shard is finished."""
-        content = {"ids": self.ids_hash, "problems": [asdict(row) for row in report.problems]}
-        write_json(self.report_path(self.shard.index), content)
-
     def finish(self) -> bool:
         """Writes the manifest if every shard is finished."""
         with FileLock(self.folder / ".finish.lock"):
             known: set[str] = set()
             for index in range(self.shard.count):
                 report = read_json(self.report_path(index))
-                if report is None or report["ids"] != self.ids_hash:
+                if report is None or report.get("ids") != self.ids_hash:
                     return False
                 known |= {Problem(**row).item for row in report["problems"]}
-            if not all(item in known or self.is_done(item, trust=True) for item in self.ids):
+            if not all(item in known or self.is_there(item) for item in self.ids):
                 return False
             # Left behind by killed runs; no run is writing now.
             for stale in self.folder.rglob(".*.part"):

@@ -9,6 +9,7 @@ digits), ``caption`` and ``segments`` (utterance, segment_ids as strings, noun, 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,12 @@ from typing import Any, Literal
 
 from diffground.errors import InputError
 
+log = logging.getLogger(__name__)
+
 Layout = Literal["auto", "png", "coco"]
+
+_DIGITS = 18  # of an id: more than any has, and fewer than Python refuses to read
+_MALFORMED = (KeyError, TypeError, ValueError, AttributeError, OverflowError)  # 1e999 is an inf
 
 _IMAGE_FOLDERS = {"png": "images/{split}", "coco": "{split}"}
 _PNG_FOLDERS = {
@@ -48,8 +54,8 @@ class CategoryMap:
         """From the ``categories`` list of a panoptic JSON; InputError for a missing key."""
         try:
             rows = sorted((int(c["id"]), str(c["name"]), bool(c["isthing"])) for c in categories)
-        except (KeyError, TypeError, ValueError) as error:
-            reason = f"each needs id, name and isthing ({error!r})"
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            reason = f"each needs id, name and isthing ({short(error)})"
             raise InputError(file, "categories", reason) from error
         if not rows or len({row[0] for row in rows}) != len(rows):
             raise InputError(file, "categories", "empty, or an id stands twice")
@@ -110,7 +116,11 @@ class PanopticIndex:
 
     @classmethod
     def read(cls, path: Path) -> PanopticIndex:
-        """Reads the file; InputError if it is missing, no JSON, or lacks a documented key."""
+        """Reads the file; InputError if it is missing, no JSON, or lacks a documented key.
+
+        Of ``images`` and ``annotations``, single malformed records are named in the log and left
+        out.
+        """
         content = read_json(path)
         if not isinstance(content, dict):
             raise InputError(path, "top level", "a panoptic JSON object is expected")
@@ -118,21 +128,20 @@ class PanopticIndex:
             if not isinstance(content.get(key), list):
                 raise InputError(path, key, "a list is expected")
         categories = CategoryMap.from_panoptic(content["categories"], path)
-        try:
-            images = {
-                int(image["id"]): ImageEntry(
-                    str(image["file_name"]), (int(image["height"]), int(image["width"]))
-                )
-                for image in content["images"]
-            }
-        except (KeyError, TypeError, ValueError) as error:
-            reason = f"each needs id, file_name, height and width ({error!r})"
-            raise InputError(path, "images", reason) from error
-        try:
-            annotations = {int(entry["image_id"]): entry for entry in content["annotations"]}
-        except (KeyError, TypeError, ValueError) as error:
-            reason = f"each needs an image_id ({error!r})"
-            raise InputError(path, "annotations", reason) from error
+        images: dict[int, ImageEntry] = {}
+        annotations: dict[int, Mapping[str, Any]] = {}
+        # One bad record costs its own narratives, which say that their image is not there.
+        for image in content["images"]:
+            try:
+                size = int(image["height"]), int(image["width"])
+                images[int(image["id"])] = ImageEntry(str(image["file_name"]), size)
+            except _MALFORMED as error:
+                log.warning("%s: images: one is left out (%s)", path, short(error))
+        for entry in content["annotations"]:
+            try:
+                annotations[int(entry["image_id"])] = entry
+            except _MALFORMED as error:
+                log.warning("%s: annotations: one is left out (%s)", path, short(error))
         return cls(path, categories, images, annotations)
 
     def image(self, image_id: int) -> ImageEntry:
@@ -145,7 +154,8 @@ class PanopticIndex:
         """File name of the image's panoptic PNG; InputError if it is not annotated."""
         name = self._annotation(image_id).get("file_name")
         if not isinstance(name, str):
-            raise InputError(self.path, "annotations.file_name", f"image {image_id}: {name!r}")
+            reason = f"image {image_id}: {short(name)}"
+            raise InputError(self.path, "annotations.file_name", reason)
         return name
 
     def segments(self, image_id: int) -> dict[int, Segment]:
@@ -156,8 +166,9 @@ class PanopticIndex:
         """
         found: dict[int, Segment] = {}
         where = "annotations.segments_info"
+        annotation = self._annotation(image_id)
         try:
-            for entry in self._annotation(image_id)["segments_info"]:
+            for entry in annotation["segments_info"]:
                 segment = Segment(
                     id=int(entry["id"]),
                     category_id=int(entry["category_id"]),
@@ -165,8 +176,8 @@ class PanopticIndex:
                     bbox=tuple(map(float, entry["bbox"])) if "bbox" in entry else None,
                 )
                 found[segment.id] = segment
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise InputError(self.path, where, f"image {image_id}: {error!r}") from error
+        except _MALFORMED as error:
+            raise InputError(self.path, where, f"image {image_id}: {short(error)}") from error
         unknown = {s.category_id for s in found.values()} - set(self.categories.ids)
         if unknown:
             reason = f"image {image_id}: no category has the id {sorted(unknown)}"
@@ -206,8 +217,9 @@ def parse_narrative(narrative: Any, file: Path, row: int) -> tuple[int, str, lis
 
     need(isinstance(narrative, dict), "narrative", "a JSON object is expected")
     image_id, caption = narrative.get("image_id"), narrative.get("caption")
-    need(_digits(image_id), "image_id", f"digits are expected, not {image_id!r}")
+    need(_digits(image_id), "image_id", f"digits are expected, not {short(image_id)}")
     need(isinstance(caption, str) and caption.strip() != "", "caption", "missing or empty")
+    need(_is_text(caption), "caption", f"no text in Unicode: {short(caption)}")
     segments = narrative.get("segments")
     need(isinstance(segments, list), "segments", "a list of chunks is expected")
     chunks = []
@@ -215,9 +227,9 @@ def parse_narrative(narrative: Any, file: Path, row: int) -> tuple[int, str, lis
         name = f"chunk {number}: "
         need(isinstance(entry, dict), "segments", f"{name}a JSON object is expected")
         text, ids = entry.get("utterance"), entry.get("segment_ids")
-        need(isinstance(text, str), "segments.utterance", f"{name}a string, not {text!r}")
+        need(isinstance(text, str), "segments.utterance", f"{name}a string, not {short(text)}")
         listed = isinstance(ids, list) and all(map(_digits, ids))
-        need(listed, "segments.segment_ids", f"{name}a list of digits, not {ids!r}")
+        need(listed, "segments.segment_ids", f"{name}a list of digits, not {short(ids)}")
         for flag in ("noun", "plural"):
             given = isinstance(entry.get(flag), bool)
             need(given, f"segments.{flag}", f"{name}true or false is expected")
@@ -243,11 +255,35 @@ def find_folders(root: Path, split: str, layout: Layout) -> tuple[Path, Path]:
 def read_json(path: Path) -> Any:
     """The content of a JSON file; InputError if it is missing or no JSON."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError:
+            raise
+        except ValueError:  # a number of thousands of digits, which Python refuses
+            return json.loads(text, parse_int=_integer)
     except FileNotFoundError as error:
         raise InputError(path, "file", "there is no such file") from error
-    except (OSError, ValueError) as error:
-        raise InputError(path, "JSON", str(error)) from error
+    except OSError as error:
+        raise InputError.denied(path, error) from error
+    except RecursionError as error:
+        raise InputError(path, "JSON", "brackets are nested too deeply to be read") from error
+    except ValueError as error:
+        raise InputError(path, "JSON", short(error, 300)) from error
+
+
+def short(value: Any, length: int = 80) -> str:
+    """A value as Python writes it, cut to ``length`` characters: messages stay readable."""
+    try:
+        text = str(value) if isinstance(value, UnicodeError | json.JSONDecodeError) else repr(value)
+    except (RecursionError, ValueError):  # too deep, or a number of thousands of digits
+        text = f"a {type(value).__name__} that cannot be shown"
+    return text if len(text) <= length else f"{text[:length]}..."
+
+
+def _integer(text: str) -> int | str:
+    """An integer of the file; one of absurd length stays a text, the fault of its record alone."""
+    return int(text) if len(text) <= _DIGITS else text
 
 
 def _pick(root: Path, split: str, layout: Layout, names: Mapping[str, str], what: str) -> Path:
@@ -267,5 +303,14 @@ def _pick(root: Path, split: str, layout: Layout, names: Mapping[str, str], what
 def _digits(value: Any) -> bool:
     """Ids are strings of digits in the released files; plain integers are taken as well."""
     if isinstance(value, str):
-        return value.isascii() and value.isdigit()
+        return value.isascii() and value.isdigit() and len(value) <= _DIGITS
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_text(text: str) -> bool:
+    """JSON can spell halves of characters, which no tokenizer takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from diffground.errors import InputError, ProblemReport
+from diffground.errors import ACCESS, InputError, ProblemReport
 from diffground.png.annotations import Segment, parse_narrative
 from diffground.png.samples import (
     UNGROUNDED,
@@ -181,10 +181,18 @@ def _advice(result: Mapping[str, Any], max_phrases: int) -> Iterable[str]:
     if images["of these on disk"] < images["in the JSON"]:
         missing = images["in the JSON"] - images["of these on disk"]
         yield f"{missing} images of the JSON are not on disk: their narratives are skipped."
-    if result["deep"] and result["deep"]["skipped"]:
+    denied = [row for row in problems_of(result) if row["field"] == ACCESS]
+    unusable = result["deep"]["skipped"] if result["deep"] else 0
+    unusable -= sum(row in denied for row in result["deep"]["problems"]) if unusable else 0
+    if unusable:
         yield (
-            f"{result['deep']['skipped']} narratives have an image or PNG that cannot be used "
+            f"{unusable} narratives have an image or PNG that cannot be used "
             "although it is there; see the list, and fetch those files again."
+        )
+    if denied:
+        yield (
+            f"{len(denied)} narratives have files that the system would not open, the first is "
+            f"{denied[0]['file']}: see that they can be read; every run looks at them again."
         )
     if narratives["broken"]:
         yield f"{narratives['broken']} narratives are broken and skipped; see the list."
@@ -196,6 +204,12 @@ def _advice(result: Mapping[str, Any], max_phrases: int) -> Iterable[str]:
             f"{phrases['not flagged, several segments']} phrases have several segments without "
             "being flagged plural: under the plural rule `flag` they count as singulars."
         )
+
+
+def problems_of(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """All that :func:`examine` lists, from reading the JSON files and from opening the others."""
+    deep = result["deep"]["problems"] if result["deep"] else []
+    return [*result["problems"]["problems"], *deep]
 
 
 def render(result: Mapping[str, Any]) -> str:

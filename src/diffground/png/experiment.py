@@ -28,7 +28,8 @@ import torch
 
 from diffground.backbone.frozen import FrozenDiffusion
 from diffground.errors import InputError
-from diffground.io.files import write_json
+from diffground.io.files import read_json, write_json
+from diffground.io.notes import FileNote, is_unchanged, note_of
 from diffground.png.annotations import CategoryMap
 from diffground.png.data import PngDataset, collate
 from diffground.png.evaluate import PngEvaluation, evaluate
@@ -166,8 +167,28 @@ def evaluate_variant(
         path = variant.evaluation_path(config, folders)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(variant.phrases_path(config, folders), result.rows)
-        write_json(path, metrics)  # last: its presence means measured
+        problems = result.report.problems
+        if any(problem.may_pass for problem in problems):
+            log.warning("%s: files could not be opened: the figures are not kept", variant.name)
+        else:
+            without = {problem.file: note_of(Path(problem.file)) for problem in problems}
+            write_json(path, {"metrics": metrics, "without": without})  # last: it means measured
     return result, metrics
+
+
+def kept_evaluation(path: Path) -> dict[str, Any] | None:
+    """The metrics that :func:`evaluate_variant` kept; None if there are none that still hold.
+
+    They do not once a file that was left out as broken is another one.
+    """
+    content = read_json(path)
+    if content is None or not {"metrics", "without"} <= content.keys():
+        return None
+    for file, note in content["without"].items():
+        if not is_unchanged(Path(file), FileNote(*note) if note else None):
+            return None
+    found: dict[str, Any] = content["metrics"]
+    return found
 
 
 def _store(

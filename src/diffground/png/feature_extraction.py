@@ -3,10 +3,13 @@
 A split is cut into blocks of consecutive narratives, and a block gives two shards, phrases and
 latents (:mod:`diffground.png.feature_store` has the layout). A shard is written whole and in one
 step, and the order of the narratives decides what is in it, so a killed run goes on where it was.
+A shard that was damaged, or one of whose images was replaced, is made again; a shard whose images
+the system would not open is not kept.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Iterator, Sequence
@@ -24,6 +27,8 @@ from torch.utils.data import DataLoader, Dataset
 from diffground.backbone.frozen import FrozenDiffusion
 from diffground.config import Config
 from diffground.errors import InputError, Problem, ProblemReport
+from diffground.io.files import seal_of, write_whole
+from diffground.io.notes import FileNote, is_unchanged, note_of
 from diffground.manifest import remove_manifest, write_manifest
 from diffground.png.data import to_input
 from diffground.png.feature_store import (
@@ -43,9 +48,7 @@ from diffground.png.feature_store import (
 )
 from diffground.png.features import encode_images, encode_narratives
 from diffground.png.samples import PngSample, load_image
-from diffground.png.splits import write_json
 from diffground.progress import Progress
-from diffground.training.loop import atomic_save
 
 log = logging.getLogger(__name__)
 
@@ -81,14 +84,16 @@ def extract_features(
 
     A shard is written whole, and the order of ``samples`` decides what is in it, so a killed run
     goes on where it was. Broken images and captions are skipped and reported; images that were
-    skipped are tried again once they can be read.
+    skipped are tried again once they can be read. What the system denies (a right, a disk) is
+    reported, and the shard that wants it is left to a later run.
 
     Args:
         samples: of one split in file order; the first ones of it are a part of the whole.
 
     Returns:
         JSON-ready ``{"folder", "complete", "narratives", "images", "shards", "shards_made",
-        "bytes", "seconds", "skipped"}``; ``complete`` is False while other machines' shards lack.
+        "bytes", "seconds", "skipped"}``; ``complete`` is False while shards lack: other machines',
+        or those of images that could not be opened.
 
     Raises:
         InputError: there is no sample, or a feature cannot be kept in ``key.precision``.
@@ -100,15 +105,17 @@ def extract_features(
     folder = key.folder(root)
     folder.mkdir(parents=True, exist_ok=True)
     blocks = plan_blocks(samples, config.shard_size)
-    made = 0
+    made, denied = 0, list[Problem]()
     with FileLock(folder / f".machine-{config.machine}-of-{config.machines}.lock"):
         store = FeatureStore.open(root, key)
         if store is None or not store.covers(samples) or _mended(store, samples):
             remove_manifest(folder)
             mine = blocks[config.machine :: config.machines]
-            made = _Extraction(backbone, key, folder, config).run(mine)
+            extraction = _Extraction(backbone, key, folder, config)
+            made = extraction.run(mine)
+            denied = extraction.denied
             store = _finish(folder, blocks, samples, key, root)
-    report = ProblemReport(total=len(samples))
+    report = ProblemReport(total=len(samples), problems=denied)
     if store is not None:
         found = (store.skipped.get(sample.id) for sample in samples)
         report.problems += [entry[1] for entry in found if entry]
@@ -146,8 +153,14 @@ def _finished(folder: Path, block: Block, kind: Kind) -> ShardInfo | None:
     info = read_shard_info(folder / shard_name(kind, block.number))
     if info is None or info.plan != block.plan(kind):
         return None
-    if kind == "latents" and any(_readable(block.images[p.item]) for p in info.problems):
-        return None
+    if kind == "latents":
+        mended = any(_readable(block.images[problem.item]) for problem in info.problems)
+        replaced = any(
+            not is_unchanged(block.images[key].image_path, info.images.get(key))
+            for key in info.keys
+        )
+        if mended or replaced:
+            return None
     return info
 
 
@@ -161,14 +174,20 @@ def _finish(
             for kind in KINDS:
                 info = _finished(folder, block, kind)
                 if info is None:
-                    log.info("%s: other machines' shards are not there yet", folder.name)
+                    log.info("%s: not all shards are there yet", folder.name)
                     return None
                 infos[kind][block.number] = info
         wanted = {shard_name(kind, block.number) for kind in KINDS for block in blocks}
-        for path in folder.glob("[!.]*"):
-            if path.name not in wanted:  # of a run that was killed, or with other shards
+        for path in folder.glob("*-[0-9][0-9][0-9][0-9][0-9].safetensors"):
+            if path.name not in wanted:  # of a run with other shards
                 path.unlink()
-        write_json(folder / INDEX, index_content(infos["latents"], infos["phrases"], samples))
+                seal_of(path).unlink(missing_ok=True)
+        for path in folder.glob(".*.part"):  # of a run that was killed
+            path.unlink()
+        content = json.dumps(index_content(infos["latents"], infos["phrases"], samples))
+        write_whole(
+            folder / INDEX, lambda part: part.write_text(content, encoding="utf-8"), sealed=True
+        )
         write_manifest(folder, key)
     return FeatureStore.open(root, key)
 
@@ -182,31 +201,40 @@ class _Extraction:
     folder: Path
     config: FeatureExtractionConfig
     problems: list[Problem] = field(default_factory=list)  # of the shard being made
+    images: dict[str, FileNote] = field(default_factory=dict)  # that it is made of
+    denied: list[Problem] = field(default_factory=list)  # what could not be opened, of all shards
 
     def run(self, blocks: Sequence[Block]) -> int:
-        """Makes the shards of ``blocks`` that are not there; how many these were."""
+        """Makes the shards of ``blocks`` that are not there; how many it wrote."""
+        written = 0
         missing = [(b, k) for b in blocks for k in KINDS if _finished(self.folder, b, k) is None]
         total = sum(len(block.items(kind)) for block, kind in missing)
         with Progress(total, f"features {self.folder.name}") as bar:
             for block, kind in missing:
-                self.problems = []
+                self.problems, self.images = [], {}
                 tensors: dict[str, Tensor] = {}
                 make = self._latents if kind == "latents" else self._phrases
                 for entries, done in make(block.items(kind)):
                     tensors |= entries
                     bar.update(done)
-                self._write(block, kind, tensors)
-        return len(missing)
+                denied = [problem for problem in self.problems if problem.may_pass]
+                self.denied += denied
+                if not denied:
+                    self._write(block, kind, tensors)
+                    written += 1
+        return written
 
     def _write(self, block: Block, kind: Kind, tensors: dict[str, Tensor]) -> None:
         for name, tensor in tensors.items():
             if not tensor.isfinite().all():
                 reason = f"{name} does not fit into {self.key.precision}; keep it in float32"
                 raise InputError(self.backbone.folder, "frozen_precision", reason)
-        metadata = shard_metadata(block.plan(kind), self.problems)
-        atomic_save(
-            lambda target: save_file(tensors, target, metadata),
+        metadata = shard_metadata(block.plan(kind), self.problems, self.images)
+        write_whole(
             self.folder / shard_name(kind, block.number),
+            lambda part: save_file(tensors, part, metadata),
+            durable=True,
+            sealed=True,
         )
 
     def _latents(self, images: dict[str, PngSample]) -> Iterator[tuple[dict[str, Tensor], int]]:
@@ -218,8 +246,9 @@ class _Extraction:
             collate_fn=list,
         )
         for batch in loader:
-            good = {key: pixels for key, pixels in batch if isinstance(pixels, Tensor)}
-            self.problems += [problem for _, problem in batch if isinstance(problem, Problem)]
+            good = {key: pixels for key, pixels, _ in batch if isinstance(pixels, Tensor)}
+            self.images |= {key: note for key, _, note in batch if note is not None}
+            self.problems += [problem for _, problem, _ in batch if isinstance(problem, Problem)]
             entries: dict[str, Tensor] = {}
             if good:
                 latents = encode_images(
@@ -264,8 +293,8 @@ def _own(tensor: Tensor) -> Tensor:
     return tensor.cpu().clone(memory_format=torch.contiguous_format)
 
 
-class _Images(Dataset[tuple[str, Tensor | Problem]]):
-    """Images as the VAE takes them, or why they cannot be read."""
+class _Images(Dataset[tuple[str, Tensor | Problem, FileNote | None]]):
+    """Images as the VAE takes them, or why they cannot be read, and what their files are."""
 
     def __init__(self, images: Sequence[tuple[str, PngSample]], size: int) -> None:
         self.images, self.size = images, size
@@ -273,9 +302,10 @@ class _Images(Dataset[tuple[str, Tensor | Problem]]):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> tuple[str, Tensor | Problem]:
+    def __getitem__(self, index: int) -> tuple[str, Tensor | Problem, FileNote | None]:
         key, sample = self.images[index]
+        note = note_of(sample.image_path)  # before it is read: a later change is noticed
         try:
-            return key, to_input(load_image(sample), self.size)
+            return key, to_input(load_image(sample), self.size), note
         except InputError as error:
-            return key, Problem.of(key, error)
+            return key, Problem.of(key, error), None

@@ -5,7 +5,9 @@ A folder holds one split as one frozen model sees it; its name has all that the 
     <root>/<split>-<key>/latents-00000.safetensors   "<image id>" (4, h, w)
                          phrases-00000.safetensors   "<sample id>.context" (K, C_t), ".valid" (K,)
                                                      and, for SDXL, ".pooled" (P,)
-                         index.json                  which shard holds what, and what was skipped
+                         <shard>.sha256              the shard's checksum
+                         index.json                  which shard holds what, what was skipped, and
+                                                     the images' sizes, dates and hashes
                          manifest.json               written last: its presence means whole
 
 Narratives that share an image share its latents. The folder is filled by
@@ -17,9 +19,11 @@ Narratives that share an image share its latents. The folder is filled by
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,9 +34,13 @@ from torch import Tensor
 
 from diffground.config import Config
 from diffground.errors import InputError, Problem
+from diffground.io.files import is_sound, read_json
+from diffground.io.notes import FileNote, is_unchanged
 from diffground.manifest import config_hash, is_valid
 from diffground.png.phrases import LongCaptions
 from diffground.png.samples import PngSample
+
+log = logging.getLogger(__name__)
 
 Precision = Literal["float16", "float32"]
 Kind = Literal["latents", "phrases"]
@@ -82,7 +90,7 @@ class FrozenInputs:
 
 
 class FeatureKey(Config):
-    """All that a split's features depend on. (Image files are taken not to change under a JSON.)"""
+    """All that a split's features depend on, but for the images' bytes: the index notes these."""
 
     version: Literal[1] = 1  # of this code's numbers: raise it when it makes others
     backbone: str  # the model folder's fingerprint
@@ -105,38 +113,48 @@ class FeatureStore:
     It may be copied into a loader's workers: each process opens the shards that it reads.
     """
 
-    def __init__(self, folder: Path) -> None:
-        """Reads the index of a folder that :meth:`open` found to be whole."""
+    def __init__(self, folder: Path, content: Mapping[str, Any]) -> None:
+        """``content`` is the index of a folder that :meth:`open` found to be whole."""
         self.folder = folder
-        content = json.loads((folder / INDEX).read_text("utf-8"))
+        self._images = {key: FileNote(*note) for key, note in content["images"].items()}
         self._shards: dict[Kind, dict[str, int]] = {
             "latents": content["latents"],
             "phrases": content["phrases"],
         }
         #: Narratives without features: sample id -> the kind that failed, and why.
         self.skipped: dict[str, tuple[Kind, Problem]] = {
-            item: (entry.pop("kind"), Problem(item, **entry))
-            for item, entry in content["skipped"].items()
+            item: (kind, Problem(item, **entry))
+            for item, (kind, entry) in content["skipped"].items()
         }
         self._open: dict[str, tuple[Any, frozenset[str]]] = {}
         self._process = os.getpid()
 
     @classmethod
     def open(cls, root: Path, key: FeatureKey) -> FeatureStore | None:
-        """The features of ``key`` under ``root``; None if they are not there, or not whole."""
+        """The features of ``key`` under ``root``; None if they are not there, or not whole.
+
+        The shards' bytes are compared with their checksums, once per process.
+        """
         folder = key.folder(root)
-        return cls(folder) if is_valid(folder, key) else None
+        content = read_json(folder / INDEX)
+        if content is None or not is_valid(folder, key) or not is_whole(folder / INDEX):
+            return None
+        damaged = [path for path in sorted(folder.glob("*.safetensors")) if not is_whole(path)]
+        for path in damaged:
+            log.warning("%s was damaged since it was written; %s", path, REMEDY)
+        return None if damaged else cls(folder, content)
 
     def covers(self, samples: Iterable[PngSample]) -> bool:
-        """Whether each of ``samples`` was extracted, or tried and skipped."""
-        return all(
-            sample.id in self.skipped
-            or (
-                sample.id in self._shards["phrases"]
-                and image_key(sample) in self._shards["latents"]
-            )
-            for sample in samples
-        )
+        """Whether each of ``samples`` was extracted, of the image that is there now, or skipped."""
+        images: dict[str, Path] = {}
+        for sample in samples:
+            if sample.id in self.skipped:
+                continue
+            key = image_key(sample)
+            if sample.id not in self._shards["phrases"] or key not in self._shards["latents"]:
+                return False
+            images[key] = sample.image_path
+        return all(is_unchanged(path, self._images.get(key)) for key, path in images.items())
 
     def get(self, sample: PngSample) -> CachedFeatures:
         """A narrative's features, on the CPU.
@@ -234,24 +252,49 @@ class ShardInfo:
     plan: str  # hash of the keys that it was asked for
     keys: frozenset[str]  # what it holds, parts cut off
     problems: tuple[Problem, ...]  # of the keys that it lacks
+    images: dict[str, FileNote]  # what latents were made of, by key
 
 
-def shard_metadata(plan: str, problems: Sequence[Problem]) -> dict[str, str]:
+def shard_metadata(
+    plan: str, problems: Sequence[Problem], images: Mapping[str, FileNote]
+) -> dict[str, str]:
     """The shard's header, as :func:`read_shard_info` reads it."""
-    content = {"plan": plan, "problems": [vars(problem) for problem in problems]}
+    content = {
+        "plan": plan,
+        "problems": [vars(problem) for problem in problems],
+        "images": dict(sorted(images.items())),
+    }
     return {"shard": json.dumps(content)}  # one entry: several would be written in random order
 
 
 def read_shard_info(path: Path) -> ShardInfo | None:
     """A shard's header; None if there is no shard, or one that is not whole or not of ours."""
     try:
+        if not is_whole(path):
+            return None
         with safe_open(path, framework="pt") as shard:
             content, names = json.loads((shard.metadata() or {})["shard"]), list(shard.keys())
         problems = tuple(Problem(**row) for row in content["problems"])
         keys = frozenset(name.partition(".")[0] for name in names)
-        return ShardInfo(content["plan"], keys, problems)
+        images = {key: FileNote(*note) for key, note in content["images"].items()}
+        return ShardInfo(content["plan"], keys, problems, images)
     except (FileNotFoundError, SafetensorError, KeyError, TypeError, ValueError):
         return None
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a file has the bytes that it was written with, as far as its seal can tell."""
+    try:
+        about = path.stat()
+    except FileNotFoundError:
+        return False
+    return _is_sound(path, about.st_size, about.st_mtime_ns)
+
+
+@lru_cache(maxsize=1 << 12)
+def _is_sound(path: Path, size: int, changed: int) -> bool:
+    """Shards are gigabytes: each state of one is read once per process."""
+    return is_sound(path) is not False
 
 
 def index_content(
@@ -267,8 +310,14 @@ def index_content(
         kind: {problem.item: problem for info in infos.values() for problem in info.problems}
         for kind, infos in kinds.items()
     }
+    content["images"] = {
+        key: note for info in latents.values() for key, note in info.images.items()
+    }
     content["skipped"] = {
-        sample.id: {"kind": kind, "file": found.file, "field": found.field, "reason": found.reason}
+        sample.id: (
+            kind,
+            {"file": found.file, "field": found.field, "reason": found.reason},
+        )
         for sample in samples
         for kind, key in (("phrases", sample.id), ("latents", image_key(sample)))
         if (found := problems[kind].get(key))

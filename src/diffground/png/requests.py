@@ -13,6 +13,7 @@ from typing import Any
 
 from diffground.backbone.alignment import Span
 from diffground.errors import InputError
+from diffground.io.paths import inside
 
 COLUMNS = ("image", "narrative")
 
@@ -31,7 +32,7 @@ class Request:
 def read_requests(table: Path, images: Path) -> list[Request]:
     """The rows of a ``.csv`` (with a header) or ``.jsonl`` table of ``image`` and ``narrative``.
 
-    Further columns are ignored. Image names count from the folder ``images``.
+    Further columns are ignored. Image names count from the folder ``images`` and stay within it.
 
     Raises:
         InputError: the table is missing, of another kind, not UTF-8, without these columns or
@@ -52,7 +53,12 @@ def read_requests(table: Path, images: Path) -> list[Request]:
         image, narrative = (v.strip() if isinstance(v, str) else "" for v in values)
         if image and narrative:
             name = f"{number:03d}_{slug(Path(image).stem)}"
-            requests.append(Request(name, images / image, narrative))
+            try:
+                path = inside(images, image, table, f"line {line}")
+            except InputError as error:
+                requests.append(Request(name, error=error))
+            else:
+                requests.append(Request(name, path, narrative))
         else:
             reason = f"a row needs the texts {' and '.join(COLUMNS)}"
             broken = InputError(table, f"line {line}", reason)
@@ -80,5 +86,5 @@ def _jsonl_rows(table: Path, text: str) -> Iterator[tuple[int, Any]]:
         if line.strip():
             try:
                 yield number, json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 yield number, None

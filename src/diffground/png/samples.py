@@ -38,6 +38,7 @@ from numpy.typing import NDArray
 from diffground.errors import InputError, ProblemReport
 from diffground.io.images import read_image
 from diffground.io.panoptic import read_panoptic, segment_masks
+from diffground.io.paths import inside
 from diffground.metrics.average_recall import PluralRule, phrase_groups
 from diffground.png.annotations import (
     CategoryMap,
@@ -176,8 +177,9 @@ class PngBenchmark:
         image_id, caption, chunks = parse_narrative(narrative, self.narratives_path, row)
         image = self.panoptic.image(image_id)
         known = self.panoptic.segments(image_id)
-        image_path = self.image_folder / image.file_name
-        panoptic_path = self.panoptic_folder / self.panoptic.png_name(image_id)
+        file, png_name = self.panoptic.path, self.panoptic.png_name(image_id)
+        image_path = inside(self.image_folder, image.file_name, file, "images.file_name")
+        panoptic_path = inside(self.panoptic_folder, png_name, file, "annotations.file_name")
         for path, what in ((image_path, "image"), (panoptic_path, "panoptic PNG")):
             if not on_disk.has(path):
                 raise InputError(path, what, "there is no such file")
@@ -287,12 +289,15 @@ class _Listing:
     def has(self, path: Path) -> bool:
         if path.parent not in self._names:
             folder = path.parent
-            names = (entry.name for entry in folder.iterdir()) if folder.is_dir() else ()
-            self._names[folder] = frozenset(names)
+            try:
+                names = (entry.name for entry in folder.iterdir()) if folder.is_dir() else ()
+                self._names[folder] = frozenset(names)
+            except OSError as error:
+                raise InputError.denied(folder, error) from error
         return path.name in self._names[path.parent]
 
 
 def _name(row: int, narrative: Any) -> str:
     """The id of a narrative that may be broken, for the report."""
     image_id = narrative.get("image_id", "?") if isinstance(narrative, dict) else "?"
-    return f"{image_id}_{row}"
+    return f"{str(image_id)[:20] if isinstance(image_id, str | int) else '?'}_{row}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from functools import lru_cache
@@ -13,11 +12,13 @@ from filelock import FileLock
 from pydantic import PositiveInt
 
 from diffground.config import Config
+from diffground.errors import ACCESS
+from diffground.io.files import read_json, write_json
+from diffground.io.notes import state_of
 from diffground.manifest import config_hash, fingerprint, read_manifest
 from diffground.png.annotations import CategoryMap, Layout
-from diffground.png.doctor import examine
+from diffground.png.doctor import examine, problems_of
 from diffground.png.samples import PngBenchmark, PngSample
-from diffground.training.loop import atomic_save
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +66,8 @@ def examine_training_data(
     """The doctor's findings on the training split.
 
     They are kept in the folder ``cache``, as opening all files of COCO takes an hour, and made anew
-    when the JSON files have changed or one of the broken files has.
+    when a JSON file or the size or date of any image or PNG has changed, or when one can be opened
+    that could not be before.
     """
     benchmark = PngBenchmark(coco, splits.train, splits.layout)
     options: dict[str, Any] = {
@@ -73,39 +75,63 @@ def examine_training_data(
         "max_phrases": max_phrases,
         "limit": splits.train_limit,
     }
-    key = {"coco": data_fingerprint(coco), "split": benchmark.split, **options}
-    kept = cache / f"doctor-{config_hash(key)[:12]}.json"
+    kept = _findings_path(coco, splits, max_phrases, cache)
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(cache / f".{kept.name}.lock"):  # of several processes one looks, the others wait
-        if kept.exists():
-            content = json.loads(kept.read_text("utf-8"))
-            if all(_stamp(file) == stamp for file, stamp in content["broken"].items()):
-                found: dict[str, Any] = content["found"]
-                return found
+        state = state_of(benchmark.image_folder, benchmark.panoptic_folder)
+        before = _kept_findings(kept)
+        if before and before["files"] == state and not any(map(_opens, before["denied"])):
+            found: dict[str, Any] = before["found"]
+            return found
         found = examine(benchmark, **options)
-        problems = found["deep"]["problems"] if found["deep"] else []
-        broken = {problem["file"]: _stamp(problem["file"]) for problem in problems}
-        write_json(kept, {"found": found, "broken": broken})
+        denied = sorted({row["file"] for row in problems_of(found) if row["field"] == ACCESS})
+        write_json(kept, {"found": found, "files": state, "denied": denied})
     return found
 
 
-def _stamp(file: str) -> int:
-    """When a file was changed last; 0 if it is not there."""
-    path = Path(file)
-    return path.stat().st_mtime_ns if path.exists() else 0
-
-
 def broken_samples(doctor: Mapping[str, Any]) -> frozenset[str]:
-    """Ids of the samples whose image or PNG the doctor could not open."""
-    deep = doctor["deep"]
-    return frozenset(problem["item"] for problem in deep["problems"]) if deep else frozenset()
+    """Ids of the samples whose image or PNG is missing or could not be opened or used."""
+    problems = problems_of(doctor)
+    return frozenset(row["item"] for row in problems if not row["file"].endswith(".json"))
 
 
-def write_json(path: Path, data: Any) -> None:
-    """Writes JSON in one step."""
-    text = json.dumps(data, indent=2) + "\n"
+def left_out(coco: Path, splits: PngSplits, max_phrases: int, cache: Path) -> list[str]:
+    """The :func:`broken_samples` of the doctor's last findings under ``cache``, sorted.
 
-    def write(target: Path) -> None:
-        target.write_text(text, encoding="utf-8")
+    Their absence is a part of what a model learnt from; what the JSON files themselves leave out is
+    known by their hash. Nothing is opened; empty where the doctor was not asked.
+    """
+    findings = _kept_findings(_findings_path(coco, splits, max_phrases, cache))
+    return sorted(broken_samples(findings["found"])) if findings else []
 
-    atomic_save(write, path)
+
+def _findings_path(coco: Path, splits: PngSplits, max_phrases: int, cache: Path) -> Path:
+    key = {
+        "coco": data_fingerprint(coco),
+        "split": splits.train,
+        "deep": splits.deep_check,
+        "max_phrases": max_phrases,
+        "limit": splits.train_limit,
+    }
+    return cache / f"doctor-{config_hash(key)[:12]}.json"
+
+
+def _kept_findings(path: Path) -> dict[str, Any] | None:
+    """What :func:`examine_training_data` kept; None if that is missing, cut, or of another form."""
+    content = read_json(path)
+    whole = content is not None and {"found", "files", "denied"} <= content.keys()
+    return content if whole else None
+
+
+def _opens(file: str) -> bool:
+    """Whether a file or folder that the system denied is to be had now."""
+    path = Path(file)
+    try:
+        if path.is_dir():
+            next(path.iterdir(), None)
+        else:
+            with path.open("rb") as stream:
+                stream.read(1)
+    except OSError:
+        return False
+    return True

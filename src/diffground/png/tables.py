@@ -19,7 +19,7 @@ from pydantic import Field, PositiveInt, model_validator
 from diffground.backbone.frozen import FrozenDiffusion
 from diffground.config import Config
 from diffground.metrics.average_recall import AverageRecall
-from diffground.png.experiment import OnLog, evaluate_variant, train_variant
+from diffground.png.experiment import OnLog, evaluate_variant, kept_evaluation, train_variant
 from diffground.png.model import PngModel
 from diffground.png.trained import load_variant
 from diffground.png.variant import PngConfig, PngFolders, Variant
@@ -231,8 +231,8 @@ def _table(
 def _measured(config: PngConfig, folders: PngFolders, backbone: FrozenDiffusion) -> dict[str, Any]:
     """The row's Average Recall: read if it was measured before."""
     done = Variant.of(config, folders, backbone).evaluation_path(config, folders)
-    if done.exists():
-        found: dict[str, Any] = json.loads(done.read_text("utf-8"))
+    found = kept_evaluation(done)
+    if found is not None:
         return found
     model, variant = load_variant(config, folders, backbone)
     return evaluate_variant(config, folders, model, variant)[1]

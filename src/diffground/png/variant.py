@@ -20,7 +20,7 @@ from diffground.png.data import PngDataConfig
 from diffground.png.evaluate import PngEvalConfig
 from diffground.png.losses import LossConfig
 from diffground.png.model_config import PngModelConfig
-from diffground.png.splits import PngSplits, data_fingerprint
+from diffground.png.splits import PngSplits, data_fingerprint, left_out
 from diffground.training.config import TrainConfig
 from diffground.training.processes import chosen_device
 
@@ -96,6 +96,9 @@ class Variant(Config):
 
         What changes the rounding alone is not among it: precision, accumulation, processes. So a
         model that four GPUs trained is found by one, and ``training.json`` says how it was made.
+
+        Narratives that the doctor, asked last, found without usable files are among it: weights
+        that never saw them are other weights.
         """
         content: dict[str, Any] = {
             "model": _relevant(config.model),
@@ -112,6 +115,9 @@ class Variant(Config):
                 "loss": config.loss.model_dump(mode="json"),
                 "train": training,
             }
+            absent = left_out(folders.coco, config.splits, config.data.max_phrases, folders.models)
+            if absent:
+                content["left_out"] = absent
         if config.model.pretrained:
             content["panoptic"] = _weights_fingerprint(folders.panoptic)
         return cls(name=f"{config.model.insertion}-{config_hash(content)[:12]}", content=content)

@@ -19,7 +19,18 @@ from diffground.config import Config
 from diffground.errors import InputError
 
 DOCS = Path("catalog_docs") / "README.md"
-LAYERS = ("raw", "intermediate", "feature", "model_input", "models", "model_output", "reporting")
+# In their order: "pretrained" are models that pipelines only read, "models" what they train.
+LAYERS = (
+    "raw",
+    "pretrained",
+    "intermediate",
+    "feature",
+    "model_input",
+    "models",
+    "model_output",
+    "reporting",
+)
+PLACES = "places"  # no layer: folders to read and write in, whatever lies there
 
 HEAD = """# The data catalog
 
@@ -39,8 +50,8 @@ class Size(Config):
 class VizMetadata(Config):
     """What Kedro-Viz reads."""
 
-    layer: str
-    preview: bool = True
+    layer: str = PLACES
+    preview_args: dict[str, str] = {}  # of diffground.datasets.previews
 
 
 class EntryMetadata(Config):
@@ -57,7 +68,7 @@ class EntryMetadata(Config):
     def _says_what_is_inside(self) -> EntryMetadata:
         if not self.fields and not self.shape:
             raise ValueError("needs `fields` or `shape`")
-        if self.viz.layer not in LAYERS:
+        if self.viz.layer not in (*LAYERS, PLACES):
             raise ValueError(f"kedro-viz.layer must be one of {', '.join(LAYERS)}")
         return self
 
@@ -108,7 +119,7 @@ def render(entries: Mapping[str, Mapping[str, Any]], pipelines: Mapping[str, Any
     used = writers_and_readers(pipelines)
     by_layer = {
         layer: sorted(n for n, e in entries.items() if e["metadata"].viz.layer == layer)
-        for layer in LAYERS
+        for layer in (*LAYERS, PLACES)
     }
     lines = [HEAD, "| layer | entries |", "| --- | --- |"]
     lines += [

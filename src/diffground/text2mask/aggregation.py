@@ -3,19 +3,21 @@
 A folder of maps::
 
     <folder>/<id>.safetensors      maps and cross (K, h, w) float16 on the padded grid; in the
-                                   header the classes, the sizes, and the hash of what they are of
+                                   header the classes, the sizes, the hash of what they are of, the
+                                   image's size, date and hash, and the hash of all this
              problems-000-of-001.json  items of this part without maps, and why
              manifest.json         written last: its presence means whole
 
 Every later step (thresholds, CRF, other backgrounds) reads these files, so the UNet runs once per
-image and setting. A file appears whole; one that is there and fits the recipe, the image and its
-classes is not made again. Images are told apart by their size in bytes, not read to the end; what
-could not be read is tried again by every run.
+image and setting. A file appears whole; one that is there, undamaged, and fits the recipe, the
+image and its classes is not made again. Images are told apart by size and date, and read to the end
+where the date alone is another one; what could not be read is tried again by every run.
 At 16 pixels per cell a class of a 500 x 375 image takes 7 kB.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -27,11 +29,13 @@ import torch
 from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from diffground.attention.aggregate import ClassMaps
 from diffground.attention.preprocess import Geometry
 from diffground.errors import InputError, Problem, ProblemReport
-from diffground.io.files import write_json, write_whole
+from diffground.io.files import read_json, write_json, write_whole
+from diffground.io.notes import FileNote, is_unchanged, note_of
 from diffground.manifest import config_hash, is_valid, remove_manifest, write_manifest
 from diffground.masks.store import ShardConfig
 from diffground.progress import progress
@@ -71,15 +75,14 @@ def write_maps(
     notes = folder / _PROBLEMS.format(part.index, part.count)
     with FileLock(folder / f".{notes.stem}.lock"):  # a second run waits, and finds them made
         whole = is_valid(folder, content)
-        broken = {row.item for row in _noted(folder)} if whole else set()
-        if whole and not broken & {sample.id for sample in mine}:
+        pending = [s for s in mine if not _is_done(folder, s, keys[s.id])]
+        if whole and not pending:
             return _summary(folder, len(mine), 0, 0.0, [], complete=True)
-        pending = [s for s in mine if not _is_done(maps_path(folder, s.id), keys[s.id])]
         with _finishing(folder):
             remove_manifest(folder)
             notes.unlink(missing_ok=True)
         report, seconds = _make(open_segmenter, pending, folder, keys, seed)
-        write_json(notes, [asdict(row) for row in report.problems])
+        write_json(notes, {"problems": [asdict(row) for row in report.problems]})
         with _finishing(folder):
             complete = _finish(folder, samples, keys, part.count)
             if complete:
@@ -124,11 +127,12 @@ def _make(
     start = time.perf_counter()
     for sample in progress(pending, f"maps {folder.name}"):
         try:
+            note = note_of(sample.image_path)  # before it is read: a later change is noticed
             maps = segmenter.maps(load_image(sample), sample.classes, item=sample.id, seed=seed)
         except InputError as error:
             report.add(sample.id, error)
             continue
-        _write(maps_path(folder, sample.id), maps, keys[sample.id])
+        _write(maps_path(folder, sample.id), maps, keys[sample.id], note)
     return report, round(time.perf_counter() - start, 2)
 
 
@@ -141,15 +145,15 @@ def read_maps(folder: Path, item: str) -> ClassMaps:
     """The maps of an item, float32; InputError for a file that is missing or broken."""
     path = maps_path(folder, item)
     try:
-        with safe_open(path, framework="pt") as file:
-            header = _header(file.metadata())
-            maps, cross = (file.get_tensor(name).float() for name in ("maps", "cross"))
+        header, tensors = _read(path)
     except (OSError, SafetensorError) as error:
         raise InputError(path, "maps", f"there are none that can be read: {error}") from error
     if not header:
-        raise InputError(path, "maps", "the file was not written here")
+        reason = "the file was not written here, or was damaged since; attention_aggregation "
+        raise InputError(path, "maps", f"{reason}makes it again")
     sizes = header["geometry"]
     geometry = Geometry(**{name: (size[0], size[1]) for name, size in sizes.items()})
+    maps, cross = (tensors[name].float() for name in ("maps", "cross"))
     return ClassMaps(tuple(header["keys"]), maps, cross, geometry)
 
 
@@ -177,7 +181,7 @@ def _finish(
     for stale in set(folder.glob("problems-*-of-*.json")) - current:
         stale.unlink(missing_ok=True)
     known = {row.item for row in _noted(folder)}
-    if not all(s.id in known or _is_done(maps_path(folder, s.id), keys[s.id]) for s in samples):
+    if not all(s.id in known or _is_done(folder, s, keys[s.id]) for s in samples):
         return False
     for stale in folder.rglob(".*.part"):  # left behind by killed runs
         stale.unlink(missing_ok=True)
@@ -187,32 +191,53 @@ def _finish(
 def _noted(folder: Path) -> list[Problem]:
     """What all parts noted as broken."""
     files = sorted(folder.glob("problems-*-of-*.json"))
-    return [Problem(**row) for file in files for row in json.loads(file.read_text("utf-8"))]
+    rows = [row for file in files for row in (read_json(file) or {}).get("problems", [])]
+    return [Problem(**row) for row in rows]
 
 
-def _write(path: Path, maps: ClassMaps, key: str) -> None:
-    header = {"recipe": key, "keys": maps.keys, "geometry": asdict(maps.geometry)}
-    # One entry: several are written in an order that changes from run to run.
-    about = {_ABOUT: json.dumps(header, sort_keys=True)}
+def _write(path: Path, maps: ClassMaps, key: str, image: FileNote | None) -> None:
+    header = {
+        "recipe": key,
+        "keys": maps.keys,
+        "geometry": asdict(maps.geometry),
+        "image": image,
+    }
     tensors = {
         name: tensor.to(torch.float16).contiguous()
         for name, tensor in (("maps", maps.maps), ("cross", maps.cross))
     }
+    header["digest"] = _digest(header, tensors)
+    # One entry: several are written in an order that changes from run to run.
+    about = {_ABOUT: json.dumps(header, sort_keys=True)}
     write_whole(path, lambda part: save_file(tensors, part, metadata=about))
 
 
-def _is_done(path: Path, key: str) -> bool:
-    """Whether a file is there, can be opened, and was made of what ``key`` stands for."""
-    if not path.exists():
-        return False
+def _is_done(folder: Path, sample: SegmentationSample, key: str) -> bool:
+    """Whether a sample's maps are there, as they were made, of what ``key`` and its image say."""
     try:
-        with safe_open(path, framework="pt") as file:
-            return bool(_header(file.metadata()).get("recipe") == key)
+        header, _ = _read(maps_path(folder, sample.id))
     except (OSError, SafetensorError):
         return False
+    note = FileNote(*header["image"]) if header.get("image") else None
+    return header.get("recipe") == key and is_unchanged(sample.image_path, note)
 
 
-def _header(metadata: dict[str, str] | None) -> dict[str, Any]:
-    """What :func:`_write` noted; empty in a file that is not ours."""
-    found: dict[str, Any] = json.loads((metadata or {}).get(_ABOUT, "{}"))
-    return found
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What :func:`_write` noted, empty in a file that is not ours or was damaged; and the maps."""
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        about = (file.metadata() or {}).get(_ABOUT, "{}")
+    try:
+        header: dict[str, Any] = json.loads(about)
+        whole = header.pop("digest", None) == _digest(header, tensors)
+    except (ValueError, TypeError, AttributeError):
+        whole = False
+    return (header, tensors) if whole else ({}, {})
+
+
+def _digest(header: dict[str, Any], tensors: dict[str, Tensor]) -> str:
+    """A hash of all that a file holds: 7 kB a class are read in no time."""
+    digest = hashlib.blake2b(json.dumps(header, sort_keys=True).encode(), digest_size=8)
+    for name in sorted(tensors):
+        digest.update(name.encode() + tensors[name].numpy().tobytes())
+    return digest.hexdigest()

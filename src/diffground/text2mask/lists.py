@@ -32,6 +32,7 @@ from pydantic import Field, model_validator
 from diffground.attention.vocabulary import Vocabulary
 from diffground.config import Config
 from diffground.errors import InputError
+from diffground.io.paths import inside
 
 #: Where an image's classes come from: its mask's label ids (as in the public code), what the
 #: dataset itself says (VOC's XML files, COCO's lists, a folder's CSV), or nowhere.
@@ -132,11 +133,13 @@ class _VocList:
             what = "an image and a mask" if self.aug else "one image id"
             raise InputError(self.file, "line", f"{what} expected, not {' '.join(fields)!r}")
         if self.aug:
-            image, mask = (_inside(self.base, field.lstrip("/"), self.file) for field in fields)
+            image, mask = (
+                inside(self.base, field.lstrip("/"), self.file, "line") for field in fields
+            )
             if image.stem != mask.stem:
                 raise InputError(self.file, "line", f"{image.name} and {mask.name} do not match")
             return Entry(image.stem, image, mask)
-        image = _inside(self.base, f"JPEGImages/{fields[0]}.jpg", self.file)
+        image = inside(self.base, f"JPEGImages/{fields[0]}.jpg", self.file, "line")
         mask = self.base / "SegmentationClass" / f"{fields[0]}.png"
         return Entry(fields[0], image, None if self.test else mask)
 
@@ -202,9 +205,9 @@ class FolderList:
             reason = f"{self.columns} fields expected, the first an image, not {fields}"
             raise InputError(self.file, "line", reason)
         name = fields[0].strip()
-        image = _inside(self.base, name, self.file)
+        image = inside(self.base, name, self.file, "line")
         masked = fields[2].strip() if self.masked else ""
-        mask = _inside(self.base, masked, self.file) if masked else None
+        mask = inside(self.base, masked, self.file, "line") if masked else None
         tags = tuple(tag.strip() for tag in fields[1].split(";") if tag.strip())
         return Entry(PurePosixPath(name).with_suffix("").as_posix(), image, mask, tags)
 
@@ -259,12 +262,3 @@ def _text(file: Path) -> str:
         return file.read_text(encoding="utf-8-sig")  # spreadsheets put a mark at the start
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(file, "list", str(error)) from error
-
-
-def _inside(base: Path, name: str, file: Path) -> Path:
-    """``base / name``, refused where it would lead out of ``base``: results are named after it."""
-    path = PurePosixPath(name)
-    # Hidden files are refused too: what is made of them would be hidden from the manifests.
-    if path.is_absolute() or not path.parts or any(part.startswith(".") for part in path.parts):
-        raise InputError(file, "line", f"{name!r} is no path within the dataset, or a hidden one")
-    return base / path

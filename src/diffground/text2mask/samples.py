@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from diffground.attention.vocabulary import Vocabulary
 from diffground.errors import InputError, ProblemReport
 from diffground.io.images import read_image
+from diffground.io.paths import is_file
 from diffground.masks.labels import read_labels
 from diffground.metrics.iou import UNSURE
 from diffground.text2mask.lists import (
@@ -160,7 +161,7 @@ def _sample(
 ) -> SegmentationSample:
     """A line's sample; InputError for what is wrong with it."""
     for path, what in ((entry.image_path, "image"), (entry.mask_path, "mask")):
-        if path is not None and not path.is_file():
+        if path is not None and not is_file(path):
             raise InputError(path, what, "there is no such file")
     size = read_image(entry.image_path, upright=listing.upright).shape[:2] if deep else None
     file, classes = listing.file, tuple[str, ...]()

@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from diffground.errors import InputError
-from diffground.io.files import write_whole
 from diffground.progress import Progress
 from diffground.seeds import derive_seed
 from diffground.training.batches import Batches, shares
@@ -289,10 +288,6 @@ def _evaluated(
                 parameter.copy_(kept[name])
     model.train()
     return metrics
-
-
-def atomic_save(write: Callable[[Path], None], path: Path) -> None:
-    write_whole(path, write, durable=True)
 
 
 def _key(config: TrainConfig, key: str) -> str:

@@ -17,7 +17,8 @@ def create_pipeline() -> Pipeline:
                 "text2mask_maps_report",
                 name="aggregate_attention",
             )
-        ]
+        ],
+        tags=["text2mask", "attention_aggregation"],
     )
     return location() + aggregation
 
@@ -43,5 +44,6 @@ def location(*, coco: bool = False) -> Pipeline:
                 "text2mask_folders",
                 name="locate_text2mask",
             )
-        ]
+        ],
+        tags=["text2mask"],
     )

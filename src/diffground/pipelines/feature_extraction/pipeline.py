@@ -23,5 +23,6 @@ def create_pipeline() -> Pipeline:
                 "png_features_report",
                 name="extract_png_features",
             ),
-        ]
+        ],
+        tags=["png", "feature_extraction"],
     )

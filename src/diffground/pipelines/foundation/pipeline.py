@@ -56,5 +56,6 @@ def create_pipeline() -> Pipeline:
                 "mini_model_card",
                 name="write_model_card",
             ),
-        ]
+        ],
+        tags=["foundation"],
     )

@@ -21,5 +21,6 @@ def create_pipeline() -> Pipeline:
                 ["foundation_quality", "foundation_generations", "foundation_attention"],
                 name="assess_foundation",
             )
-        ]
+        ],
+        tags=["foundation", "foundation_eval"],
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +53,10 @@ def evaluate_png(
 
 
 def evaluate_trained_png(
-    folders: PngFolders, diffusion: Path, png: PngConfig, training: dict[str, Any]
+    folders: PngFolders, diffusion: Path, png: PngConfig, model: Path
 ) -> tuple[dict[str, Any], dict[str, Any], list[Prediction]]:
-    """:func:`evaluate_png`, once the training that it depends on is done."""
-    assert training["variant"], "the training names its variant"
-    return evaluate_png(folders, diffusion, png)
+    """:func:`evaluate_png` of the model that was just trained."""
+    return evaluate_png(replace(folders, models=model.parent), diffusion, png)
 
 
 def draw_recall_curve(phrases: dict[str, Any], metrics: dict[str, Any]) -> Figure:

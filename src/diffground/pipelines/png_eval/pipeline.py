@@ -28,18 +28,19 @@ def location() -> Pipeline:
                 "png_folders",
                 name="locate_png",
             )
-        ]
+        ],
+        tags=["png"],
     )
 
 
 def evaluation(*, after_training: bool) -> Pipeline:
-    """The evaluation nodes; behind a training they wait for its ``png_training``."""
+    """The evaluation nodes; behind a training they wait for its ``png_model``."""
     inputs = ["png_folders", "stable_diffusion", "params:png"]
     return Pipeline(
         [
             Node(
                 evaluate_trained_png if after_training else evaluate_png,
-                [*inputs, "png_training"] if after_training else inputs,
+                [*inputs, "png_model"] if after_training else inputs,
                 ["png_metrics", "png_phrases", "png_predictions"],
                 name="evaluate_png",
             ),
@@ -55,5 +56,6 @@ def evaluation(*, after_training: bool) -> Pipeline:
                 "png_overlays",
                 name="draw_png_overlays",
             ),
-        ]
+        ],
+        tags=["png", "png_eval"],
     )

@@ -12,4 +12,4 @@ def create_pipeline() -> Pipeline:
     """Prediction with what lies on disk."""
     inputs = ["png_folders", "stable_diffusion", "params:png", "params:png_predict"]
     node = Node(predict_png, [*inputs, "png_predict_folder"], "png_predict", name="predict_png")
-    return location() + Pipeline([node])
+    return location() + Pipeline([node], tags=["png", "png_predict"])

@@ -38,6 +38,7 @@ def create_pipeline() -> Pipeline:
                 ["png_figure5", "png_figure6"],
                 name="draw_png_figures5_6",
             ),
-        ]
+        ],
+        tags=["png", "png_tables"],
     )
     return location() + examination() + tables

@@ -26,12 +26,18 @@ def examine_training_data(coco: Path, models: Path, png: PngConfig) -> tuple[dic
 
 def train_png(
     folders: PngFolders, diffusion: Path, doctor: dict[str, Any], png: PngConfig
-) -> dict[str, Any]:
-    """Trains the variant that the parameters describe, or goes on, or finds it done."""
-    return train_variant(
+) -> tuple[Path, dict[str, Any]]:
+    """Trains the variant that the parameters describe, or goes on, or finds it done.
+
+    Returns the model's folder and what the training did.
+    """
+    summary = train_variant(
         png,
         folders,
         png.load_backbone(diffusion),
         broken=broken_samples(doctor),
         on_log=get_tracker().log_metrics,
     )
+    model = folders.models / summary["variant"]
+    model.mkdir(parents=True, exist_ok=True)  # static prompting trains nothing: empty until judged
+    return model, summary

@@ -15,10 +15,11 @@ def create_pipeline() -> Pipeline:
             Node(
                 train_png,
                 ["png_folders", "stable_diffusion", "png_doctor", "params:png"],
-                "png_training",
+                ["png_model", "png_training"],
                 name="train_png",
             ),
-        ]
+        ],
+        tags=["png", "png_train"],
     )
     return location() + examination() + training + evaluation(after_training=True)
 
@@ -33,5 +34,6 @@ def examination() -> Pipeline:
                 ["png_doctor", "png_doctor_text"],
                 name="examine_png_data",
             )
-        ]
+        ],
+        tags=["png", "png_train"],
     )

@@ -30,5 +30,6 @@ def create_pipeline() -> Pipeline:
                 "text2mask_figure4",
                 name="draw_text2mask_figure4",
             ),
-        ]
+        ],
+        tags=["text2mask", "pseudo_labels"],
     )

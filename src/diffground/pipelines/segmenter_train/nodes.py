@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,11 @@ def train(
     diffusion: Path,
     text2mask: Text2MaskConfig,
     masks: list[dict[str, Any]],
-) -> dict[str, Any]:
+) -> tuple[Path, dict[str, Any]]:
     """Trains on the source's pseudo masks, or goes on, or finds it done.
 
     Judged on the validation split meanwhile, if ``segmenter.train.evaluate_every`` asks for it.
+    Returns the segmenter's folder and what the training did.
     """
     assert masks, "the masks are made first"
     fingerprint = _fingerprint(diffusion, text2mask)
@@ -32,7 +34,8 @@ def train(
     val = None
     if text2mask.val and text2mask.segmenter and text2mask.segmenter.train.evaluate_every:
         val = Split.of(text2mask, folders, text2mask.val, fingerprint)
-    return train_segmenter(split, folders, val=val, on_log=get_tracker().log_metrics)
+    summary = train_segmenter(split, folders, val=val, on_log=get_tracker().log_metrics)
+    return folders.models / summary["folder"], summary
 
 
 def evaluate(
@@ -40,14 +43,14 @@ def evaluate(
     diffusion: Path,
     predictions: Path,
     text2mask: Text2MaskConfig,
-    training: dict[str, Any],
+    segmenter: Path,
     metrics: list[dict[str, Any]],
 ) -> dict[str, Any]:
     """The segmenter's mIoU on the validation split, beside that of its pseudo masks.
 
     The images of ``text2mask.test`` are labelled as well.
     """
-    assert training["folder"], "the training names its folder"
+    folders = replace(folders, models=segmenter.parent)
     if text2mask.val is None:
         raise InputError("text2mask", "val", "is null: there is nothing to judge the segmenter on")
     fingerprint = _fingerprint(diffusion, text2mask)

@@ -19,7 +19,7 @@ def create_pipeline() -> Pipeline:
                     "params:text2mask",
                     "text2mask_masks_report",
                 ],
-                "text2mask_training",
+                ["text2mask_segmenter", "text2mask_training"],
                 name="train_segmenter",
             ),
             Node(
@@ -29,11 +29,12 @@ def create_pipeline() -> Pipeline:
                     "text2mask_diffusion",
                     "text2mask_predictions",
                     "params:text2mask",
-                    "text2mask_training",
+                    "text2mask_segmenter",
                     "text2mask_metrics",
                 ],
                 "text2mask_segmenter_metrics",
                 name="evaluate_segmenter",
             ),
-        ]
+        ],
+        tags=["text2mask", "segmenter_train"],
     )

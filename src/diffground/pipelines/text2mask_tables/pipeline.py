@@ -28,6 +28,7 @@ def create_pipeline() -> Pipeline:
                 ],
                 name="run_text2mask_tables",
             )
-        ]
+        ],
+        tags=["text2mask", "text2mask_tables"],
     )
     return location(coco=True) + tables
