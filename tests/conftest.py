@@ -12,7 +12,7 @@ from pathlib import Path
 # Before any library reads them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["DO_NOT_TRACK"] = "1"
+os.environ["DO_NOT_TRACK"] = "true"
 os.environ["DIFFGROUND_RUN_LOG"] = "0"
 
 import pytest
@@ -49,6 +49,7 @@ def toy_project(tmp_path: Path) -> Iterator[Callable[..., Path]]:
             ".telemetry": "consent: false",
             f"{package}/__init__.py": "",
             f"{package}/settings.py": "from diffground.settings import *\n",
+            f"{package}/cli.py": "from diffground.cli import cli, run\n",
             f"{package}/pipeline_registry.py": """
                 from diffground.pipeline_registry import compose
 

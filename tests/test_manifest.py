@@ -83,9 +83,53 @@ def test_leaves_alone_what_it_did_not_make(tmp_path: Path) -> None:
     folder = tmp_path / "coco"
     (folder / "val2017").mkdir(parents=True)
     (folder / "val2017" / "1.jpg").write_bytes(b"mine")
-    with pytest.raises(InputError, match="not made here"):
+    with pytest.raises(InputError, match=r"1 files \(val2017/1\.jpg\) were not made here"):
         make_folder(folder, World(), fill)
     assert (folder / "val2017" / "1.jpg").read_bytes() == b"mine"
+    assert not (tmp_path / ".coco.partial").exists()
+
+
+@pytest.mark.parametrize("manifest", [None, "", "{", "{}"])
+def test_a_lost_manifest_heals_where_all_files_are_known(tmp_path: Path, manifest: str) -> None:
+    folder = tmp_path / "world"
+    first = make_folder(folder, World(), fill)
+    if manifest is None:
+        (folder / MANIFEST).unlink()
+    else:
+        (folder / MANIFEST).write_text(manifest)
+    (folder / "images" / "1.png").unlink()
+    assert make_folder(folder, World(), fill) == first and is_valid(folder, World())
+    (folder / MANIFEST).write_text("")
+    (folder / "mine.txt").write_text("mine")
+    with pytest.raises(InputError, match="remove it if it was made by an earlier run"):
+        make_folder(folder, World(), fill)
+    assert (folder / "mine.txt").read_text() == "mine"
+
+
+def test_files_of_others_are_moved_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = tmp_path / "world"
+    make_folder(folder, World(), fill)
+    for number, config in enumerate((World(), World(scenes=4)), start=1):
+        (folder / "images" / "mine.txt").write_text("mine")
+        make_folder(folder, config, fill)
+        assert is_valid(folder, config)
+        aside = tmp_path / f"world.kept-{number}"
+        assert (aside / "images" / "mine.txt").read_text() == "mine"
+        assert f"1 files in it that are not of it (images/mine.txt) are now in {aside}" in (
+            caplog.text
+        )
+    make_folder(folder, World(), fill)  # nothing strange: replaced without a word
+    assert len(list(tmp_path.glob("world.kept-*"))) == 2
+
+
+def test_flipped_bits_are_mended(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = tmp_path / "world"
+    first = make_folder(folder, World(), fill)
+    (folder / "index.json").write_text("[0, 1, 3]")
+    assert is_valid(folder, World())  # sizes alone do not tell
+    assert make_folder(folder, World(), fill) == first
+    assert (folder / "index.json").read_text() == "[0, 1, 2]"
+    assert "damaged since it was made" in caplog.text
 
 
 def test_an_error_while_making_leaves_the_old_folder(tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,6 +70,17 @@ SMALL = {
 }
 
 
+def check_page(outputs: Sequence[Any]) -> None:
+    """A cell shows pictures, what it prints, and one line of progress at most."""
+    kinds = [output["output_type"] for output in outputs]
+    assert not [o for o in outputs if o.get("name") == "stderr"], outputs
+    printed = "".join(output["text"] for output in outputs if output["output_type"] == "stream")
+    assert "INFO" not in printed and "WARNING" not in printed, printed
+    others = [o["data"] for o in outputs if o["output_type"] in ("display_data", "execute_result")]
+    lines = [data for data in others if "image/png" not in data]
+    assert len(lines) <= 1 and not any("text/html" in data for data in lines), (kinds, lines)
+
+
 @pytest.fixture
 def project(root: Path, tmp_path: Path) -> Path:
     """A copy of the project with empty data folders: runs leave nothing in the real one."""
@@ -95,6 +108,21 @@ def test_committed_clean(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_parameters_are_listed(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """``papermill NOTEBOOK --help-notebook`` names every parameter, its type and its meaning."""
+    notebook = json.loads(path.read_text("utf-8"))
+    (cell,) = (c for c in notebook["cells"] if "parameters" in c["metadata"].get("tags", ()))
+    lines = [line for line in ast.parse("".join(cell["source"])).body]
+    names = [line.target.id for line in lines]
+    found = papermill.inspect_notebook(path)
+    assert list(found) == names and not caplog.records, caplog.text
+    for name, about in found.items():
+        value = ast.literal_eval(about["default"])
+        assert about["inferred_type_name"] == type(value).__name__, name
+        assert about["help"] or any("#" in line for line in cell["source"]), name
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_runs(path: Path, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DIFFGROUND_RUN_LOG", "0")
     small = SMALL[path.stem]
@@ -108,6 +136,8 @@ def test_runs(path: Path, project: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     outputs = [output for cell in done.cells for output in cell.get("outputs", ())]
     assert not any(output["output_type"] == "error" for output in outputs)
     assert sum("image/png" in output.get("data", ()) for output in outputs) == small.pictures
+    for cell in done.cells:
+        check_page(cell.get("outputs", ()))
     if small.tables:
         file = project / f"data/08_reporting/{small.tables}.json"
         written = json.loads(file.read_text("utf-8"))

@@ -21,6 +21,7 @@ from kedro.pipeline import Pipeline
 from kedro.validation import ParameterValidationError
 from pydantic import BaseModel
 
+from diffground.errors import InputError, RunFailed
 from diffground.pipeline_registry import PIPELINES, compose, register_pipelines
 
 TOY = """
@@ -102,9 +103,11 @@ def test_places_of_the_machine_are_known_to_every_environment(
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ("toy.typo=1", "typo\n  Extra inputs are not permitted"),
-        ("toy.inner.typo=1", "inner.typo\n  Extra inputs are not permitted"),
-        ("toy.steps=few", "steps\n  Input should be a valid integer"),
+        ("toy.typo=1", "\ntoy.typo: Extra inputs are not permitted, not 1\n"),
+        ("toy.inner.typo=1", "\ntoy.inner.typo: Extra inputs are not permitted, not 1\n"),
+        ("toy.steps=few", "\ntoy.steps: Input should be a valid integer, "),
+        ("toy.steps=few,toy.typo=1", "\ntoy.typo: Extra inputs are not permitted, not 1\n"),
+        ("toy=1", "\ntoy: Input should be a valid dictionary or instance of ToyConfig, not 1\n"),
     ],
 )
 def test_wrong_parameters_fail_before_the_run(
@@ -112,9 +115,157 @@ def test_wrong_parameters_fail_before_the_run(
 ) -> None:
     project = toy_project(TOY, CONF)
     result = kedro(project, "run", "--pipelines", "toy", "--params", params)
-    assert result.exit_code != 0 and "Parameter 'toy'" in str(result.exception)
-    assert message in str(result.exception)
+    assert result.exit_code == 1 and "Parameter validation failed" in result.output
+    assert message in result.output
     assert not (project / "data").exists()
+
+
+@pytest.mark.parametrize("where", ["--params", "base", "local"])
+def test_an_unknown_parameter_fails_before_the_run(
+    toy_project: Callable[..., Path], where: str
+) -> None:
+    """Kedro would run, as if nothing had been said."""
+    file = f"conf/{where}/parameters_more.yml"
+    project = toy_project(TOY, CONF | ({} if where == "--params" else {file: "tyo: {steps: 5}"}))
+    params = ["--params", "tyo.steps=5,toy.steps=4"] if where == "--params" else []
+    result = kedro(project, "run", *params)
+    assert result.exit_code == 1 and not (project / "data").exists()
+    origin = where if where == "--params" else project / file
+    assert (
+        f"{origin}: tyo: no pipeline reads such a parameter; did you mean `toy`?" in result.output
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--pipelines", "tyo"), "--pipelines: tyo: there is no such pipeline; did you mean `toy`"),
+        (("--pipeline", "tyo"), "--pipelines: tyo: there is no such pipeline; did you mean `toy`"),
+        (("--env", "papr"), "--env: papr: there is no such environment; did you mean `paper`"),
+        (("--nodes", "tyo"), "Pipeline does not contain nodes named ['tyo']"),
+    ],
+)
+def test_a_misspelt_name_is_told_with_the_nearest(
+    toy_project: Callable[..., Path], options: tuple[str, str], message: str
+) -> None:
+    project = toy_project(TOY, CONF)
+    result = kedro(project, "run", *options)
+    assert result.exit_code == 1 and not (project / "data").exists()
+    assert message in result.output and "Traceback" not in result.output
+
+
+DEVICES = """
+    from kedro.pipeline import Node, Pipeline
+    from diffground.config import AutoDevice, Config
+
+    class ToyConfig(Config):
+        device: AutoDevice = "auto"
+
+    def toy(config: ToyConfig) -> dict:
+        return {"device": config.device}
+
+    def create_pipeline():
+        return Pipeline([Node(toy, "params:toy", "toy_out", name="toy")])
+"""
+
+
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [
+        ("tpu", "String should match pattern"),
+        ("cuda:99", "parameters: toy.device: this machine has no cuda:99; it has cpu"),
+    ],
+)
+def test_devices_are_looked_for_before_the_run(
+    toy_project: Callable[..., Path], device: str, message: str
+) -> None:
+    project = toy_project(DEVICES, CONF | {"conf/base/parameters.yml": "toy: {}\n"})
+    result = kedro(project, "run", "--params", f"toy.device={device}")
+    assert result.exit_code == 1 and message in result.output
+    assert not (project / "data").exists()
+
+
+FAILURES = """
+    from kedro.pipeline import Node, Pipeline
+    from diffground.config import Config
+    from diffground.errors import InputError
+
+    class ToyConfig(Config):
+        kind: str = "input"
+
+    def toy(config: ToyConfig) -> dict:
+        if config.kind == "input":
+            raise InputError("image.jpg", "size", "it is empty; make it again")
+        if config.kind == "loss":
+            raise FloatingPointError("png: the loss is nan at step 3")
+        raise KeyError("a bug")
+
+    def create_pipeline():
+        return Pipeline([Node(toy, "params:toy", "toy_out", name="toy")])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("start", "kind", "message"),
+    [
+        (["kedro", "run", "--pipeline", "toy"], "input", "image.jpg: size: it is empty; make it"),
+        (["kedro", "run", "--pipelines", "toy"], "loss", "png: the loss is nan at step 3"),
+        (["toy_project"], "input", "image.jpg: size: it is empty; make it again"),
+        (["kedro", "run"], "bug", None),
+    ],
+)
+def test_our_errors_are_told_and_bugs_are_traced(
+    toy_project: Callable[..., Path], start: list[str], kind: str, message: str | None
+) -> None:
+    project = toy_project(FAILURES, CONF | {"conf/base/parameters.yml": "toy: {}\n"})
+    main = (Path(inspect.getfile(compose)).parent / "__main__.py").read_text()
+    (project / "src/toy_project/__main__.py").write_text(main)
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(project / "src"), *sys.path])}
+    env |= {"COLUMNS": "200"}
+
+    def run(**more: str) -> tuple[int, str]:
+        command = [sys.executable, "-m", *start, "--params", f"toy.kind={kind}"]
+        done = subprocess.run(
+            command, cwd=project, env=env | more, capture_output=True, text=True, check=False
+        )
+        return done.returncode, done.stdout + done.stderr
+
+    code, output = run()
+    assert code == 1
+    if message is None:
+        assert "Traceback" in output and "KeyError: 'a bug'" in output
+        return
+    assert f"Error: {message}" in output and "DIFFGROUND_TRACEBACK=1 shows where" in output
+    assert "Traceback" not in output and len(output.splitlines()) < 25
+    if kind == "loss":
+        code, output = run(DIFFGROUND_TRACEBACK="1")
+        assert code == 1 and "Traceback" in output and message in output
+
+
+def test_errors_are_short_in_notebooks(
+    toy_project: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from IPython.core.interactiveshell import InteractiveShell
+
+    from diffground.notebook import open_project, run_pipeline
+
+    project = toy_project(TOY, CONF)
+    root = open_project(project)
+    with pytest.raises(RunFailed, match=r"toy\.typo: Extra inputs") as told:
+        run_pipeline(root, "toy", {"toy": {"typo": 1}}, [])
+    with pytest.raises(InputError, match="no pipeline reads") as input_error:
+        run_pipeline(root, "toy", {"tyo": {"steps": 1}}, [])
+    shell = InteractiveShell()
+    shown: list[list[str]] = []
+    monkeypatch.setattr(shell, "_showtraceback", lambda kind, value, lines: shown.append(lines))
+    for error in (told.value, input_error.value):
+        shell.showtraceback((type(error), error, error.__traceback__))
+        assert len("\n".join(shown[-1]).splitlines()) < 12
+        assert str(error) in "\n".join(shown[-1])
+    monkeypatch.setenv("DIFFGROUND_TRACEBACK", "1")
+    shell.showtraceback((type(told.value), told.value, told.value.__traceback__))
+    assert len("\n".join(shown[-1]).splitlines()) > 12
 
 
 def test_missing_folders_fail_before_the_run(toy_project: Callable[..., Path]) -> None:
@@ -137,9 +288,7 @@ def test_missing_folders_fail_before_the_run(toy_project: Callable[..., Path]) -
     files = {"conf/base/catalog.yml": catalog, "conf/base/parameters.yml": "{}"}
     project = toy_project(pipeline, files)
     result = kedro(project, "run")
-    assert f"{project / 'models/sd'}: folder: there is no such folder; get it" in str(
-        result.exception
-    )
+    assert f"{project / 'models/sd'}: folder: there is no such folder; get it" in result.output
 
 
 def test_a_broken_part_is_an_error(toy_project: Callable[..., Path]) -> None:
@@ -187,6 +336,17 @@ def test_every_environment_has_valid_parameters(root: Path, env: str | None) -> 
     bootstrap_project(root)
     with KedroSession.create(root, env=env) as session:
         assert isinstance(session.load_context().params["png"], BaseModel)
+
+
+def test_missing_weights_of_the_papers_are_asked_for_by_name(root: Path) -> None:
+    """Not the mini model's remedy, which is part of the repository."""
+    bootstrap_project(root)
+    for env, known in ((None, "check it out again"), ("paper", "hf download")):
+        with KedroSession.create(root, env=env) as session:
+            catalog = session.load_context().catalog
+        for name in ("stable_diffusion", "text2mask_diffusion"):
+            assert known in catalog[name].remedy
+            assert ("mini model" in catalog[name].remedy) == (env is None)
 
 
 def test_a_wrong_parameter_of_the_project(root: Path) -> None:

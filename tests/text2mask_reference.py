@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 from scipy import ndimage
+from text2mask_golden import content_size
 from torch.nn import functional
 
 from diffground.attention.queries import Prompt
@@ -49,23 +50,7 @@ def reference(
     """``maps`` (K, h, w) on the grid, ``high_res`` (K+1, H, W), ``initial`` (H, W) of indices."""
     # 1. Image: long side by aspect ratio, the other side cut, padded right and bottom.
     height, width = image.shape[:2]
-    ratio, unit = max(height / width, width / height), native // 8
-    if ratio > 16 / 7:
-        long = unit * 16
-    elif ratio > 15 / 8:
-        long = unit * 15
-    elif ratio > 14 / 8:
-        long = unit * 14
-    elif ratio > 13 / 9:
-        long = unit * 13
-    elif ratio > 12 / 10:
-        long = unit * 12
-    else:
-        long = unit * 11
-    if height > width:
-        content = (long, int(long * (width / height)))
-    else:
-        content = (int(long * (height / width)), long)
+    content = content_size(height, width, native)
     padded = tuple(math.ceil(side / 64) * 64 for side in content)
     small = Image.fromarray(image).resize((content[1], content[0]), Image.Resampling.BILINEAR)
     canvas = Image.new("RGB", (padded[1], padded[0]), (123, 117, 104))
@@ -81,11 +66,12 @@ def reference(
     drawn = posterior.mean + posterior.std * gaussian(posterior.mean, "vae")
     latent = model.vae.config.scaling_factor * drawn
 
-    # 3. Text: 77 tokens; a class has every token under its letters.
+    # 3. Text: 77 tokens, the rest is cut off; a class has every token under its letters.
     tokenizer, encoder = model.tokenizers[0], model.text_encoders[0]
     texts = tokenizer(
         ["", prompt.text],
         padding="max_length",
+        truncation=True,
         max_length=77,
         return_tensors="pt",
         return_offsets_mapping=True,

@@ -8,7 +8,7 @@ SMALL: dict[str, Any] = {
     "size": 64,
     "seed": 2017,
     "eval_seed": 4242,
-    "coco_panoptic": {"train": 0, "val": 0},
+    "coco_panoptic": {"train": 1, "val": 1},
     "voc2012": {"train": 6, "aug": 4, "val": 3, "test": 2},
     "coco2014": {"train": 5, "val": 3},
     "mug19": {"scenes": 20, "views": 2, "max_references": 6, "scene_width": 128},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Final, get_args
+from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import (
     BaseModel,
@@ -17,6 +17,9 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 #: Marks a field that results do not depend on, ``workers: Annotated[int, NOT_IN_KEY] = 0``: how
 #: fast something is done, in what portions, or what is said about it.
 NOT_IN_KEY: Final = "not in key"
+
+#: Where From Text to Mask (002) and its public code differ: the code step by step, or the text.
+Compat = Literal["official", "paper"]
 
 
 class Config(BaseModel):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,9 +12,31 @@ from typing import Any
 #: Field of what the system would not hand over just now (a right, a disk, a network): it may pass,
 #: so nothing that is kept may rest on it.
 ACCESS = "access"
+#: Set to 1, failures that are the user's to mend are shown with their traceback too.
+TRACEBACK = "DIFFGROUND_TRACEBACK"
+HINT = f"({TRACEBACK}=1 shows where in the code.)"
 
 
-class InputError(ValueError):
+def wants_traceback() -> bool:
+    """Whether the environment asks for tracebacks."""
+    return os.environ.get(TRACEBACK, "0") not in ("", "0")
+
+
+class _Told:
+    """An exception whose message is enough: a notebook shows it without the traceback."""
+
+    @property
+    def _render_traceback_(self) -> Callable[[], list[str]]:  # the name that IPython looks for
+        if wants_traceback():
+            raise AttributeError("_render_traceback_")
+        return lambda: [f"{type(self).__name__}: {self}", "", HINT]
+
+
+class RunFailed(_Told, RuntimeError):
+    """A run that ended for a reason that the message tells."""
+
+
+class InputError(_Told, ValueError):
     """Something the user gave is wrong. The message names the file, the field and the remedy."""
 
     def __init__(self, file: str | Path, field: str, reason: str) -> None:
@@ -24,6 +48,16 @@ class InputError(ValueError):
         """The system would not hand over a file that may well be sound, see :data:`ACCESS`."""
         reason = f"cannot be opened ({error.strerror or error}); see that it can be read, and "
         return cls(file, ACCESS, f"{reason}start again")
+
+
+def shortened(text: str, limit: int = 60) -> str:
+    """A user's text in quotes, as a message's last words; of a long one, how it begins.
+
+    The reason goes before it: behind a page of text nobody reads on.
+    """
+    if len(text) <= limit:
+        return repr(text)
+    return f"{text[:limit]!r} ... ({len(text)} characters)"
 
 
 @dataclass(frozen=True)

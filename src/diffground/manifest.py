@@ -2,7 +2,8 @@
 
 A folder of generated files is trusted only through its manifest, which is written last and in one
 step. A process that is killed at any moment leaves a folder without a valid manifest, which is
-made again, or a finished one, which is kept::
+made again, or a finished one, which is kept. What others put into such a folder is never thrown
+away::
 
     manifest = make_folder(folder, config, lambda partial: render_world(partial, config))
 
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections import Counter
@@ -33,6 +35,8 @@ MANIFEST = "manifest.json"
 VERSION = 1  # of the manifest's own format
 MODEL_FILES = ("*.safetensors", "*.bin", "*.json", "*.txt")  # weights, configs, vocabularies
 
+log = logging.getLogger(__name__)
+
 Configuration = BaseModel | Mapping[str, Any]
 
 
@@ -45,6 +49,7 @@ class Manifest(Config):
     files: dict[str, int]  # folder, relative to the manifest's ("." for its own) -> files in it
     size_bytes: int
     digest: str  # of the configuration and every file's path and size, 16 hexadecimal digits
+    contents: str | None = None  # of every file's path and bytes, the same; None: not taken
 
 
 def config_hash(config: Configuration) -> str:
@@ -75,11 +80,14 @@ def is_valid(folder: str | Path, config: Configuration | None = None) -> bool:
     return manifest.digest == _listing(folder, manifest.config_hash)[2]
 
 
-def write_manifest(folder: str | Path, config: Configuration) -> Manifest:
+def write_manifest(
+    folder: str | Path, config: Configuration, *, contents: bool = False
+) -> Manifest:
     """Declares that ``folder`` is finished: counts its files and writes the manifest in one step.
 
     For folders that are filled in place, such as checkpoints; call :func:`remove_manifest` before
-    the first change. Hidden files are not counted.
+    the first change. Hidden files are not counted. ``contents`` reads every byte and notes its
+    hash.
     """
     folder = Path(folder)
     hashed = config_hash(config)
@@ -91,6 +99,7 @@ def write_manifest(folder: str | Path, config: Configuration) -> Manifest:
         files=files,
         size_bytes=size,
         digest=digest,
+        contents=_contents(folder) if contents else None,
     )
     partial = folder / f".{MANIFEST}.{os.getpid()}"
     with partial.open("w", encoding="utf-8") as stream:
@@ -112,33 +121,34 @@ def make_folder(
     """Makes ``folder`` unless a valid one is there, and returns its manifest.
 
     ``make(partial)`` fills an empty folder, which then takes the place of ``folder``. Two processes
-    that want the same folder wait for each other, and the second finds it made.
+    that want the same folder wait for each other, and the second finds it made. One whose bytes are
+    no longer those that were written is made again. Files of the old folder that ``make`` does not
+    make, and that no manifest accounts for, are moved beside it, and the log says where.
 
     Raises:
-        InputError: ``folder`` has files but no manifest of ours. It may be somebody's own dataset,
-            so it is not touched.
+        InputError: ``folder`` has no manifest that can be read, and files that ``make`` does not
+            make. It may be somebody's own dataset, so it is not touched.
     """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial, old = (folder.parent / f".{folder.name}.{state}" for state in ("partial", "old"))
     with FileLock(folder.parent / f".{folder.name}.lock"):
-        if is_valid(folder, config):
-            manifest = read_manifest(folder)
-            assert manifest is not None
-            return manifest
-        if folder.exists() and not (folder / MANIFEST).exists() and any(_files(folder)):
-            raise InputError(
-                folder,
-                MANIFEST,
-                "the folder has files that were not made here, so it is left alone; "
-                "move it away or choose another folder",
-            )
+        manifest = read_manifest(folder)
+        if manifest is not None and is_valid(folder, config):
+            if manifest.contents in (None, _contents(folder)):
+                return manifest
+            log.warning("%s was damaged since it was made, and is made again", folder)
+        accounted = manifest is None or is_valid(folder)
         # A finished folder that was killed just before it took its name needs no second making.
         if not is_valid(partial, config):
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir()
             make(partial)
-            write_manifest(partial, config)
+            write_manifest(partial, config, contents=True)
+        if manifest is None:
+            _refuse_others(folder, partial)
+        elif not accounted:
+            _move_strangers(folder, partial)
         # Two renames, so that no moment leaves a half-removed folder under the real name.
         shutil.rmtree(old, ignore_errors=True)
         if folder.exists():
@@ -148,6 +158,39 @@ def make_folder(
         manifest = read_manifest(folder)
         assert manifest is not None
         return manifest
+
+
+def _refuse_others(folder: Path, made: Path) -> None:
+    """Raises InputError if a folder without a manifest has other files than those just made."""
+    sizes = _sizes(made)
+    other = [name for name, size in _sizes(folder).items() if sizes.get(name) != size]
+    if other:
+        shutil.rmtree(made, ignore_errors=True)
+        raise InputError(
+            folder,
+            MANIFEST,
+            f"there is none that can be read, and {len(other)} files ({other[0]}) were not made "
+            "here, so the folder is left alone; move it away, remove it if it was made by an "
+            "earlier run, or choose another folder",
+        )
+
+
+def _move_strangers(folder: Path, made: Path) -> None:
+    """Moves the files that were not made again beside the folder that is about to be replaced."""
+    ours = _sizes(made)
+    strangers = [name for name in _sizes(folder) if name not in ours]
+    if not strangers:
+        return
+    number = 1
+    while (aside := folder.with_name(f"{folder.name}.kept-{number}")).exists():
+        number += 1
+    for name in strangers:
+        (aside / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).rename(aside / name)
+    log.warning(
+        "%s is made again; %d files in it that are not of it (%s) are now in %s",
+        folder, len(strangers), strangers[0], aside,
+    )  # fmt: skip
 
 
 def fingerprint(folder: str | Path, patterns: tuple[str, ...] = MODEL_FILES) -> str:
@@ -178,6 +221,21 @@ def _files(folder: Path) -> Iterator[Path]:
         for name in sorted(names):
             if not name.startswith(".") and Path(root, name) != folder / MANIFEST:
                 yield Path(root, name)
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """The size of each file, by its path in the folder."""
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in _files(folder)}
+
+
+def _contents(folder: Path) -> str:
+    """A hash of every file's path and bytes."""
+    digest = hashlib.blake2b(digest_size=8)
+    for path in _files(folder):
+        with path.open("rb") as stream:
+            content = hashlib.file_digest(stream, "blake2b").hexdigest()
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{content}\n".encode())
+    return digest.hexdigest()
 
 
 def _listing(folder: Path, salt: str) -> tuple[dict[str, int], int, str]:

@@ -154,10 +154,10 @@ class _Line:
     def _text(self, done: float, note: str) -> str:
         seconds = time.monotonic() - self._start
         parts = [f"{self._description}: {self._number(done)} of {self._number(self._total)}"]
-        parts.append(_duration(seconds))
+        parts.append(duration(seconds))
         made = done - self._before
         if 0 < made and done < self._total:
-            parts.append(f"{_duration(seconds / made * (self._total - done))} to go")
+            parts.append(f"{duration(seconds / made * (self._total - done))} to go")
         return ", ".join([*parts, *([note] if note else [])])
 
     def _number(self, value: float) -> str:
@@ -199,7 +199,7 @@ class _NotebookLine(_Line):
             handle.update(content, raw=True)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """``7 s``, ``3 min 20 s``, ``2 h 5 min``."""
     whole = round(seconds)
     if whole < 60:

@@ -4,15 +4,19 @@ import os
 from typing import Any
 
 from diffground.config_loader import MachineConfigLoader
-from diffground.hooks import InputFoldersHook, OneWriterHook, RunLogHook
+from diffground.hooks import InputsHook, OneWriterHook, ParametersHook, ResultsHook, RunLogHook
 
 # Models and datasets are local folders. Whoever wants the network says so in the environment.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("DO_NOT_TRACK", "1")
+# Nobody is told of a run. MLflow understands only "true" and takes DO_NOT_TRACK=1 for a yes; an
+# outright "false" is somebody's own choice.
+for name in ("DO_NOT_TRACK", "MLFLOW_DISABLE_TELEMETRY"):
+    if os.environ.get(name, "").lower() not in ("false", "0"):
+        os.environ[name] = "true"
 os.environ.setdefault("MLFLOW_CONFIGURE_LOGGING", "0")  # conf/logging.yml decides
 
-# Called last to first: the inputs are checked before a run is opened in the log.
-HOOKS = (RunLogHook(), OneWriterHook(), InputFoldersHook())
+# Called last to first: what is given is checked before a run is opened in the log.
+HOOKS = (ResultsHook(), RunLogHook(), OneWriterHook(), InputsHook(), ParametersHook())
 
 # Its hook writes a run status that takes every named pipeline for the whole project.
 DISABLE_HOOKS_FOR_PLUGINS = ("kedro-viz",)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from functools import cache
 
 import numpy as np
@@ -18,10 +19,15 @@ from diffground.attention.aggregate import (
     image_scores,
     initial_labels,
     latent_maps,
+    scores,
 )
+from diffground.attention.baselines import daam_layers
 from diffground.attention.queries import Phrase, Prompt
 from diffground.backbone.frozen import FrozenDiffusion
+from diffground.backbone.layers import cross_sites
+from diffground.backbone.probe import ProbeRequest
 from diffground.errors import InputError
+from diffground.seeds import derive_seed
 
 TEXT = "a photo including cat, tv set, and sea."
 PROMPT = Prompt(
@@ -123,6 +129,66 @@ def test_noises_are_averaged_after_the_min_max() -> None:
     assert (second.amax(dim=(1, 2)) - 1).abs().max() < 1e-5
 
 
+def test_the_paper_averages_masks() -> None:
+    """Each draw has its own background; the public code's is that of the mean of the maps."""
+    both = AggregationConfig(noises=2, long_side=128, compat="paper")
+    found = maps(both)
+    one = maps(both.model_copy(update={"noises": 1}))
+    other = 2 * found.maps - one.maps  # the second draw's
+    assert found.peaks.shape == (2, *found.maps.shape[1:]) and one.peaks.shape[0] == 1
+    mean = (scores(one, both) + scores(one.with_maps(other), both)) / 2
+    torch.testing.assert_close(scores(found, both), mean, atol=1e-5, rtol=0)
+    assert (scores(found, both) - scores(found.with_maps(found.maps), both)).abs().max() > 1e-3
+    official = both.model_copy(update={"compat": "official"})
+    averaged = maps(official)
+    assert torch.equal(averaged.peaks[0], averaged.maps.amax(0)) and len(averaged.peaks) == 1
+
+
+def test_masks_are_averaged_over_all_prompts() -> None:
+    """A draw's background is scored of all its classes, whichever prompt asked for them."""
+    both = AggregationConfig(noises=2, long_side=128, compat="paper")
+    together = maps(both, ALONE)
+    first, second = (maps(both, [prompt]) for prompt in ALONE)
+    expected = torch.maximum(first.peaks, second.peaks)
+    torch.testing.assert_close(together.peaks, expected, atol=1e-5, rtol=0)
+
+
+def test_official_truncates_as_the_public_code_does(caplog: pytest.LogCaptureFixture) -> None:
+    """Background words behind the 77 tokens are lost, and the classes are found as they are."""
+    text = TEXT[:-1] + ", " + "grass, " * 30
+    sea, late = PROMPT.phrases[2], (text.rindex("grass"), text.rindex("grass") + 5)
+    prompt = Prompt(text, (*PROMPT.phrases[:2], sea, Phrase("grass", (late,), True)))
+    expected = reference(tiny(), picture(), prompt, item="a", seed=42, native=64)
+    with caplog.at_level(logging.WARNING):
+        found = maps(AggregationConfig(), [prompt])
+    assert "is read of grass (" in caplog.text
+    assert (expected["maps"] - found.maps).abs().max() < 1e-4
+    with pytest.raises(InputError, match="the text encoder reads 77"):
+        maps(AggregationConfig(compat="paper"), [prompt])
+
+
+def test_official_truncates_and_says_what_is_lost(caplog: pytest.LogCaptureFixture) -> None:
+    """75 tokens are read: 72 letters, "cat", and two of the three of "dogs" (d, o, gs)."""
+    config = AggregationConfig(long_side=128, noises=2)
+    text = "a" * 72 + " cat dogs tv."
+    spans = {
+        word: (text.index(word), text.index(word) + len(word)) for word in ("cat", "dogs", "tv")
+    }
+    prompt = Prompt(text, tuple(Phrase(word, (span,)) for word, span in spans.items()))
+    with caplog.at_level(logging.WARNING):
+        found = maps(config, [prompt])
+    assert "only a part, is read of dogs, tv (compat paper" in caplog.text
+    assert found.keys == ("cat", "dogs", "tv")
+    assert (found.maps[2] == 0).all() and (found.cross[2] == 0).all()
+    assert initial_labels(found, config).max() <= 2
+    start = spans["dogs"][0]
+    left = Prompt(text, (prompt.phrases[0], Phrase("do", ((start, start + 2),))))
+    torch.testing.assert_close(found.maps[:2], maps(config, [left]).maps, atol=1e-5, rtol=0)
+    caplog.clear()
+    maps(config)
+    assert not caplog.records, "nothing is lost of a short prompt"
+
+
 def test_separate_prompts_are_independent_of_each_other() -> None:
     config = AggregationConfig(noises=2, noise_batch=3, long_side=128)
     both = maps(config, ALONE)
@@ -134,18 +200,89 @@ def test_separate_prompts_are_independent_of_each_other() -> None:
     assert torch.equal(maps(config, [ALONE[0], only_words, ALONE[1]]).maps, both.maps)
 
 
-@pytest.mark.parametrize("method", ["selfcross", "cross", "cross+selfcross", "cbp", "daam"])
+@pytest.mark.parametrize(
+    "method", ["selfcross", "cross", "cross+selfcross", "cbp", "daam", "daam_trajectory"]
+)
 @pytest.mark.parametrize("size", [(128, 128), (90, 128)])
 def test_every_method(method, size) -> None:
-    config = AggregationConfig(method=method, noises=2, long_side=128)
+    config = AggregationConfig(method=method, noises=2, long_side=128, daam_steps=3)
     found = maps(config, height=size[0], width=size[1])
-    stride = 8 if method == "daam" else 16
+    stride = 8 if method.startswith("daam") else 16
     grid = (2, found.geometry.padded[0] // stride, found.geometry.padded[1] // stride)
     assert tuple(found.maps.shape) == tuple(found.cross.shape) == grid
     assert found.maps.dtype == torch.float32 and not found.maps.requires_grad
     assert found.maps.amin() >= 0 and found.maps.amax() <= 1
     assert image_scores(found, config).shape == (3, *size)
     assert initial_labels(found, config).max() <= 2
+
+
+@pytest.mark.parametrize("method", ["selfcross", "daam", "daam_trajectory"])
+def test_presence_is_that_of_the_probed_maps(method) -> None:
+    """The strongest twentieth of each class's tokens over "a photo including , , and .", by hand."""
+    config = AggregationConfig(
+        method=method, noises=2, long_side=128, vae_sample=False, daam_steps=2, timestep=0
+    )
+    model, found = tiny(), maps(config, height=128, width=128)
+    pixels = torch.from_numpy(picture(128, 128)).permute(2, 0, 1)[None] / 127.5 - 1
+    latents = model.encode_images(pixels)
+    encoding = model.encode_prompts([TEXT])
+
+    def tokens(*spans: tuple[int, int]) -> list[int]:
+        return sorted({t for span in spans for t in encoding.token_indices(0, span)})
+
+    classes = [tokens((18, 21)), tokens((23, 29))]
+    words = tokens((0, 17), (21, 22), (29, 30), (31, 34), (38, 39))
+    if method == "selfcross":
+        sites, size, resize = config.layers(model).cross, (8, 8), "bilinear"
+    else:
+        sites, size, resize = daam_layers(cross_sites(model.unet)), (16, 16), "bicubic"
+    steps = (500, 0) if method == "daam_trajectory" else (0,)
+    expected = torch.zeros(2)
+    for draw in range(2):
+        seeds = [derive_seed(42, "a", f"noise {draw}")]
+        sums = None
+        for step in steps:
+            result = model.probe(
+                model.add_noise(latents, step, seeds),
+                step,
+                encoding.embeddings,
+                ProbeRequest(cross=sites, heads=sites),
+            )
+            one = [result.heads[site][0] for site in sites]
+            sums = one if sums is None else [a + b for a, b in zip(sums, one, strict=True)]
+        if method != "daam_trajectory":
+            sums = [heads.mean(dim=0, keepdim=True) for heads in sums]
+        heads = torch.cat(
+            [
+                torch.nn.functional.interpolate(maps_, size, mode=resize, align_corners=False)
+                for maps_ in sums
+            ]
+        ).clamp_min(0)
+        by_token = heads.mean(dim=0).flatten(1)
+        count = round(by_token.shape[1] / 20)
+        for row, of_class in enumerate(classes):
+            strongest = by_token[of_class].mean(dim=0).sort(descending=True).values[:count]
+            expected[row] += strongest.mean() / by_token[words].mean() / 2
+    torch.testing.assert_close(found.presence, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_presence_where_it_is_not_known() -> None:
+    config = AggregationConfig(long_side=128)
+    alone = Prompt("cat", (Phrase("cat", ((0, 3),)),))
+    assert maps(config, [alone]).presence.isnan().all(), "no word to compare it with"
+    cut = Prompt(
+        "a cat, " + "sea " * 80 + "dog.", (Phrase("cat", ((2, 5),)), Phrase("dog", ((327, 330),)))
+    )
+    assert maps(config, [cut]).presence.isnan().tolist() == [False, True]
+
+
+def test_daam_over_a_trajectory_has_its_own_time_steps() -> None:
+    config = AggregationConfig(method="daam_trajectory", long_side=128, daam_steps=2)
+    found = maps(config)
+    assert torch.equal(maps(config.model_copy(update={"timestep": 7})).maps, found.maps)
+    assert not torch.allclose(maps(config.model_copy(update={"daam_steps": 3})).maps, found.maps)
+    with pytest.raises(InputError, match="daam_steps: 2000 are more than the 1000"):
+        maps(config.model_copy(update={"daam_steps": 2000}))
 
 
 def test_cross_and_selfcross_together() -> None:
@@ -178,10 +315,12 @@ def test_half_precision() -> None:
 
 
 def test_background() -> None:
-    two = torch.tensor([[[0.0, 0.4]], [[0.3, 1.0]]])
-    torch.testing.assert_close(background_score(two, 0.5, 2), torch.tensor([[0.49, 0.0]]))
-    torch.testing.assert_close(background_score(two, 0.35, 2), torch.tensor([[0.16, 0.09]]))
-    torch.testing.assert_close(background_score(two, 0.5, 1), torch.tensor([[0.7, 0.0]]))
+    one = torch.tensor([[[0.3, 1.0]]])
+    torch.testing.assert_close(background_score(one, 0.5, 2), torch.tensor([[0.49, 0.0]]))
+    torch.testing.assert_close(background_score(one, 0.35, 2), torch.tensor([[0.16, 0.09]]))
+    torch.testing.assert_close(background_score(one, 0.5, 1), torch.tensor([[0.7, 0.0]]))
+    both = torch.cat([one, torch.tensor([[[0.3, 0.0]]])])
+    torch.testing.assert_close(background_score(both, 0.5, 2), torch.tensor([[0.49, 0.5]]))
 
 
 def test_bad_prompts() -> None:
@@ -194,8 +333,12 @@ def test_bad_prompts() -> None:
         maps(config, [ALONE[0], ALONE[0]])
     with pytest.raises(InputError, match="holds no text"):
         maps(config, [Prompt("a  b", (Phrase("b", ((1, 3),)),))])
+    long = [Prompt("cat " * 80, (Phrase("cat", ((0, 3),)),))]
     with pytest.raises(InputError, match="the text encoder reads 77"):
-        maps(config, [Prompt("cat " * 80, (Phrase("cat", ((0, 3),)),))])
+        maps(config.model_copy(update={"compat": "paper"}), long)
+    beyond = [Prompt("cat " * 80 + "dog", (Phrase("dog", ((320, 323),)),))]
+    with pytest.raises(InputError, match="no class has room"):
+        maps(config, beyond)
 
 
 def test_latents_may_come_from_a_cache() -> None:
@@ -203,7 +346,11 @@ def test_latents_may_come_from_a_cache() -> None:
     from_image = maps(config, height=128, width=128)
     pixels = torch.from_numpy(picture(128, 128)).permute(2, 0, 1)[None] / 127.5 - 1
     latents = tiny().encode_images(pixels)
-    keys, found, cross = latent_maps(tiny(), latents, [PROMPT], config, item="a", seed=42)
+    keys, found, cross, peaks, presence = latent_maps(
+        tiny(), latents, [PROMPT], config, item="a", seed=42
+    )
     assert keys == from_image.keys
     torch.testing.assert_close(found, from_image.maps, atol=1e-5, rtol=0)
     torch.testing.assert_close(cross, from_image.cross, atol=1e-5, rtol=0)
+    torch.testing.assert_close(peaks, from_image.peaks, atol=1e-5, rtol=0)
+    torch.testing.assert_close(presence, from_image.presence)

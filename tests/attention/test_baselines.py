@@ -1,10 +1,19 @@
 """CBP and DAAM, against their definitions."""
 
+import pytest
 import torch
 
-from diffground.attention.baselines import cbp, daam, daam_layers, segments_of
+from diffground.attention.baselines import (
+    cbp,
+    daam,
+    daam_layers,
+    daam_timesteps,
+    daam_trajectory,
+    segments_of,
+)
 from diffground.backbone.layers import CROSS_SITES
 from diffground.backbone.probe import ProbeResult
+from diffground.errors import InputError
 
 
 def blocks(*sizes: int) -> torch.Tensor:
@@ -56,3 +65,37 @@ def test_daam() -> None:
     mean = (large[0] + large[1]) / 2
     torch.testing.assert_close(found, torch.stack([mean[1], (mean[2] + mean[4]) / 2]))
     assert len(daam_layers(CROSS_SITES)) == 15
+
+
+def test_daam_over_time_steps_cuts_every_head() -> None:
+    """Against the loops of the definition: heads summed over steps, enlarged, cut, averaged."""
+    random = torch.Generator().manual_seed(0)
+    steps = [
+        {"fine": torch.rand(3, 5, 4, 6, generator=random) ** 30}
+        | {"coarse": torch.rand(2, 5, 2, 3, generator=random) ** 30}
+        for _ in range(4)
+    ]
+    every = []
+    for layer in ("fine", "coarse"):
+        summed = sum(step[layer] for step in steps)
+        every += [
+            torch.nn.functional.interpolate(head[None], (8, 12), mode="bicubic")[0].clamp_min(0)
+            for head in summed
+        ]
+    mean = sum(every) / len(every)
+    sums = {layer: sum(step[layer] for step in steps) for layer in ("fine", "coarse")}
+    found = daam_trajectory(sums, [[4, 2], [1]], (8, 12))
+    torch.testing.assert_close(found, torch.stack([(mean[2] + mean[4]) / 2, mean[1]]))
+    # After the mean over heads there is less to cut.
+    later = sum(
+        torch.nn.functional.interpolate(maps.mean(0)[None], (8, 12), mode="bicubic")[0]
+        for maps in sums.values()
+    )
+    assert (later < 0).any() and not torch.allclose(found[1], later.clamp_min(0)[1] / 2, atol=1e-3)
+
+
+def test_time_steps_of_a_generation() -> None:
+    assert daam_timesteps(4, 1000) == (750, 500, 250, 0)
+    assert daam_timesteps(30, 1000)[:2] == (957, 924) and len(daam_timesteps(30, 1000)) == 30
+    with pytest.raises(InputError, match="5 are more than the 4"):
+        daam_timesteps(5, 4)

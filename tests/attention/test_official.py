@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 from scipy import ndimage
+from text2mask_golden import content_size
 
-from diffground.attention.official import PAD_COLOUR, box_mask
-from diffground.attention.preprocess import Geometry, fit
+from diffground.attention.official import PAD_COLOUR, box_mask, long_side, shrunk_side
+from diffground.attention.preprocess import Geometry, fit, sizes
 from diffground.errors import InputError
 
 
@@ -36,15 +37,70 @@ def test_sizes_of_the_public_code(original, content, padded) -> None:
     assert (canvas[:, content[1] :] == PAD_COLOUR).all()
 
 
+def test_every_size_of_the_public_code() -> None:
+    """All images of up to 640 x 640 pixels, and those of Mug19, to the pixel."""
+    pairs = [(h, w) for h in range(1, 641) for w in range(1, 641)]
+    pairs += [(640, w) for w in range(641, 1138)] + [(h, 640) for h in range(641, 1138)]
+    wrong = []
+    for height, width in pairs:
+        short, long = min(height, width), max(height, width)
+        target = long_side(height, width)
+        shrunk = shrunk_side(short, long, target)
+        found = (target, shrunk) if height > width else (shrunk, target)
+        if found != plain_size(height, width):
+            wrong.append(((height, width), found))
+    assert not wrong, (len(wrong), wrong[:5])
+    assert sizes(338, 640, native=512, multiple=64, compat="official").content == (507, 960)
+
+
+def plain_size(height: int, width: int) -> tuple[int, int]:
+    """The code's size, but for images so thin that it has no pixel left, where it fails."""
+    first, second = content_size(height, width, 512)
+    return max(first, 1), max(second, 1)
+
+
+def stretch(geometry: Geometry) -> float:
+    """By how much the content is wider, or taller, than the image."""
+    (height, width), (new_height, new_width) = geometry.original, geometry.content
+    ratio = new_width * height / (new_height * width)
+    return max(ratio, 1 / ratio)
+
+
 def test_sizes_of_the_paper() -> None:
-    """Stretched to whole multiples, nothing padded; and sizes of one's own."""
+    """Whole multiples, nothing padded, hardly stretched; and sizes of one's own."""
     canvas, geometry = fit(image(333, 500), native=512, multiple=64, compat="paper")
-    assert canvas.shape == (576, 832, 3)
-    assert geometry == Geometry((333, 500), (576, 832), (576, 832))
+    assert canvas.shape == (512, 768, 3)
+    assert geometry == Geometry((333, 500), (512, 768), (512, 768))
     _, geometry = fit(image(128, 128), native=128, multiple=64, compat="paper", long=128)
     assert geometry.padded == (128, 128)
     _, geometry = fit(image(100, 200), native=128, multiple=64, compat="official", long=100)
     assert geometry == Geometry((100, 200), (50, 100), (64, 128))
+
+
+@pytest.mark.parametrize(
+    ("native", "most", "mean"), [(512, 1.04, 1.012), (256, 1.08, 1.023), (768, 1.03, 1.012)]
+)
+def test_the_paper_hardly_stretches(native: int, most: float, mean: float) -> None:
+    """Of sides 1:1 to 5:2, the long one within a third of the public code's."""
+    found = []
+    for short in range(200, 501):
+        for size in ((short, 500), (500, short)):
+            geometry = sizes(*size, native=native, multiple=64, compat="paper")
+            assert geometry.content == geometry.padded
+            assert all(side % 64 == 0 for side in geometry.content)
+            assert 3 / 4 <= max(geometry.content) / long_side(*size, native) <= 4 / 3
+            found.append(stretch(geometry))
+    assert max(found) < most and np.mean(found) < mean
+    whole = sizes(375, 500, native=native, multiple=64, compat="paper")
+    assert stretch(whole) < 1.02, "4:3 has a size of its own"
+
+
+def test_no_mode_stretches_a_small_models_image() -> None:
+    """4:3 with 256 pixels: 288 x 384 is padded, or whole multiples are found."""
+    padded = sizes(375, 500, native=256, multiple=64, compat="official")
+    assert padded == Geometry((375, 500), (288, 384), (320, 384))
+    stretched = sizes(375, 500, native=256, multiple=64, compat="paper")
+    assert stretched == Geometry((375, 500), (384, 512), (384, 512))
 
 
 def test_the_image_is_unchanged_at_its_own_size() -> None:

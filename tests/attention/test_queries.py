@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -149,7 +150,7 @@ def test_an_overflowing_sentence_is_split() -> None:
         ["aeroplane", "bicycle", "bottle", "chair", "motorbike", "sheep", "sofa"],
         background=["sky", "grass"],
     )
-    prompts = words(vocabulary, *vocabulary.names, room=room)
+    prompts = words(vocabulary, *vocabulary.names, room=room, compat="paper")
     assert [name for prompt in prompts for name in prompt.classes] == list(vocabulary.names)
     assert [prompt.classes for prompt in prompts] == [
         ("aeroplane", "bicycle", "bottle"),
@@ -164,6 +165,11 @@ def test_an_overflowing_sentence_is_split() -> None:
         for phrase in prompt.phrases:
             (span,) = phrase.spans
             assert len(encoding.token_indices(item, span)) == len(phrase.key)
+
+
+def test_official_writes_one_sentence_however_long() -> None:
+    (prompt,) = words(COCO, *COCO.names, room=TokenRoom(LARGE.count, 75))
+    assert prompt.classes == COCO.names and prompt.text.endswith("stone, and rocks.")
 
 
 def test_all_of_coco_in_the_mini_tokenizer() -> None:
@@ -184,7 +190,7 @@ def test_background_words_give_way_to_classes(caplog: pytest.LogCaptureFixture) 
     room = TokenRoom.of(tiny_png.backbone())
     vocabulary = Vocabulary.from_names(["c" * 50, "cat"], background=["sky", "g" * 12, "sea"])
     with caplog.at_level(logging.WARNING):
-        long, short = words(vocabulary, *vocabulary.names, room=room)
+        long, short = words(vocabulary, *vocabulary.names, room=room, compat="paper")
     assert long.text == f"a photo including {'c' * 50}, and sky."
     assert short.text == "a photo including cat, and sky."
     assert f"{'g' * 12}, sea" in caplog.text
@@ -194,10 +200,11 @@ def test_one_class_is_never_cut() -> None:
     room = TokenRoom.of(tiny_png.backbone())
     fits = "c" * (75 - len("aphotoincluding."))
     vocabulary = Vocabulary.from_names([fits, fits + "c", "cat"])
-    assert words(vocabulary, "cat", fits, room=room)[1].text == f"a photo including {fits}."
+    prompts = words(vocabulary, "cat", fits, room=room, compat="paper")
+    assert prompts[1].text == f"a photo including {fits}."
     for style in ("composed", "separate"):
         with pytest.raises(InputError, match=r"too long: .* has 76 tokens, .* reads 75"):
-            words(vocabulary, "cat", fits + "c", room=room, style=style)
+            words(vocabulary, "cat", fits + "c", room=room, style=style, compat="paper")
 
 
 # Bad input.
@@ -210,7 +217,8 @@ def test_one_class_is_never_cut() -> None:
         ("boat", "a list of class names is needed, not 'boat'"),
         (["boat", "boat"], "given more than once: boat"),
         (["potted plant", "pottedplant"], "given more than once: pottedplant"),
-        (["tvmonitr"], "no class 'tvmonitr'; did you mean tvmonitor"),
+        (["tvmonitr"], "no class 'tvmonitr'; did you mean tvmonitor.? There are tvmonitor, aeropl"),
+        (["zebra"], "no class 'zebra'. There are aeroplane, .* and 8 more. .*without a vocabulary"),
     ],
 )
 def test_bad_classes(classes: list[str], message: str) -> None:
@@ -231,13 +239,35 @@ def test_a_class_without_tokens() -> None:
     latin = TokenRoom(
         lambda texts: [len(t.encode("ascii", "ignore").split()) for t in texts], limit=75
     )
-    with pytest.raises(InputError, match="'猫' has no token"):
+    with pytest.raises(InputError, match="has no token for '猫'"):
         words(Vocabulary.from_names(["cat", "猫"]), "cat", "猫", room=latin)
+
+
+def test_reasons_come_before_long_texts() -> None:
+    text = "an animal or a thing " * 50 + "that there is"
+    short = TokenRoom(LARGE.count, 75)
+    asked: list[Callable[[], object]] = [
+        lambda: words(Vocabulary.from_names([text]), text, room=short, compat="paper"),
+        lambda: words(VOC, text),
+        lambda: compose(
+            VOC, text, style="composed", background=True, synonyms=True, compat="paper", room=LARGE
+        ),
+        lambda: Vocabulary.from_names(text),
+        lambda: Vocabulary.from_names([text + ",,"]),
+        lambda: Vocabulary.from_names([f"{text} {i}" for i in range(300)]),
+        lambda: Vocabulary.from_names(["cat", text, text]),
+    ]
+    for ask in asked:
+        with pytest.raises(InputError) as caught:
+            ask()
+        assert 20 < len(caught.value.reason) < 400
+        assert not caught.value.reason.startswith(("'an", "an"))
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
+        ('["cat", "Background"]', "'Background' is what results call .* rename it"),
         ('["cat", "Cat"]', "names that occur more than once: cat"),
         ('["cat", " "]', "at least 1 character"),
         ('["cat", 3]', "valid string"),

@@ -8,14 +8,56 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from kedro.io import DatasetError
 from safetensors.torch import load_file, save_file
 
 from diffground.backbone.frozen import FrozenDiffusion
 from diffground.backbone.layers import CROSS_SITES
 from diffground.backbone.probe import ProbeRequest
+from diffground.datasets import ModelFolderDataset
 from diffground.errors import InputError
+from diffground.io.sums import check_sums, write_sums
 
 PROMPTS = ["a photo including a dog, a red cup", "two people"]
+
+
+@pytest.mark.parametrize("name", ["UNet2DConditionModel", "StableDiffusionPipeline", "utils", ""])
+def test_what_calls_itself_a_scheduler_and_is_none(copy: Path, name: str) -> None:
+    """Any class of diffusers would be loaded as what it is, pickled weights included."""
+    file = copy / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"_class_name": name}))
+    (copy / "scheduler" / "diffusion_pytorch_model.bin").write_bytes(b"a pickle")
+    with pytest.raises(InputError, match=rf"scheduler_config\.json: _class_name: .*'{name}'"):
+        FrozenDiffusion.from_pretrained(copy)
+
+
+def test_damaged_weights_are_named(copy: Path) -> None:
+    """A flipped bit is a valid weight: only a checksum tells."""
+    write_sums(copy)
+    FrozenDiffusion.from_pretrained(copy)
+    file = next((copy / "unet").glob("*.safetensors"))
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-7] + bytes([whole[-7] ^ 1]) + whole[-6:])
+    with pytest.raises(InputError, match=rf"{file.name}: sha256: .*damaged; .*git checkout"):
+        FrozenDiffusion.from_pretrained(copy)
+    with pytest.raises(DatasetError, match="damaged; by checkout"):
+        ModelFolderDataset(filepath=str(copy), remedy="by checkout").load()
+    (copy / "SHA256SUMS").unlink()  # a folder of one's own has none
+    FrozenDiffusion.from_pretrained(copy)
+
+
+@pytest.mark.parametrize("name", ["mini-sd", "mini-clip", "mini-segmenter"])
+def test_shipped_models_have_their_checksums(root: Path, name: str, tmp_path: Path) -> None:
+    folder = root / "data/06_models" / name
+    check_sums(folder, "")
+    made = write_sums(Path(shutil.copytree(folder, tmp_path / name)))
+    assert made.read_text() == (folder / "SHA256SUMS").read_text() and len(made.read_text()) > 64
+
+
+def test_other_files_than_those_of_the_folder_are_not_looked_at(copy: Path) -> None:
+    (copy / "SHA256SUMS").write_text(f"{0:064x}  ../../secret.safetensors\n")
+    with pytest.raises(InputError, match="SHA256SUMS: line: .*no path within"):
+        FrozenDiffusion.from_pretrained(copy)
 
 
 @pytest.fixture

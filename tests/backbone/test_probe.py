@@ -52,6 +52,20 @@ def test_maps_are_the_softmax_of_eq_2(case: Case) -> None:
         assert (height, width) in {(8, 12), (4, 6), (2, 3), (1, 2)}
 
 
+def test_heads_are_what_the_maps_are_the_mean_of(case: Case) -> None:
+    sites = cross_sites(case.model.unet)
+    result = case.probe(ProbeRequest(cross=sites[:3], heads=sites[:2]))
+    assert set(result.heads) == set(sites[:2]) and len(result.cross) == 3
+    for name, maps in result.heads.items():
+        heads = dict(case.model.unet.named_modules())[name].heads
+        assert maps.shape[1] == heads > 1 and maps.dtype == torch.float32
+        torch.testing.assert_close(maps.mean(dim=1), result.cross[name])
+        assert not torch.allclose(maps[:, 0], maps[:, 1], atol=1e-3)
+        torch.testing.assert_close(result.item(1).heads[name], maps[1:2])
+    with pytest.raises(InputError, match="must be in `cross` as well"):
+        case.probe(ProbeRequest(cross=sites[:1], heads=sites[:2]))
+
+
 def test_the_mask_also_holds_where_nothing_is_probed(one: Case) -> None:
     """What stands at masked places of the context cannot reach the prediction."""
     request = ProbeRequest(features=("conv_out",))

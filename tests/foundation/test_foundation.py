@@ -110,7 +110,7 @@ def test_finished_steps_are_not_trained_again(made: dict[str, Path]) -> None:
     after = torch.load(
         next((made["work"] / "checkpoints").rglob("segmenter/last.pt")), weights_only=True
     )
-    assert before["step"] == after["step"] == TRAIN["max_steps"]
+    assert before["record"]["step"] == after["record"]["step"] == TRAIN["max_steps"]
     assert all(torch.equal(before["model"][k], after["model"][k]) for k in before["model"])
 
 

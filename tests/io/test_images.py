@@ -5,6 +5,8 @@ import errno
 import os
 import struct
 import zlib
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -77,6 +79,74 @@ def test_exif_rotation_is_the_readers_choice(tmp_path):
     assert (read_image(tmp_path / "a.png") == np.rot90(RGB, -1)).all()
     assert (read_image(tmp_path / "a.png", upright=False) == RGB).all()
     assert image_size(tmp_path / "a.png") == (12, 18)
+
+
+def every_kind(folder: Path) -> Iterator[Path]:
+    """A file of every mode, also turned by EXIF, transparent, and with 16 bits."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for mode in ("1", "L", "P", "RGB", "RGBA", "LA"):
+        picture = Image.fromarray(np.dstack([RGB, GREY[::-1]])).convert(mode)
+        for name, options in (("plain", {}), ("turned", {"exif": exif})):
+            picture.save(folder / f"{mode}-{name}.png", **options)
+            yield folder / f"{mode}-{name}.png"
+    for mode in ("CMYK", "YCbCr"):
+        Image.fromarray(RGB).convert(mode).save(folder / f"{mode}.tif")
+        yield folder / f"{mode}.tif"
+    Image.fromarray(RGB).save(folder / "photo.jpg", exif=exif)
+    yield folder / "photo.jpg"
+    palette = Image.fromarray(GREY).convert("P")
+    palette.save(folder / "palette.png", transparency=int(GREY[0, 0]), exif=exif)
+    yield folder / "palette.png"
+    Image.fromarray(GREY.astype(np.uint16) * 257).save(folder / "grey16.png", exif=exif)
+    yield folder / "grey16.png"
+
+
+def test_a_file_and_its_picture_are_the_same_array(tmp_path):
+    for path in every_kind(tmp_path):
+        for upright in (True, False):
+            expected = read_image(path, upright=upright)
+            with Image.open(path) as picture:
+                before = picture.size
+                assert np.array_equal(read_image(picture, upright=upright), expected), path.name
+                assert picture.size == before
+                assert np.array_equal(read_image(picture, upright=upright), expected), "again"
+            assert read_image(expected) is expected
+
+
+def test_arrays(tmp_path):
+    assert read_image(RGB) is RGB
+    assert (read_image(GREY) == GREY[..., None]).all()
+    assert (read_image(GREY[:, ::-1]) == GREY[:, ::-1, None]).all()
+    values = np.array([[0, 257, 32896, 65535]], np.uint16)
+    assert read_image(values)[0, :, 1].tolist() == [0, 1, 128, 255]
+    rgba = np.dstack([np.zeros_like(RGB), np.where(GREY > 99, 255, 0).astype(np.uint8)])
+    assert (read_image(rgba)[..., 0] == np.where(GREY > 99, 0, 255)).all()
+    for wrong in (
+        RGB / 255, RGB.astype(np.float32), GREY > 99, RGB.astype(np.int64), RGB[None], RGB[:0],
+        RGB[..., :2], RGB[..., :1], GREY.astype(np.int32), RGB.astype(np.uint16), np.float32(3),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=r"image: array: .*uint8 \(H, W, 3\) is needed"):
+            read_image(np.asarray(wrong))
+    with pytest.raises(InputError, match="image: type: list: a path, a Pillow picture or a NumPy"):
+        read_image([[0]])
+
+
+def test_pictures_that_cannot_be_read(tmp_path):
+    with pytest.raises(InputError, match="image: mode: pixels of mode 'F'"):
+        read_image(Image.fromarray(RGB.astype(np.float32)[..., 0]))
+    path = tmp_path / "cut.png"
+    whole = write_png(tmp_path / "a.png", np.tile(RGB, (20, 20, 1))).read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with Image.open(path) as picture, pytest.raises(InputError, match="cut.png: pixels"):
+        read_image(picture)
+    frames = [Image.fromarray(RGB), Image.fromarray(255 - RGB)]
+    frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
+    with (
+        Image.open(tmp_path / "moving.gif") as picture,
+        pytest.raises(InputError, match="moving.gif: frames"),
+    ):
+        read_image(picture)
 
 
 def test_unreadable_files_are_named(tmp_path):

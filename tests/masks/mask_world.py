@@ -56,4 +56,5 @@ def slowly(item: str) -> MaskWork:
 
 
 if __name__ == "__main__":
-    write_masks(IDS, slowly, Path(sys.argv[1]), CONFIG, WorkConfig(workers=2), recipe=RECIPE)
+    folder, work = Path(sys.argv[1]), WorkConfig(workers=2)
+    write_masks(IDS, slowly, folder, CONFIG, work, compat="official", recipe=RECIPE)

@@ -1,6 +1,7 @@
 """The two dense CRFs are one, and what the colour kernel sees in either mode."""
 
 import sys
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -9,20 +10,25 @@ from mask_world import scene
 from pydantic import ValidationError
 
 from diffground.errors import InputError
+from diffground.masks import crf
 from diffground.masks.crf import CrfConfig, crf_picture, dense_crf
 from diffground.masks.meanfield import Lattice, mean_field, pixel_features
 
+compiled_crf = pytest.mark.skipif(
+    find_spec("pydensecrf") is None, reason="the compiled CRF is not installed"
+)
 SCENES = [((24, 33), 2), ((40, 48), 3), ((61, 45), 4), ((64, 64), 6)]
 
 
+@compiled_crf
 @pytest.mark.parametrize("compat", ["official", "paper"])
 @pytest.mark.parametrize(("size", "labels"), SCENES)
 @pytest.mark.parametrize("iterations", [1, 10])
 def test_torch_gives_what_pydensecrf_gives(compat, size, labels, iterations):
     image, scores, _ = scene(labels, size, labels, noise=12)
-    config = CrfConfig(compat=compat, iterations=iterations)
-    compiled = dense_crf(image, scores, config)
-    ours = dense_crf(image, scores, config.model_copy(update={"backend": "torch"}))
+    config = CrfConfig(backend="pydensecrf", iterations=iterations)
+    compiled = dense_crf(image, scores, config, compat)
+    ours = dense_crf(image, scores, config.model_copy(update={"backend": "torch"}), compat)
     assert compiled.dtype == ours.dtype == np.float32 and compiled.shape == scores.shape
     np.testing.assert_allclose(ours.sum(0), 1, atol=1e-5)
     np.testing.assert_allclose(ours, compiled, atol=1e-3)  # the largest of 320 pictures: 5e-4
@@ -30,26 +36,27 @@ def test_torch_gives_what_pydensecrf_gives(compat, size, labels, iterations):
     assert (ours.argmax(0) == compiled.argmax(0)).mean() >= 0.999
 
 
+@compiled_crf
 def test_other_kernels_agree_too():
     image, scores, _ = scene(3, (40, 48), 4)
     changes = {"bilateral_sxy": 20, "bilateral_srgb": 13.0, "gaussian_sxy": 2.5, "clip": 1e-3}
-    config = CrfConfig(**changes, gaussian_weight=1, bilateral_weight=7)
-    ours = dense_crf(image, scores, config.model_copy(update={"backend": "torch"}))
-    np.testing.assert_allclose(ours, dense_crf(image, scores, config), atol=1e-3)
+    config = CrfConfig(backend="pydensecrf", **changes, gaussian_weight=1, bilateral_weight=7)
+    ours = dense_crf(image, scores, config.model_copy(update={"backend": "torch"}), "official")
+    np.testing.assert_allclose(ours, dense_crf(image, scores, config, "official"), atol=1e-3)
 
 
 def test_crf_mends_blurred_scores():
     image, scores, truth = scene(5, (64, 64), 4, noise=1)
     blurred = (scores.argmax(0) == truth).mean()
     for compat in ("paper", "official"):
-        labels = dense_crf(image, scores, CrfConfig(compat=compat)).argmax(0)
+        labels = dense_crf(image, scores, CrfConfig(), compat).argmax(0)
         assert (labels == truth).mean() > max(blurred, 0.98)
 
 
 def test_one_label_is_certain():
     image = np.zeros((4, 5, 3), np.uint8)
     for backend in ("pydensecrf", "torch"):
-        posterior = dense_crf(image, np.zeros((1, 4, 5)), CrfConfig(backend=backend))
+        posterior = dense_crf(image, np.zeros((1, 4, 5)), CrfConfig(backend=backend), "paper")
         assert (posterior == 1).all() and posterior.shape == (1, 4, 5)
 
 
@@ -62,7 +69,7 @@ def test_official_picture_is_centred_bgr_that_wraps():
 
 def test_the_modes_differ():
     image, scores, _ = scene(1, (40, 48), 3, noise=12)
-    paper, official = (dense_crf(image, scores, CrfConfig(compat=c)) for c in ("paper", "official"))
+    paper, official = (dense_crf(image, scores, CrfConfig(), c) for c in ("paper", "official"))
     assert np.abs(paper - official).max() > 0.01
 
 
@@ -88,13 +95,27 @@ def test_mean_field_with_a_single_pixel_by_hand():
 
 def test_settings_that_cannot_work(monkeypatch):
     with pytest.raises(ValidationError, match="torch` can take a device"):
-        CrfConfig(device="cuda")
+        CrfConfig(device="cuda", backend="pydensecrf")
     with pytest.raises(ValidationError):
         CrfConfig(iterations=0)
     image, scores, _ = scene(1, (40, 48), 3)
     with pytest.raises(InputError, match="standard deviations are too small"):
         narrow = CrfConfig(backend="torch", bilateral_sxy=0.001, bilateral_srgb=0.001)
-        dense_crf(image, scores, narrow)
+        dense_crf(image, scores, narrow, "official")
+
+
+def test_without_the_compiled_crf_torch_does_it_and_says_so(monkeypatch, caplog):
+    assert CrfConfig().backend in {"pydensecrf", "torch"}, "no key says `auto`"
+    assert CrfConfig(device="cuda").backend == "torch"
     monkeypatch.setitem(sys.modules, "pydensecrf", None)
-    with pytest.raises(InputError, match=r"diffground\[crf\].*backend: torch"):
-        dense_crf(image, scores, CrfConfig())
+    crf._say_once.cache_clear()
+    image, scores, _ = scene(1, (24, 33), 2)
+    config = CrfConfig(iterations=2)
+    assert config.backend == "torch"
+    assert CrfConfig.model_validate(config.model_dump()) == config
+    first, again = (dense_crf(image, scores, config, "official") for _ in range(2))
+    assert (first == again).all()
+    (said,) = caplog.messages
+    assert "torch" in said and "pip install pydensecrf2==1.1" in said
+    with pytest.raises(InputError, match=r"pip install pydensecrf2==1.1.*backend: auto"):
+        dense_crf(image, scores, CrfConfig(backend="pydensecrf"), "official")

@@ -25,15 +25,25 @@ from diffground.masks.labels import labels_of, read_confidence, read_labels, wri
 from diffground.masks.measure import measure
 from diffground.masks.store import MaskConfig, MaskWork, ShardConfig, WorkConfig, mask_path
 from diffground.masks.store import write_masks as write_any
+from diffground.masks.uncertainty import uncertain
 
 LAYERS = ("mask", "label", "initial", "confidence")
 HERE = WorkConfig()
 
 
 def write_masks(
-    folder, work=HERE, ids=IDS, make=make, config=CONFIG, recipe=RECIPE, made_from=None
+    folder,
+    work=HERE,
+    ids=IDS,
+    make=make,
+    config=CONFIG,
+    compat="official",
+    recipe=RECIPE,
+    made_from=None,
 ):
-    return write_any(ids, make, folder, config, work, recipe=recipe, made_from=made_from)
+    return write_any(
+        ids, make, folder, config, work, compat=compat, recipe=recipe, made_from=made_from
+    )
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -76,7 +86,7 @@ def test_files_are_the_crf_of_the_work(whole):
     for layer in LAYERS:
         assert sorted(path.name for path in (folder / layer).iterdir()) == expected
     work = make(IDS[3])
-    posterior = dense_crf(work.image, work.scores, CONFIG.crf)
+    posterior = dense_crf(work.image, work.scores, CONFIG.crf, "official")
     labels, confidence = labels_of(posterior, work.label_ids, 0.9)
     assert (labels == 255).any()
     files = [mask_path(folder, IDS[3], layer) for layer in LAYERS]
@@ -84,6 +94,20 @@ def test_files_are_the_crf_of_the_work(whole):
     assert (read_labels(files[1]) == posterior.argmax(0)).all()
     assert (read_labels(files[2]) == work.initial).all()
     np.testing.assert_allclose(read_confidence(files[3]), confidence, atol=1 / 509)
+
+
+def test_the_papers_masks_leave_out_where_two_scores_are_close(tmp_path):
+    item = IDS[3]
+    write_masks(tmp_path, ids=[item], compat="paper")
+    work = make(item)
+    labels = dense_crf(work.image, work.scores, CONFIG.crf, "paper").argmax(0)
+    unsure = uncertain(work.scores, "paper", 0.1)
+    assert 0 < unsure.mean() < 0.5
+    found = read_labels(mask_path(tmp_path, item))
+    assert np.array_equal(found, np.where(unsure, 255, labels))
+    assert np.array_equal(read_labels(mask_path(tmp_path, item, "label")), labels)
+    with pytest.raises(InputError, match="compat: .*other parameters"):
+        write_masks(tmp_path, ids=[item])
 
 
 def test_killed_twice_ends_with_the_same_bytes(whole, tmp_path):
@@ -338,6 +362,7 @@ def test_settings_that_cannot_work(tmp_path, monkeypatch):
     with pytest.raises(ValidationError, match="one image at a time"):
         WorkConfig(look_ahead=3)
     monkeypatch.setitem(sys.modules, "pydensecrf", None)
-    with pytest.raises(InputError, match="backend: torch"):
-        write_masks(tmp_path / "new")
+    compiled = MaskConfig(crf=CrfConfig(backend="pydensecrf"))
+    with pytest.raises(InputError, match="backend: auto"):
+        write_masks(tmp_path / "new", config=compiled)
     assert not (tmp_path / "new").exists()

@@ -4,7 +4,7 @@ import numpy as np
 
 from diffground.io.palette import colour_map
 from diffground.masks.labels import labels_of
-from diffground.masks.uncertainty import comparison_row, label_picture, uncertain
+from diffground.masks.uncertainty import label_picture, uncertain
 
 
 def test_paper_looks_at_the_border_between_two_labels():
@@ -26,11 +26,3 @@ def test_uncertain_pixels_are_white():
     labels = np.array([[0, 3, 255]], np.uint8)
     assert label_picture(labels).tolist() == [[[0, 0, 0], [128, 128, 0], [255, 255, 255]]]
     assert (colour_map()[0] == 0).all()  # the table itself is as it was
-
-
-def test_row_of_the_figure():
-    image = np.full((2, 3, 3), 9, np.uint8)
-    labels = np.zeros((2, 3), np.uint8)
-    row = comparison_row(image, [labels, labels], gap=1)
-    assert row.shape == (2, 11, 3)
-    assert row[0, :, 0].tolist() == [9, 9, 9, 255, 0, 0, 0, 255, 0, 0, 0]

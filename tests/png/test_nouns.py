@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import pytest
 
 from diffground.errors import InputError
@@ -63,10 +61,3 @@ def test_nothing_to_find_is_an_error():
     for text in ("It is there.", ""):
         with pytest.raises(InputError, match="no noun was found"):
             read_narrative(text)
-
-
-def test_without_the_tagger_brackets_still_work(monkeypatch):
-    monkeypatch.setitem(sys.modules, "textblob.en", None)
-    assert read_narrative("a [puppy]")[1] == [(2, 7)]
-    with pytest.raises(InputError, match="pip install textblob; .* brackets"):
-        read_narrative("a puppy")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tiny_png
 import torch
+from PIL import Image
 from pycocotools import mask as coco
 from pydantic import ValidationError
 
@@ -101,6 +102,9 @@ def test_masks_are_the_resized_probabilities_cut_at_the_threshold(image):
     pixels = read_image(image)
     result = ground(model, pixels, PLAIN, SPANS, config.data, "ball")
     assert result.masks.shape == (3, *SIZE) and result.masks.dtype == bool
+    with Image.open(image) as picture:
+        of_picture = ground(model, picture, PLAIN, SPANS, config.data, "ball")
+    assert np.array_equal(of_picture.masks, result.masks)
     # by hand, through a benchmark's batch with its caption, phrases and pixels changed
     batch = tiny_png.batch(0)
     batch = replace(

@@ -46,7 +46,7 @@ def nearest(pixel):
 
 
 def test_each_pixel_has_the_colour_of_the_phrase_it_attends_to():
-    page = attention_layers([row()], panel=PANEL)
+    page = attention_layers([row()], scale="mini", panel=PANEL)
     assert page.dtype == np.uint8 and page.shape[1] == 4 * PANEL + 5 * MARGIN
     image, first, second, truth = panels(page, 4)
     assert (image == 128).all()
@@ -59,12 +59,19 @@ def test_each_pixel_has_the_colour_of_the_phrase_it_attends_to():
 
 
 def test_the_caption_stands_above_in_the_same_colours():
-    page = attention_layers([row()], panel=PANEL)
+    page = attention_layers([row()], scale="mini", panel=PANEL)
     above = page[: page.shape[0] - MARGIN - PANEL].reshape(-1, 3)
     for colour in palette(2):
         assert (above == colour).all(1).sum() > 20
-    two = attention_layers([row(), row()], panel=PANEL)
+    two = attention_layers([row(), row()], scale="mini", panel=PANEL)
     assert two.shape[0] > page.shape[0] + PANEL
+
+
+def test_the_scale_is_said():
+    mini, paper = (attention_layers([row()], scale=scale) for scale in ("mini", "paper"))
+    rows = min(len(mini), len(paper))
+    changed = (mini[:rows] != paper[:rows]).any((1, 2)).nonzero()[0]
+    assert changed.size and changed[0] < 3 * MARGIN, "in the first line"
 
 
 def test_softmax_over_phrases_keeps_the_winner():
@@ -78,7 +85,7 @@ def test_softmax_over_phrases_keeps_the_winner():
 
 
 def test_without_a_truth_there_is_no_column_for_it():
-    page = attention_layers([row(truth=None)], panel=PANEL)
+    page = attention_layers([row(truth=None)], scale="mini", panel=PANEL)
     assert page.shape[1] == 3 * PANEL + 4 * MARGIN
 
 
@@ -95,4 +102,4 @@ def test_without_a_truth_there_is_no_column_for_it():
 )
 def test_what_does_not_fit_is_refused(rows, message):
     with pytest.raises(ValueError, match=message):
-        attention_layers(rows)
+        attention_layers(rows, scale="mini")

@@ -27,6 +27,7 @@ def test_recall_curves_follow_the_papers_panels():
         {name: model.curve(THRESHOLDS) for name, model in models.items()},
         THRESHOLDS,
         protocol="ppmn",
+        scale="mini",
         averages={name: model.result() for name, model in models.items()},
     )
     overall, things, plurals = figure.axes
@@ -37,12 +38,15 @@ def test_recall_curves_follow_the_papers_panels():
     labels = [line.get_label().split(":")[0] for line in plurals.get_lines()]
     groups = ("singulars", "plurals")
     assert labels == [f"{name}, {group}" for group in groups for name in models]
-    assert "ppmn" in figure.get_suptitle()
+    assert "ppmn" in figure.get_suptitle() and "mini world" in figure.get_suptitle()
 
 
 def test_a_group_without_a_phrase_has_no_line():
     figure = recall_curves(
-        {"m": recall(0, plurals=False).curve(THRESHOLDS)}, THRESHOLDS, protocol="original"
+        {"m": recall(0, plurals=False).curve(THRESHOLDS)},
+        THRESHOLDS,
+        protocol="original",
+        scale="paper",
     )
     assert [len(axis.get_lines()) for axis in figure.axes] == [1, 2, 1]
 
@@ -69,7 +73,7 @@ def test_the_loss_axis_is_logarithmic_where_it_can_be(values, scale):
 def test_figures_are_saved_alike_and_leave_no_global_state(tmp_path):
     def draw(name):
         curves = {"m": recall(0).curve(THRESHOLDS)}
-        figure = recall_curves(curves, THRESHOLDS, protocol="original")
+        figure = recall_curves(curves, THRESHOLDS, protocol="original", scale="mini")
         return save_figure(figure, tmp_path / "deep" / name, dpi=50)
 
     first, second = draw("a.png"), draw("b.png")

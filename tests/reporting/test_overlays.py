@@ -100,6 +100,9 @@ def test_side_by_side_has_a_column_per_panel_and_a_row_per_narrative():
         assert (text == colour).all(1).any()  # a phrase in its colour
     with_notes = side_by_side([comparison(notes=["0.9", "0.1"])], footnote="Numbers: IoU.")
     assert with_notes.shape[0] > one.shape[0]
+    headed = side_by_side([comparison()], heading="Mini world.")
+    added = headed.shape[0] - one.shape[0]
+    assert added > 12 and (headed[added:] == one).all(), "a first line"
     larger = side_by_side([comparison()], panel=400)
     assert larger.shape[1] == 3 * 400 + 4 * 12
 

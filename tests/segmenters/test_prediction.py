@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from test_semantic import NAMES, NETWORK, scene
 
+from diffground.config import Compat
 from diffground.errors import InputError
 from diffground.io import write_png
 from diffground.masks.crf import CrfConfig
@@ -55,8 +56,8 @@ def network() -> DeepLabV2:
     return model
 
 
-def segmenter(crf: CrfConfig | None = CRF, end: int = 99) -> Counting:
-    made = Counting(network(), PredictConfig(crf=crf))
+def segmenter(crf: CrfConfig | None = CRF, end: int = 99, compat: Compat = "official") -> Counting:
+    made = Counting(network(), PredictConfig(crf=crf), compat=compat)
     made.end = end
     return made
 
@@ -124,17 +125,24 @@ def test_a_killed_run_goes_on(samples: list[LabelledImage], tmp_path: Path) -> N
 def test_files_of_another_recipe_are_made_again(
     samples: list[LabelledImage], tmp_path: Path
 ) -> None:
-    def asked(chosen: list[LabelledImage], crf: CrfConfig | None, recipe: dict[str, str]) -> int:
-        made = segmenter(crf)
+    def asked(
+        chosen: list[LabelledImage],
+        crf: CrfConfig | None,
+        recipe: dict[str, str],
+        compat: Compat = "official",
+    ) -> int:
+        made = segmenter(crf, compat=compat)
         got = predict(made, chosen, folder=tmp_path, recipe=recipe)
-        assert got == predict(segmenter(CRF if crf else None), chosen)
+        assert got == predict(segmenter(CRF if crf else None, compat=compat), chosen)
         return made.asked
 
     few = samples[:3]
     predict(segmenter(None), samples[:1], folder=tmp_path)  # by nobody knows whom
     assert asked(few, CRF, MADE_BY) == 3
     assert asked(few, CRF.model_copy(update={"device": "meta"}), MADE_BY) == 0  # says not what
+    assert asked(few, CRF, MADE_BY, "paper") == 3
     assert asked(few, None, MADE_BY) == 3
+    assert asked(few, None, MADE_BY, "paper") == 0, "it is of the CRF alone"
     assert asked(few[:1], None, {"model": "another"}) == 1
     assert asked(few, None, {"model": "another"}) == 2, "those of the first are not trusted"
     assert asked(few[:2], None, {"model": "another"}) == 0
@@ -149,7 +157,7 @@ def test_what_no_image_is_to_blame_for_ends_the_run(
     monkeypatch.setattr("diffground.masks.crf.find_spec", lambda name: None)
     for folder in (None, tmp_path):
         with pytest.raises(InputError, match="pydensecrf is not installed"):
-            predict(segmenter(CrfConfig()), samples, folder=folder)
+            predict(segmenter(CrfConfig(backend="pydensecrf")), samples, folder=folder)
     with pytest.raises(InputError, match="occurs twice"):
         predict(segmenter(), [samples[0], samples[0]], folder=tmp_path)
 

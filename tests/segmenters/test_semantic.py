@@ -225,9 +225,12 @@ def test_prediction_averages_views_and_takes_the_crf(
     mirrored = segmenter.probabilities(np.ascontiguousarray(image[:, ::-1]))
     np.testing.assert_allclose(mirrored[:, :, ::-1], got, atol=1e-5)
     assert np.array_equal(segmenter(image), got.argmax(0))
-    crf = CrfConfig(compat="paper", backend="torch")
-    refined = SemanticSegmenter(segmenter.model, options.model_copy(update={"crf": crf}))
-    assert np.array_equal(refined(image), dense_crf(image, got, crf).argmax(0))
+    crf = CrfConfig(backend="torch")
+    refining = options.model_copy(update={"crf": crf})
+    for compat in ("official", "paper"):
+        refined = SemanticSegmenter(segmenter.model, refining, compat=compat)
+        assert np.array_equal(refined(image), dense_crf(image, got, crf, compat).argmax(0))
+    assert np.array_equal(segmenter(Image.fromarray(image)), segmenter(image))
 
 
 def test_predictions_are_written_and_scored(

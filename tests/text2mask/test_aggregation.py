@@ -50,6 +50,7 @@ def test_what_is_read_is_what_was_made(tmp_path, samples, segmenter):
     assert (found.keys, found.geometry) == (made.keys, made.geometry)
     torch.testing.assert_close(found.maps, made.maps, atol=1e-3, rtol=0)
     torch.testing.assert_close(found.cross, made.cross, atol=1e-3, rtol=0)
+    torch.testing.assert_close(found.peaks, made.peaks, atol=1e-3, rtol=0)
 
 
 def test_only_what_is_missing_or_broken_is_made(tmp_path, samples, segmenter):

@@ -10,13 +10,15 @@ import pytest
 import tiny_png
 import yaml
 from PIL import Image
+from pydantic import ValidationError
 
 from diffground.attention.aggregate import AggregationConfig, class_maps, initial_labels
 from diffground.attention.vocabulary import Vocabulary
 from diffground.backbone.folder import ModelFolder
 from diffground.errors import InputError
 from diffground.io import write_png
-from diffground.masks.crf import CrfConfig
+from diffground.masks.crf import CrfConfig, dense_crf
+from diffground.masks.uncertainty import uncertain
 from diffground.text2mask.api import RECIPE_FILE, QueryConfig, TextToMask, TextToMaskConfig
 
 ATTENTION = AggregationConfig(long_side=64)
@@ -39,10 +41,10 @@ def test_three_lines_from_a_file_to_a_picture(tmp_path, image):
     result.overlay().save(tmp_path / "overlay.png")
 
     assert result.names == ("background", "cat", "sofa")
-    assert result.maps.shape == (2, 40, 60) and result.probabilities.shape == (3, 40, 60)
+    assert result.maps.shape == (2, 40, 60) and result.posterior.shape == (3, 40, 60)
     assert 0 <= result.maps.min() and result.maps.max() <= 1
-    np.testing.assert_allclose(result.probabilities.sum(0), 1, atol=1e-4)
-    assert (result.labels == result.probabilities.argmax(0)).all()
+    np.testing.assert_allclose(result.posterior.sum(0), 1, atol=1e-4)
+    assert (result.labels == result.posterior.argmax(0)).all()
     assert (result.mask("sofa") == (result.labels == 2)).all()
     width, height = Image.open(tmp_path / "overlay.png").size
     assert width >= 60 and height > 40
@@ -79,12 +81,39 @@ def test_files_pictures_and_arrays_are_the_same_image(tmp_path, image):
     assert (found[0] == found[1]).all() and (found[0] == found[2]).all()
 
 
-def test_a_picture_is_refined_by_either_crf(image):
-    crf = CrfConfig(compat="paper", iterations=2)
-    segmenter = TextToMask(tiny_png.backbone(), CONFIG.model_copy(update={"crf": crf}))
+def test_a_picture_is_what_its_file_is(tmp_path, image):
+    """Turned by EXIF and transparent, to the pixel; and the picture itself is left as it was."""
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned by a quarter
+    alpha = np.full((*image.shape[:2], 1), 255, np.uint8)
+    alpha[:, :30] = 90
+    Image.fromarray(np.concatenate([image, alpha], axis=2)).save(tmp_path / "a.png", exif=exif)
+    segmenter = TextToMask(tiny_png.backbone(), BARE)
+    of_file = segmenter(tmp_path / "a.png", ["cat"])
+    with Image.open(tmp_path / "a.png") as picture:
+        of_picture = segmenter(picture, ["cat"])
+        assert picture.size == (60, 40) and picture.mode == "RGBA"
+    assert of_file.image.shape == (60, 40, 3) and (of_file.image == of_picture.image).all()
+    assert (of_file.maps == of_picture.maps).all()
+    maps = segmenter.maps(tmp_path / "a.png", ["cat"], item="image", seed=42)
+    assert maps.geometry.original == (60, 40)
+
+
+@pytest.mark.parametrize("compat", ["official", "paper"])
+def test_one_switch_for_attention_crf_and_uncertainty(image, compat):
+    attention = ATTENTION.model_copy(update={"compat": compat})
+    config = CONFIG.model_copy(update={"attention": attention})
+    segmenter = TextToMask(tiny_png.backbone(), config)
     found = segmenter(Image.fromarray(image), ["cat"])  # its pixels are read-only
-    assert (found.uncertain() == (found.probabilities.max(0) < 0.95)).all()
+    posterior = dense_crf(image, found.scores, config.crf, compat)
+    assert (found.posterior == posterior).all()
+    other = "paper" if compat == "official" else "official"
+    assert (dense_crf(image, found.scores, config.crf, other) != posterior).any()
+    scores = posterior if compat == "official" else found.scores
+    assert (found.uncertain() == uncertain(scores, compat)).all()
     assert (segmenter(image, ["cat "]).labels == found.labels).all(), "a blank is no other class"
+    with pytest.raises(ValidationError, match="compat"):
+        CrfConfig(compat=compat)
 
 
 def test_without_a_crf_labels_are_the_initial_ones(image):
@@ -93,6 +122,54 @@ def test_without_a_crf_labels_are_the_initial_ones(image):
     prompts = segmenter.prompts(["cat", "sofa"])
     maps = class_maps(segmenter.model, image, prompts, ATTENTION, item="x", seed=3)
     assert (result.labels == initial_labels(maps, ATTENTION)).all()
+
+
+@pytest.mark.parametrize("compat", ["official", "paper"])
+def test_without_a_crf_there_is_no_posterior(image, compat):
+    """The scores are no probabilities, so only the paper's rule can be read from them."""
+    attention = ATTENTION.model_copy(update={"compat": compat})
+    bare = BARE.model_copy(update={"attention": attention})
+    result = TextToMask(tiny_png.backbone(), bare)(image, ["cat", "sofa"])
+    assert result.posterior is None
+    assert (result.uncertain() == uncertain(result.scores, "paper")).all()
+    assert (result.uncertain() != uncertain(result.scores, "official")).any()
+    same = result.labels == result.scores.argmax(0)
+    assert same.all() if compat == "paper" else 0.5 < same.mean() < 1, "decided on the grid"
+
+
+def test_words_of_which_there_is_nothing_are_said_to_be_doubtful(image, caplog, monkeypatch):
+    segmenter = TextToMask(tiny_png.backbone(), BARE)
+    known = segmenter(image, ["cat", "sofa"])
+    assert known.presence.shape == (2,) and (known.presence > 0).all()
+    between = float(known.presence.mean())
+    low = known.names[1 + int(known.presence.argmin())]
+    caplog.clear()
+    legends = []
+    monkeypatch.setattr(
+        "diffground.text2mask.api.overlay",
+        lambda image, masks, legend: legends.append(legend) or image,
+    )
+    strict = BARE.model_copy(update={"doubt_below": between})
+    found = TextToMask(tiny_png.backbone(), strict)(image, ["cat", "sofa"])
+    assert found.doubtful == (low,) and (found.labels == known.labels).all()
+    (said,) = caplog.messages
+    assert f"probably not in the image: {low} ({known.presence.min():.1f})" in said
+    found.overlay()
+    assert sorted("doubtful" in text for text in legends[0]) == [False, True]
+    assert all(f"(presence {p:.1f}" in t for t, p in zip(legends[0], found.presence, strict=True))
+    none = BARE.model_copy(update={"doubt_below": 0.0})
+    assert TextToMask(tiny_png.backbone(), none)(image, ["cat", "sofa"]).doubtful == ()
+
+
+def test_a_vocabulary_brings_its_dataset_s_thresholds():
+    model = tiny_png.backbone()
+    coco, voc = Vocabulary.load("coco"), Vocabulary.load("voc")
+    assert TextToMask(model, None, coco).config.attention.thresholds == (0.5, 0.35)
+    assert TextToMask(model, None, voc).config == TextToMask(model).config == TextToMaskConfig()
+    own = TextToMaskConfig(attention=AggregationConfig(background_threshold=0.4))
+    assert TextToMask(model, own, coco).config.attention.thresholds == (0.5, 0.4)
+    paper = TextToMaskConfig(attention=AggregationConfig(compat="paper"))
+    assert TextToMask(model, paper, coco).config.attention.thresholds == (0.2, 0.5)
 
 
 def test_noise_depends_on_seed_and_item_only(image):
@@ -121,9 +198,15 @@ def test_a_query_says_how_sentences_begin_and_what_they_name():
 
 def test_what_cannot_be_asked_for(tmp_path, image):
     free = TextToMask(tiny_png.backbone(), BARE)
-    for classes in ([], [" "], ["cat", "cat"], ["x" * 80]):
+    with pytest.raises(InputError, match="'background' is what results call .* rename it"):
+        free(image, ["cat", "background"])
+    for classes in ([], [" "], ["cat", "cat"]):
         with pytest.raises(InputError):
             free(image, classes)
+    attention = ATTENTION.model_copy(update={"compat": "paper"})
+    paper = TextToMask(free.model, BARE.model_copy(update={"attention": attention}))
+    with pytest.raises(InputError, match="too long"):
+        paper(image, ["x" * 80])
     known = TextToMask(tiny_png.backbone(), BARE, Vocabulary.load("voc"))
     with pytest.raises(InputError, match="did you mean"):
         known(image, ["catt"])

@@ -20,8 +20,10 @@ from tiny_text2mask import config, folders, frozen, split, world
 from diffground.attention.aggregate import class_maps, initial_labels
 from diffground.errors import InputError
 from diffground.io import write_png
-from diffground.masks.labels import read_labels
+from diffground.masks.crf import dense_crf
+from diffground.masks.labels import labels_of, read_labels
 from diffground.masks.store import mask_path
+from diffground.masks.uncertainty import uncertain
 from diffground.metrics.miou import Confusion
 from diffground.text2mask.api import TextToMask
 from diffground.text2mask.experiment import aggregate, label, measure
@@ -59,6 +61,27 @@ def test_maps_masks_and_scores(tmp_path):
     assert label(one)["made"] == 0 and measure(one) == scores
 
 
+def test_masks_of_either_crf_are_told_apart(tmp_path, monkeypatch):
+    compiled = split(tmp_path, masks={"crf": {"iterations": 2, "backend": "pydensecrf"}})
+    monkeypatch.setattr("diffground.masks.crf.find_spec", lambda name: None)
+    one = split(tmp_path)
+    assert one.maps == compiled.maps and one.masks != compiled.masks
+    assert one.masks == split(tmp_path, masks={"crf": {"iterations": 2, "backend": "torch"}}).masks
+    aggregate(one, frozen())
+    assert label(one)["made"] == 10 and measure(one)["crf"] == "torch"
+
+
+def test_thresholds_are_those_of_the_vocabulary_or_of_the_dataset(tmp_path):
+    def thresholds(**changes) -> tuple[float, float]:
+        return split(tmp_path, **changes).config.attention.thresholds
+
+    official = {"attention": {"compat": "official"}}
+    assert thresholds(**official) == (0.2, 0.5)
+    assert thresholds(vocabulary="coco", **official) == (0.5, 0.35)
+    coco = {"source": {"dataset": "coco2014", "split": "train"}}
+    assert thresholds(**coco, **official) == (0.5, 0.35)
+
+
 def test_what_maps_and_masks_depend_on(tmp_path):
     base = split(tmp_path)
 
@@ -68,7 +91,7 @@ def test_what_maps_and_masks_depend_on(tmp_path):
 
     assert same() == (True, True)
     assert same(device="auto", work={"workers": 3}, figures=0, segmenter=None) == (True, True)
-    assert same(attention={"noise_batch": 1, "segments": 3}) == (True, True)
+    assert same(attention={"noise_batch": 1, "segments": 3, "daam_steps": 2}) == (True, True)
     assert same(limit=2) == (True, True)  # the same folder, filled further
     assert same(masks={"threshold": 0.9}) == (True, False)
     assert same(attention={"background_power": 3.0}) == (True, False)
@@ -78,6 +101,7 @@ def test_what_maps_and_masks_depend_on(tmp_path):
     for change in (
         {"attention": {"noises": 2}},
         {"attention": {"method": "cbp"}},
+        {"attention": {"method": "daam_trajectory"}},
         {"attention": {"sharpen": 2.0}},
         {"query": {"style": "separate"}},
         {"query": {"lead": "the"}},
@@ -89,9 +113,43 @@ def test_what_maps_and_masks_depend_on(tmp_path):
     assert other.maps != base.maps
 
 
+def test_compat_is_one_switch(tmp_path):
+    """Of the maps, the CRF's picture and the 255s; no file is shared between the two."""
+    modes = [split(tmp_path, limit=3, attention={"compat": c}) for c in ("official", "paper")]
+    assert modes[0].maps != modes[1].maps and modes[0].masks != modes[1].masks
+    for one in modes:
+        compat = one.config.compat
+        aggregate(one, frozen())
+        label(one)
+        for sample in one.samples:
+            work = one.mask_work(sample)
+            posterior = dense_crf(work.image, work.scores, one.config.masks.crf, compat)
+            labels = labels_of(posterior, work.label_ids, None)[0]
+            scores = posterior if compat == "official" else work.scores
+            unsure = uncertain(scores, compat, 0.5)  # 1 - threshold
+            found = read_labels(mask_path(one.masks, sample.id))
+            assert (read_labels(mask_path(one.masks, sample.id, "label")) == labels).all()
+            assert (found == np.where(unsure, 255, labels)).all()
+
+
+def test_no_setting_but_the_switch_says_compat():
+    """So no row of a table can mix the two."""
+    switches = [path for path in _keys_of(config().model_dump(mode="json")) if "compat" in path]
+    assert switches == ["attention.compat"]
+
+
+def _keys_of(content: dict, prefix: str = "") -> list[str]:
+    found = []
+    for name, value in content.items():
+        found.append(prefix + name)
+        found += _keys_of(value, f"{prefix}{name}.") if isinstance(value, dict) else []
+    return found
+
+
+@pytest.mark.parametrize("compat", ["official", "paper"])
 @pytest.mark.parametrize("method", ["cross", "cross+selfcross"])
-def test_shared_maps_are_those_of_the_method(tmp_path, method):
-    one = split(tmp_path, limit=1, attention={"method": method, "noises": 2})
+def test_shared_maps_are_those_of_the_method(tmp_path, method, compat):
+    one = split(tmp_path, limit=1, attention={"method": method, "noises": 2, "compat": compat})
     aggregate(one, frozen())
     sample = one.samples[0]
     asked = one.method.model_copy(update={"attention": one.config.attention})
@@ -104,7 +162,11 @@ def test_shared_maps_are_those_of_the_method(tmp_path, method):
         item=sample.id,
         seed=one.config.seed,
     )
-    torch.testing.assert_close(one.class_maps(sample.id).maps, direct.maps, atol=1e-3, rtol=0)
+    found = one.class_maps(sample.id)
+    torch.testing.assert_close(found.maps, direct.maps, atol=1e-3, rtol=0)
+    torch.testing.assert_close(found.peaks, direct.peaks, atol=1e-3, rtol=0)
+    shared = split(tmp_path, limit=1, attention={"noises": 2, "compat": compat}).maps
+    assert (one.maps == shared) is (compat == "official"), "masks of draws cannot be shared"
 
 
 def test_a_longer_list_fills_the_folder_further(tmp_path):

@@ -11,12 +11,14 @@ from pydantic import ValidationError
 from tiny_text2mask import config, folders, frozen
 
 from diffground.errors import InputError
+from diffground.io.palette import colour_map
+from diffground.reporting.sheet import heat
 from diffground.reporting.tables import ResultTable, measured_row
 from diffground.segmenters.deeplab import DeepLabV2
 from diffground.segmenters.resnet import load_resnet
 from diffground.text2mask.bench import Bench, row_config
 from diffground.text2mask.experiment import aggregate, label
-from diffground.text2mask.figures import mask_rows, sweep_curves
+from diffground.text2mask.figures import mask_sheet, sweep_curves
 from diffground.text2mask.similarity import (
     Similarity,
     class_similarities,
@@ -179,12 +181,21 @@ def test_seeds_noises_and_sweeps(tmp_path):
 def test_figure_4_shows_the_images_with_the_most_classes(tmp_path):
     settings = config()
     split = Split.of(settings, folders(tmp_path), settings.source, frozen().fingerprint)
-    assert mask_rows(split, 2).min() == 255  # nothing is made yet
+    empty = mask_sheet(split, 2)  # nothing is made yet
     aggregate(split, frozen())
     label(split)
-    picture = mask_rows(split, 2)
-    assert picture.shape == (2 * (64 + 4), 6 * 64 + 5 * 4, 3)
-    assert picture.dtype == np.uint8
+    one, two = mask_sheet(split, 1), mask_sheet(split, 2)
+    titles = 7  # image, score, before, after, without uncertain pixels, pseudo mask, truth
+    assert one.dtype == np.uint8
+    assert {page.shape[1] for page in (empty, one, two)} == {titles * 208 + 8 * 12}
+    assert one.shape[0] - empty.shape[0] == two.shape[0] - one.shape[0] > 208, "rows, with captions"
+    most = max(split.samples, key=lambda sample: len(sample.classes))
+    below = one[-130:].reshape(-1, 3).tolist()  # the legend under the pictures, and the scale
+    for colour in [colour_map()[split.words.index(name)] for name in most.classes]:
+        assert below.count(colour.tolist()) > 50
+    for value in (0.0, 1.0):
+        assert heat(np.array([[value]]))[0, 0].tolist() in below
+    assert (empty[:40] != 255).any(), "headed"
 
 
 def test_correlation_over_images_and_groups():

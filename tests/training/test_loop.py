@@ -70,7 +70,7 @@ def evaluate(model: nn.Module) -> dict[str, float]:
     assert not model.training
     data = Line()
     x, y = (torch.stack(part) for part in zip(*(data[i] for i in range(len(data))), strict=True))
-    return {"score": -float((model(x) - y).square().mean())}
+    return {"score": -float((model(x) - y).square().mean().detach())}
 
 
 def run(folder: Path, config: TrainConfig = CONFIG, model: Net | None = None, key: str = "") -> Net:

@@ -119,7 +119,7 @@ def test_the_projects_reader_reads_all_of_it(world: Path, split: str) -> None:
 
 
 def test_crowds_are_one_segment(tmp_path: Path) -> None:
-    config = WorldConfig(size=64, seed=2017, eval_seed=1, coco_panoptic={"train": 60, "val": 0})
+    config = WorldConfig(size=64, seed=2017, eval_seed=1, coco_panoptic={"train": 60, "val": 1})
     make_coco_panoptic(tmp_path / "coco", config)
     rows = [
         row

@@ -4,7 +4,8 @@ maps = class_maps(model, image, prompts, AggregationConfig(), item="2007_000032"
 scores = image_scores(maps, config)      # (K+1, H, W), background first, for the dense CRF
 labels = initial_labels(maps, config)    # (H, W), 0 = background, k + 1 = maps.keys[k]
 
-``B`` prompts times noises · ``K`` classes · ``h, w`` the self layer's grid · ``H, W`` image pixels
+``B`` prompts times noises · ``K`` classes · ``D`` draws that have a background each · ``h, w`` the
+self layer's grid · ``H, W`` image pixels
 
 The public code runs the UNet four times per image (with and without the prompt, and a second step
 of its sampler), and squares the self map of each of the 16 blocks. What it reads from them is in
@@ -17,9 +18,10 @@ neither sharpening nor CBP could be had that way.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -27,20 +29,33 @@ from numpy.typing import NDArray
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from diffground.attention.baselines import cbp, daam, daam_layers
+from diffground.attention.baselines import (
+    cbp,
+    daam,
+    daam_layers,
+    daam_timesteps,
+    daam_trajectory,
+)
 from diffground.attention.official import box_mask
 from diffground.attention.preprocess import Geometry, prepare
-from diffground.attention.queries import Compat, Prompt
+from diffground.attention.presence import neutral_tokens, presence
+from diffground.attention.queries import Prompt
 from diffground.attention.selfcross import aggregate_cross, minmax, propagate
 from diffground.backbone.frozen import FrozenDiffusion
 from diffground.backbone.layers import LayerTable, cross_sites, paper_layer
 from diffground.backbone.probe import ProbeRequest, ProbeResult
-from diffground.config import Config
+from diffground.backbone.text import Overflow, PromptEncoding
+from diffground.config import Compat, Config
 from diffground.errors import InputError
 from diffground.seeds import derive_seed
 
-Method = Literal["selfcross", "cross", "cross+selfcross", "cbp", "daam"]
+log = logging.getLogger(__name__)
 
+#: "daam" is ours, of one time step; "daam_trajectory" is its public code's, summed over many.
+Method = Literal["selfcross", "cross", "cross+selfcross", "cbp", "daam", "daam_trajectory"]
+
+#: Part of the keys of stored maps; raised where the same settings give other maps than before.
+MAPS_VERSION = 2
 
 VOC_THRESHOLDS, COCO_THRESHOLDS = (0.2, 0.5), (0.5, 0.35)  # of the box mask, of the background
 
@@ -48,9 +63,21 @@ VOC_THRESHOLDS, COCO_THRESHOLDS = (0.2, 0.5), (0.5, 0.35)  # of the box mask, of
 class AggregationConfig(Config):
     """How class maps are made. The defaults are the public code's for VOC.
 
-    ``compat`` decides whatever is None. ``official``: images are padded, Cross is min-maxed before
-    it is propagated, a box mask limits it, initial masks are enlarged by the nearest pixel.
-    ``paper``: none of that. Both draw from the VAE's posterior (§3.1).
+    ``compat`` decides whatever is None here, and beyond: the query's words and length
+    (:mod:`.queries`), the picture that the dense CRF sees (:mod:`diffground.masks.crf`), and which
+    pixels are uncertain (:mod:`diffground.masks.uncertainty`).
+
+    - ``official``: images are padded, Cross is min-maxed before it is propagated, a box mask limits
+      it, several noises are averaged as maps of the classes, the background is scored of their
+      mean, initial masks are enlarged by the nearest pixel.
+    - ``paper``: images are rescaled and not padded (§5.1), Cross is propagated as it is and no box
+      limits it (eq. 3), the *masks* of several noises are averaged ("we can easily ensemble
+      segmentation masks generated from different noises", §5.1): each draw is taken to its own SC,
+      background included (§3.2). Votes of labels instead would leave the CRF no scores. Labels are
+      decided after the enlarging (§3.2).
+
+    The paper does not say, and the public code decides in either mode: the long side of an image,
+    one VAE sample for all draws, kernels of the CRF. Both draw from the VAE's posterior (§3.1).
     """
 
     compat: Compat = "official"
@@ -61,10 +88,11 @@ class AggregationConfig(Config):
     self_layer: int | None = None
     iterations: int = Field(default=2, ge=0)  # of Self in SelfCross
     sharpen: PositiveFloat = 1.0  # power of the self map's entries; 1 = the paper's
-    noises: PositiveInt = 1  # draws whose maps are averaged
+    noises: PositiveInt = 1  # draws that are averaged
     noise_batch: PositiveInt | None = None  # draws times prompts per pass; None: all in one
     vae_sample: bool = True  # a draw from the VAE's posterior, else its mean
-    long_side: PositiveInt | None = None  # pixels; None: the public code's rule, 704 to 1024
+    # Pixels, aimed at (see `preprocess.sizes`); None: the public code's rule, 704 to 1024
+    long_side: PositiveInt | None = None
     normalise_cross: bool | None = None  # min-max before the propagation
     box_mask: bool | None = None  # class-aware boxes around what Cross finds
     # None: the dataset's, see `for_dataset`; without a dataset VOC's
@@ -72,6 +100,7 @@ class AggregationConfig(Config):
     background_threshold: PositiveFloat | None = None  # in (2·threshold - max)^power
     background_power: PositiveFloat = 2.0
     segments: PositiveInt = 5  # of CBP
+    daam_steps: PositiveInt = 30  # time steps that daam_trajectory sums over; its public default
 
     @property
     def normalises_cross(self) -> bool:
@@ -82,6 +111,11 @@ class AggregationConfig(Config):
     def masks_boxes(self) -> bool:
         """Whether Cross passes through the box mask."""
         return self.compat == "official" if self.box_mask is None else self.box_mask
+
+    @property
+    def averages_masks(self) -> bool:
+        """Whether several draws are averaged as masks, else as maps of the classes."""
+        return self.compat == "paper" and self.noises > 1
 
     @property
     def thresholds(self) -> tuple[float, float]:
@@ -118,12 +152,22 @@ class ClassMaps:
     ``keys`` are the classes in the order of the prompts, without background phrases. The grid
     covers the *padded* image, whose padding took part in the min-max, as in the public code:
     ``geometry`` cuts it off. ``cross`` (K, h, w) is min-maxed Cross, what SelfCross began with.
+    ``peaks`` (D, h, w) is the highest class, which the background is scored of: that of each draw
+    where masks are averaged, else that of ``maps``, and D is 1. ``presence`` (K,) says how much of
+    each class there is, see :mod:`.presence`: the mean of the draws, NaN of a class that truncation
+    took, None of maps that were read from a file.
     """
 
     keys: tuple[str, ...]
     maps: Tensor
     cross: Tensor
+    peaks: Tensor
     geometry: Geometry
+    presence: Tensor | None = None
+
+    def with_maps(self, maps: Tensor) -> ClassMaps:
+        """The same with other maps (K, h, w), whose background is scored of themselves."""
+        return replace(self, maps=maps, peaks=_peaks(maps))
 
 
 @torch.no_grad()
@@ -142,8 +186,9 @@ def class_maps(
     Randomness is that of ``(seed, item, draw)``: neither order nor batches change it.
 
     Raises:
-        InputError: no class to look for, or one twice; a phrase without tokens; a prompt longer
-            than the text encoder reads; a layer that the model does not have.
+        InputError: no class to look for, or one twice; a phrase without tokens; a layer that the
+            model does not have; a prompt longer than the text encoder reads, unless ``official``
+            truncates it, see :func:`latent_maps`.
     """
     pixels, geometry = prepare(model, image, config.compat, config.long_side)
     if config.vae_sample:
@@ -151,8 +196,10 @@ def class_maps(
         latents = model.encode_images(pixels, sample="sample", seeds=seeds)
     else:
         latents = model.encode_images(pixels)
-    keys, maps, cross = latent_maps(model, latents, prompts, config, item=item, seed=seed)
-    return ClassMaps(keys, maps, cross, geometry)
+    keys, maps, cross, peaks, there = latent_maps(
+        model, latents, prompts, config, item=item, seed=seed
+    )
+    return ClassMaps(keys, maps, cross, peaks, geometry, there)
 
 
 @torch.no_grad()
@@ -164,47 +211,56 @@ def latent_maps(
     *,
     item: str,
     seed: int,
-) -> tuple[tuple[str, ...], Tensor, Tensor]:
-    """Keys, maps and Cross of :class:`ClassMaps` for an image's clean latents (1, 4, H/8, W/8).
+) -> tuple[tuple[str, ...], Tensor, Tensor, Tensor, Tensor]:
+    """Keys, maps, Cross, peaks, presence of :class:`ClassMaps` for clean latents (1, 4, H/8, W/8).
 
-    What :func:`class_maps` does once the VAE is done; see there.
+    What :func:`class_maps` does once the VAE is done; see there. A class that ``official`` lost
+    because its prompt was truncated has a map of zeros, so no pixel. (The public code stops at such
+    a class; of one that is cut by a single token, it reads the end token in its place.)
     """
     keys = _keys(prompts)
     maps: list[list[Tensor]] = [[] for _ in prompts]
     cross: list[list[Tensor]] = [[] for _ in prompts]
-    for number, draw, result, tokens in _probed(model, latents, prompts, config, item, seed):
-        one, before = _normalised_maps(
-            model, result, tokens, config, derive_seed(seed, item, f"segments {draw}")
+    there: list[list[Tensor]] = [[] for _ in prompts]
+    for number, draw, result, words in _probed(model, latents, prompts, config, item, seed):
+        one, before, score = _normalised_maps(
+            model, result, words, config, derive_seed(seed, item, f"segments {draw}")
         )
-        maps[number].append(one.cpu())
-        cross[number].append(before.cpu())
+        maps[number].append(_placed(one.cpu(), words, 0.0))
+        cross[number].append(_placed(before.cpu(), words, 0.0))
+        there[number].append(_placed(score.cpu(), words, float("nan")))
 
     def mean(draws: list[list[Tensor]]) -> Tensor:
         # Of normalised maps, before the background and any decision; not normalised again.
         return torch.cat([torch.stack(of_prompt).mean(dim=0) for of_prompt in draws if of_prompt])
 
-    return keys, mean(maps), mean(cross)
+    found = mean(maps)
+    peaks = _peaks(found)
+    if config.averages_masks:
+        by_draw = zip(*(of_prompt for of_prompt in maps if of_prompt), strict=True)
+        peaks = torch.cat([_peaks(torch.cat(of_draw)) for of_draw in by_draw])
+    return keys, found, mean(cross), peaks, mean(there)
 
 
-def background_score(maps: Tensor, threshold: float, power: float) -> Tensor:
-    """``|2·threshold - max_k maps|^power`` (h, w) of maps (K, h, w): 002, §3.2 and appendix B.1.
+def background_score(peaks: Tensor, threshold: float, power: float) -> Tensor:
+    """``|2·threshold - peak|^power`` (h, w), the mean of the draws: 002, §3.2 and appendix B.1.
 
-    The text has (1 - max)², a threshold of 0.5; the public code takes 0.35 for COCO, where the base
-    is negative once a class is above 0.7. The absolute value is what its square makes of that.
+    ``peaks`` (D, h, w) are the highest classes, see :class:`ClassMaps`. The text has (1 - max)², a
+    threshold of 0.5; the public code takes 0.35 for COCO, where the base is negative once a class
+    is above 0.7. The absolute value is what its square makes of that.
     """
-    base: Tensor = 2 * threshold - maps.amax(dim=0)
-    return base.abs() ** power
+    return ((2 * threshold - peaks).abs() ** power).mean(dim=0)
 
 
-def scores(maps: Tensor, config: AggregationConfig) -> Tensor:
+def scores(maps: ClassMaps, config: AggregationConfig) -> Tensor:
     """The background's score and the classes', (K+1, h, w), on the grid of the maps."""
-    background = background_score(maps, config.thresholds[1], config.background_power)
-    return torch.cat([background[None], maps])
+    background = background_score(maps.peaks, config.thresholds[1], config.background_power)
+    return torch.cat([background[None], maps.maps])
 
 
 def image_scores(maps: ClassMaps, config: AggregationConfig) -> Tensor:
     """The scores (K+1, H, W) of every pixel of the image, background first: bilinear."""
-    return maps.geometry.to_image(scores(maps.maps, config), config.compat)
+    return maps.geometry.to_image(scores(maps, config), config.compat)
 
 
 def initial_labels(maps: ClassMaps, config: AggregationConfig) -> NDArray[np.uint8]:
@@ -215,10 +271,28 @@ def initial_labels(maps: ClassMaps, config: AggregationConfig) -> NDArray[np.uin
     """
     assert len(maps.keys) < np.iinfo(np.uint8).max, len(maps.keys)
     if config.compat == "official":
-        labels = maps.geometry.nearest(scores(maps.maps, config).argmax(dim=0))
+        labels = maps.geometry.nearest(scores(maps, config).argmax(dim=0))
     else:
         labels = image_scores(maps, config).argmax(dim=0)
     return labels.numpy().astype(np.uint8)
+
+
+def _peaks(maps: Tensor) -> Tensor:
+    return maps.amax(dim=0, keepdim=True)
+
+
+class _Words(NamedTuple):
+    """What is read of a prompt: the tokens of each class, and of the words that name nothing."""
+
+    classes: list[list[int]]
+    neutral: list[int]
+
+
+def _placed(found: Tensor, words: _Words, missing: float) -> Tensor:
+    """What belongs to the classes that have tokens, among those of all; ``missing`` for others."""
+    whole = found.new_full((len(words.classes), *found.shape[1:]), missing)
+    whole[[bool(of_class) for of_class in words.classes]] = found
+    return whole
 
 
 def _keys(prompts: Sequence[Prompt]) -> tuple[str, ...]:
@@ -237,21 +311,27 @@ def _probed(
     config: AggregationConfig,
     item: str,
     seed: int,
-) -> Iterator[tuple[int, int, ProbeResult, list[list[int]]]]:
-    """``(prompt, draw, what was probed, tokens of each class)`` of every prompt under every noise.
+) -> Iterator[tuple[int, int, ProbeResult, _Words]]:
+    """``(prompt, draw, what was probed, what to read of it)`` of every prompt under every noise.
 
     Prompts that only hold background words are left out: nothing would be read from them.
     """
     asked = [i for i, prompt in enumerate(prompts) if any(not p.background for p in prompt.phrases)]
-    encoding = model.encode_prompts([prompts[i].text for i in asked])
-    tokens = [
-        [
-            sorted({t for span in phrase.spans for t in encoding.token_indices(row, span)})
-            for phrase in prompts[i].phrases
-            if not phrase.background
-        ]
+    overflow: Overflow = "truncate" if config.compat == "official" else "error"
+    encoding = model.encode_prompts([prompts[i].text for i in asked], overflow=overflow)
+    words = [
+        _Words(
+            _class_tokens(encoding, row, prompts[i]),
+            neutral_tokens(
+                encoding.offsets[row], [span for p in prompts[i].phrases for span in p.spans]
+            ),
+        )
         for row, i in enumerate(asked)
     ]
+    timesteps: tuple[int, ...] = (config.timestep,)
+    if config.method == "daam_trajectory":
+        training_steps = int(model.scheduler.config.num_train_timesteps)
+        timesteps = daam_timesteps(config.daam_steps, training_steps)
     request = _request(model, config)
     seeds = [derive_seed(seed, item, f"noise {draw}") for draw in range(config.noises)]
     pairs = [(row, draw) for draw in range(config.noises) for row in range(len(asked))]
@@ -259,23 +339,57 @@ def _probed(
     for start in range(0, len(pairs), step):
         part = pairs[start : start + step]
         rows = [row for row, _ in part]
-        noisy = model.add_noise(latents, config.timestep, [seeds[draw] for _, draw in part])
-        result = model.probe(
-            noisy,
-            config.timestep,
-            encoding.embeddings[rows],
-            request,
-            pooled=None if encoding.pooled is None else encoding.pooled[rows],
-        )
+        result: ProbeResult | None = None
+        for timestep in timesteps:
+            noisy = model.add_noise(latents, timestep, [seeds[draw] for _, draw in part])
+            probed = model.probe(
+                noisy,
+                timestep,
+                encoding.embeddings[rows],
+                request,
+                pooled=None if encoding.pooled is None else encoding.pooled[rows],
+            )
+            if result is not None:
+                summed = {site: maps + result.heads[site] for site, maps in probed.heads.items()}
+                probed = replace(probed, heads=summed)
+            result = probed
+        assert result is not None
         for index, (row, draw) in enumerate(part):
-            yield asked[row], draw, result.item(index), tokens[row]
+            yield asked[row], draw, result.item(index), words[row]
+
+
+def _class_tokens(encoding: PromptEncoding, row: int, prompt: Prompt) -> list[list[int]]:
+    """The tokens of a prompt's classes; none for one that truncation took, which is said aloud."""
+    read = encoding.characters_read(row)
+    lost = [phrase.key for phrase in prompt.phrases if max(phrase.spans)[1] > read]
+    if lost:
+        log.warning(
+            "the prompt is longer than the %d tokens that the text encoder reads, and is cut as in "
+            "the public code: nothing, or only a part, is read of %s (compat paper asks for the "
+            "classes in several prompts)",
+            encoding.mask.shape[1],
+            ", ".join(lost),
+        )
+    spans = [
+        [span for span in phrase.spans if span[0] < read]
+        for phrase in prompt.phrases
+        if not phrase.background
+    ]
+    if not any(spans):
+        raise InputError("query", "lead", f"no class has room behind it: {prompt.text[:80]!r} ...")
+    return [
+        sorted({t for a, b in of_class for t in encoding.token_indices(row, (a, min(b, read)))})
+        for of_class in spans
+    ]
 
 
 def _request(model: FrozenDiffusion, config: AggregationConfig) -> ProbeRequest:
     """What the method reads, and nothing else: the pass ends after the last of it."""
     table = config.layers(model)
-    if config.method == "daam":
-        return ProbeRequest(cross=daam_layers(cross_sites(model.unet)), features=("conv_in",))
+    if config.method in {"daam", "daam_trajectory"}:
+        sites = daam_layers(cross_sites(model.unet))
+        heads = sites if config.method == "daam_trajectory" else ()
+        return ProbeRequest(cross=sites, heads=heads, features=("conv_in",))
     # Cross alone still needs the grid that its layers are brought to: the self layer's.
     return ProbeRequest(cross=table.cross, self_=(table.self_layer,))
 
@@ -283,23 +397,30 @@ def _request(model: FrozenDiffusion, config: AggregationConfig) -> ProbeRequest:
 def _normalised_maps(
     model: FrozenDiffusion,
     result: ProbeResult,
-    tokens: list[list[int]],
+    words: _Words,
     config: AggregationConfig,
     seed: int,
-) -> tuple[Tensor, Tensor]:
-    """The method's maps of one prompt under one noise, and Cross: both (K, h, w), min-maxed."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of one prompt under one noise, and of the classes that have tokens: the method's maps and
+    Cross, both (K, h, w) and min-maxed, and the presence scores (K,)."""
+    tokens = [of_class for of_class in words.classes if of_class]
+    both = [*tokens, words.neutral] if words.neutral else tokens
     if config.method == "daam":
         layers = daam_layers(cross_sites(model.unet))
-        maps = minmax(daam(result, layers, tokens, result.sizes["conv_in"]))
-        return maps, maps
-    table = config.layers(model)
+        raw = daam(result, layers, both, result.sizes["conv_in"])
+    elif config.method == "daam_trajectory":
+        heads = {layer: maps[0] for layer, maps in result.heads.items()}
+        raw = daam_trajectory(heads, both, result.sizes["conv_in"])
+    else:
+        table = config.layers(model)
+        raw = aggregate_cross(result, table.cross, both, result.sizes[table.self_layer])
+    raw, neutral = raw[: len(tokens)], raw[len(tokens) :]
+    there, cross = presence(raw, neutral), minmax(raw)
+    if config.method in {"cross", "daam", "daam_trajectory"}:
+        return cross, cross, there
     self_map = result.self_[table.self_layer][0]
-    raw = aggregate_cross(result, table.cross, tokens, result.sizes[table.self_layer])
-    cross = minmax(raw)
-    if config.method == "cross":
-        return cross, cross
     if config.method == "cbp":
-        return minmax(cbp(self_map, cross, config.segments, seed)), cross
+        return minmax(cbp(self_map, cross, config.segments, seed)), cross, there
     start = cross if config.normalises_cross else raw
     if config.masks_boxes:
         # (Self^i ∘ mask on its columns) · c = Self^i · (mask ∘ c)
@@ -310,4 +431,4 @@ def _normalised_maps(
     maps = minmax(propagate(self_map, start, config.iterations, config.sharpen))
     if config.method == "cross+selfcross":
         maps = (maps + cross) / 2
-    return maps, cross
+    return maps, cross, there

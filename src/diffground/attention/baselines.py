@@ -1,6 +1,12 @@
 """What SelfCross is compared with: CBP (002, Table 5) and DAAM (a baseline of the fourth paper).
 
-``K`` phrases · ``N`` pixels = h·w · ``S`` segments
+DAAM (Tang et al., "What the DAAM", 2023) looks at a generation: it sums the maps over its time
+steps. Here an image is given, and there are two readings of it. :func:`daam` is ours: one time
+step, and undershoots are cut off after the mean over heads. :func:`daam_trajectory` is its public
+code's, but for where its maps come from: the image under the noise of every time step that a
+generation would have.
+
+``K`` phrases · ``N`` pixels = h·w · ``S`` segments · ``H`` heads · ``T`` tokens
 
 Cross alone and Cross + SelfCross, the table's other rows, need nothing that is not in
 :mod:`.selfcross`.
@@ -8,7 +14,7 @@ Cross alone and Cross + SelfCross, the table's other rows, need nothing that is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -16,6 +22,7 @@ from torch.nn import functional
 
 from diffground.attention.selfcross import probed_cross
 from diffground.backbone.probe import ProbeResult
+from diffground.errors import InputError
 
 _ROUNDS = 50  # of k-means at most; it settles after ten or so
 
@@ -71,12 +78,11 @@ def daam(
     token_indices: Sequence[Sequence[int]],
     size: tuple[int, int],
 ) -> Tensor:
-    """DAAM's heat maps (K, h, w) ≥ 0 of one probed item, on the grid ``size`` of the latents.
+    """DAAM of one time step: heat maps (K, h, w) ≥ 0 on ``size``, the latents' grid, of one item.
 
     The mean over layers and over a phrase's tokens of maps enlarged bicubically and cut off at 0.
-    DAAM sums that over the time steps of a generation: so may the caller, a min-max afterwards does
-    not see the scale. It also cuts off head by head, here it is done after the mean over heads
-    (bicubic interpolation is linear: only undershoots differ).
+    The cut is made after the mean over heads (bicubic interpolation is linear: only undershoots
+    differ from DAAM's own, which is :func:`daam_trajectory`).
     """
     total = torch.zeros(len(token_indices), *size)
     for layer in layers:
@@ -87,6 +93,34 @@ def daam(
             )[0]
             total[phrase] += large.clamp_min(0).mean(dim=0).to(total.device)
     return total / len(layers)
+
+
+def daam_timesteps(steps: int, training_steps: int) -> tuple[int, ...]:
+    """The time steps of a generation in ``steps``, as DDIM spaces them: 0-based, noisiest first."""
+    if steps > training_steps:
+        reason = f"{steps} are more than the {training_steps} of the model's training schedule"
+        raise InputError("attention", "daam_steps", reason)
+    return tuple(training_steps // steps * step for step in reversed(range(steps)))
+
+
+def daam_trajectory(
+    heads: Mapping[str, Tensor], token_indices: Sequence[Sequence[int]], size: tuple[int, int]
+) -> Tensor:
+    """DAAM's heat maps (K, h, w) ≥ 0 as its public code has them, on the latents' grid ``size``.
+
+    Every head's maps, summed over the time steps, are enlarged bicubically and cut off at 0; then
+    comes the mean over all heads of all layers, and over a phrase's tokens. ``heads`` has each
+    layer's summed maps (H, T, h, w).
+    """
+    tokens = sorted({token for phrase in token_indices for token in phrase})
+    total, count = torch.zeros(len(tokens), *size), 0
+    for maps in heads.values():
+        large = functional.interpolate(maps[:, tokens], size, mode="bicubic", align_corners=False)
+        total += large.clamp_min(0).sum(dim=0).to(total.device)
+        count += len(maps)
+    mean = total / count
+    rows = [[tokens.index(token) for token in phrase] for phrase in token_indices]
+    return torch.stack([mean[of_phrase].mean(dim=0) for of_phrase in rows])
 
 
 def _squared_distances(rows: Tensor, centres: Tensor) -> Tensor:

@@ -35,8 +35,12 @@ def long_side(height: int, width: int, native: int = 512) -> int:
 
 
 def shrunk_side(short: int, long: int, target: int) -> int:
-    """Pixels of the shorter side when ``long`` becomes ``target``: rounded down, at least 1."""
-    return max(1, int(target * (short / long)))
+    """Pixels of the shorter side when ``long`` becomes ``target``: rounded down, at least 1.
+
+    In whole numbers, multiplied first as in the code: ``target * (short / long)`` loses a pixel
+    where the quotient is no binary fraction (640 x 338: 507 of 960 pixels, not 506).
+    """
+    return max(1, target * short // long)
 
 
 def box_mask(cross: Tensor, threshold: float) -> Tensor:

@@ -13,7 +13,6 @@ resize, and the *padded* one that the model sees::
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,11 +23,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from diffground.attention.official import PAD_COLOUR, long_side, shrunk_side
-from diffground.attention.queries import Compat
 from diffground.backbone.frozen import FrozenDiffusion
+from diffground.config import Compat
 from diffground.errors import InputError
 
 Size = tuple[int, int]
+_UNSEEN = 1.02  # a stretch that is not worth another size
 
 
 @dataclass(frozen=True)
@@ -61,15 +61,38 @@ class Geometry:
         return _nearest(padded, self.original)
 
 
+def sizes(
+    height: int, width: int, *, native: int, multiple: int, compat: Compat, long: int | None = None
+) -> Geometry:
+    """The sizes of an image (height, width) on its way to a model that takes ``multiple``s.
+
+    ``long`` is the long side aimed at, pixels. Without it, it is the public code's for ``native``,
+    the side that the model was trained at, in either mode: the paper only says "rescale it to meet
+    the model requirements" (002, §5.1), and names no size.
+
+    ``official`` keeps the aspect ratio to a pixel, and pads to the next multiples. ``paper``
+    rescales and pads nothing, so both sides are multiples and the image is stretched a little: of
+    the long sides within a third of the target, the nearest that stretches it by less than 2 %, or
+    else the one that stretches it least (with 512 and 64 by 1 % in the mean and 4 % at most; a
+    small model has few sizes, and 4:3 at ``long`` 128 becomes a square).
+    """
+    target = long_side(height, width, native) if long is None else long
+    if compat == "paper":
+        content = padded = _least_stretched((height, width), target, multiple)
+    else:
+        short = shrunk_side(min(height, width), max(height, width), target)
+        content = (target, short) if height > width else (short, target)
+        padded = math.ceil(content[0] / multiple), math.ceil(content[1] / multiple)
+        padded = padded[0] * multiple, padded[1] * multiple
+    return Geometry((height, width), content, padded)
+
+
 def fit(
     image: NDArray[np.uint8], *, native: int, multiple: int, compat: Compat, long: int | None = None
 ) -> tuple[NDArray[np.uint8], Geometry]:
-    """The image (H, W, 3) at a size that ``multiple`` divides, resized bilinearly (antialiased).
+    """The image (H, W, 3) at its :func:`sizes`: resized bilinearly (antialiased), then padded.
 
-    ``official`` keeps the aspect ratio and pads right and bottom with :data:`PAD_COLOUR`. ``paper``
-    ("rescale it to meet the model requirements", 002, §5.1) pads nothing and stretches either side
-    to the nearest multiple. ``long`` is the long side in pixels; without it, it is the public
-    code's for ``native``, the side that the model was trained at: the paper names no size.
+    ``official`` pads right and bottom with :data:`PAD_COLOUR`.
 
     Raises:
         InputError: not a uint8 RGB image.
@@ -79,20 +102,12 @@ def fit(
             "image", "shape", f"{image.dtype} {image.shape}: uint8 (H, W, 3) is needed"
         )
     height, width = image.shape[:2]
-    target = long_side(height, width, native) if long is None else long
-    short = shrunk_side(min(height, width), max(height, width), target)
-    wanted = (target, short) if height > width else (short, target)
-    if compat == "paper":
-        exact = target / max(height, width)
-        content = _multiples((height * exact, width * exact), multiple, round)
-        padded = content
-    else:
-        content, padded = wanted, _multiples(wanted, multiple, math.ceil)
-    resized = Image.fromarray(image).resize(content[::-1], Image.Resampling.BILINEAR)
-    canvas = np.empty((*padded, 3), dtype=np.uint8)
+    found = sizes(height, width, native=native, multiple=multiple, compat=compat, long=long)
+    resized = Image.fromarray(image).resize(found.content[::-1], Image.Resampling.BILINEAR)
+    canvas = np.empty((*found.padded, 3), dtype=np.uint8)
     canvas[:] = PAD_COLOUR
-    canvas[: content[0], : content[1]] = np.asarray(resized)
-    return canvas, Geometry((height, width), content, padded)
+    canvas[: found.content[0], : found.content[1]] = np.asarray(resized)
+    return canvas, found
 
 
 def prepare(
@@ -109,9 +124,25 @@ def prepare(
     return pixels, geometry
 
 
-def _multiples(size: tuple[float, float], multiple: int, rounded: Callable[[float], int]) -> Size:
-    height, width = (max(1, rounded(side / multiple)) * multiple for side in size)
-    return height, width
+def _least_stretched(size: Size, target: int, multiple: int) -> Size:
+    """``paper``'s size, see :func:`sizes`; both sides at least one multiple."""
+    short, long = sorted(size)
+
+    def partner(units: int) -> int:
+        return max(1, round(units * short / long))
+
+    def stretch(units: int) -> float:
+        ratio = units * short / (partner(units) * long)
+        return max(ratio, 1 / ratio)
+
+    nearest = max(1, round(target / multiple))
+    near = [n for n in range(1, 2 * nearest) if 3 / 4 <= n * multiple / target <= 4 / 3]
+    units = min(
+        {nearest, *near},
+        key=lambda n: (max(stretch(n), _UNSEEN), abs(n * multiple - target), n),
+    )
+    sides = units * multiple, partner(units) * multiple
+    return sides if size[0] > size[1] else sides[::-1]
 
 
 def _bilinear(maps: Tensor, size: Size) -> Tensor:

@@ -13,8 +13,13 @@ the vocabulary's words where the public code has its own:
   "backpack, bag", the comma too;
 - ``paper``: a span for each synonym, so the words and not the comma between them.
 
-A sentence that is longer than the text encoder reads becomes several: the classes are shared out in
-order, evenly over the fewest prompts, and the background words are repeated in each.
+A sentence that is longer than the text encoder reads (none of COCO 2014's training images has one,
+its longest is of 67 tokens; class lists of one's own may):
+
+- ``official``: stays whole here and is truncated when it is encoded, as in the public code; what is
+  lost is warned of there (:mod:`.aggregate`);
+- ``paper``, which has no word about it, becomes several: the classes are shared out in order,
+  evenly over the fewest prompts, and the background words are repeated in each. No class is lost.
 """
 
 from __future__ import annotations
@@ -25,12 +30,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from diffground.attention.vocabulary import ClassEntry, Compat, Vocabulary
+from diffground.attention.vocabulary import ClassEntry, Vocabulary
 from diffground.backbone.alignment import Span
 from diffground.backbone.text import TokenRoom
-from diffground.errors import InputError
+from diffground.config import Compat
+from diffground.errors import InputError, shortened
 
-__all__ = ["ClassEntry", "Compat", "Phrase", "Prompt", "TokenRoom", "Vocabulary", "compose"]
+__all__ = ["ClassEntry", "Phrase", "Prompt", "TokenRoom", "Vocabulary", "compose"]
 
 log = logging.getLogger(__name__)
 
@@ -78,10 +84,10 @@ def compose(
 ) -> list[Prompt]:
     """The prompts that ask for some classes, which keep their order; each is in one prompt.
 
-    Several prompts come of style "separate", and of a sentence that does not fit. The background
-    words are those of the classes (each list in turn, no word twice), without words that are a
-    class asked for. Where even one class has no room beside them, the last words are left out of
-    all prompts, with a warning.
+    Several prompts come of style "separate", and with compat "paper" of a sentence that does not
+    fit. The background words are those of the classes (each list in turn, no word twice), without
+    words that are a class asked for. Where even one class has no room beside them, "paper" leaves
+    the last words out of all prompts, with a warning.
 
     Args:
         classes: names of the vocabulary; ascending label ids in the public code.
@@ -89,17 +95,19 @@ def compose(
         room: :meth:`TokenRoom.of` the model.
 
     Raises:
-        InputError: there is no class, one is unknown or given twice, one has no token, or one does
-            not fit into a prompt alone.
+        InputError: there is no class, one is unknown or given twice, one has no token, or with
+            compat "paper" one does not fit into a prompt alone.
     """
     if isinstance(classes, str) or not classes:
-        raise InputError("query", "classes", f"a list of class names is needed, not {classes!r}")
+        reason = f"a list of class names is needed, not {shortened(str(classes))}"
+        raise InputError("query", "classes", reason)
     names = [vocabulary.name_of(name) for name in classes]
     _refuse_repeats(names)
     terms = [_class_term(vocabulary, name, synonyms=synonyms, compat=compat) for name in names]
     for term, tokens in zip(terms, room.count([term.text for term in terms]), strict=True):
         if tokens == 0:
-            raise InputError("query", "classes", f"{term.text!r} has no token for this tokenizer")
+            reason = f"the tokenizer has no token for {shortened(term.text)}"
+            raise InputError("query", "classes", reason)
     groups = [terms] if style == "composed" else [[term] for term in terms]
     prompts: list[Prompt] = []
     for group in groups:
@@ -108,7 +116,11 @@ def compose(
         # "separate" too leaves out what another class is called: a class is not its background.
         asked = {text[a:b].casefold() for text, a, b in _pieces(terms)}
         kept = [word for word in words if word.casefold() not in asked]
-        prompts += _fit(vocabulary.lead, group, [_Term.word(word) for word in kept], room)
+        background_terms = [_Term.word(word) for word in kept]
+        if compat == "official":
+            prompts.append(_sentence(vocabulary.lead, [*group, *background_terms]))
+        else:
+            prompts += _fit(vocabulary.lead, group, background_terms, room)
     return prompts
 
 
@@ -167,8 +179,9 @@ def _fit(
     for term, tokens in zip(classes, alone, strict=True):
         if tokens > room.limit:
             reason = (
-                f"{term.text!r} is too long: a prompt with nothing else has {tokens} tokens, and "
-                f"the text encoder reads {room.limit} beside its start and end"
+                f"a class is too long: a prompt with nothing else has {tokens} tokens, and the "
+                f"text encoder reads {room.limit} beside its start and end. Shorten "
+                f"{shortened(term.text)}"
             )
             raise InputError("query", "classes", reason)
     # Sizes of parts add up to at least the sentence's: tokens do not reach across blanks.

@@ -6,9 +6,12 @@ A vocabulary is a JSON file, one object of this form (the shipped ones are in ``
       "about":      "where the words are from",            optional
       "lead":       "a photo including",                   optional, this is the default
       "background": ["tree", "river"],                     optional, default none
+      "dataset":    "coco2014",                            optional: whose thresholds are taken,
+                                                           the public code's for VOC without it
       "classes": {
         "4": {                            label id in the masks, 1..254 (0 background, 255 unsure)
-          "name":       "boat",           as annotations, tables and results call the class
+          "name":       "boat",           as annotations, tables and results call the class; not
+                                          "background", which is the name of label 0
           "prompt":     "boat",           optional: in words a text encoder knows; default: name
           "synonyms":   "boat, ship",     optional: taken in place of `prompt` when synonyms are
                                           asked for; several are separated by commas
@@ -37,15 +40,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, ValidationError, field_validator, model_validator
 
-from diffground.config import Config
-from diffground.errors import InputError
+from diffground.config import Compat, Config
+from diffground.errors import InputError, shortened
 
 SHIPPED = Path(__file__).parent / "vocabularies"
 LEAD = "a photo including"  # 002, §3.3
+BACKGROUND = "background"  # the name of label 0
+_MOST = 254  # labels of 8 bits, without the background and "unsure"
+_LISTED = 12  # names in a message
 
-Compat = Literal["official", "paper"]
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
-Label = Annotated[int, Field(ge=1, le=254)]
+Label = Annotated[int, Field(ge=1, le=_MOST)]
 
 
 class ClassEntry(Config):
@@ -63,7 +68,7 @@ class ClassEntry(Config):
     @classmethod
     def _has_words(cls, text: str | None) -> str | None:
         if text is not None and any(not part.strip() for part in text.split(",")):
-            raise ValueError(f"{text!r}: nothing stands beside a comma")
+            raise ValueError(f"nothing stands beside a comma: {shortened(text)}")
         return text
 
     def text(self, *, synonyms: bool, compat: Compat) -> str:
@@ -84,12 +89,13 @@ class ClassEntry(Config):
 class Vocabulary(Config):
     """Classes by label id, in ascending order; see the top of this module.
 
-    Two names (or two prompts) that differ in capitals only are refused.
+    Two names (or two prompts) that differ in capitals only are refused, and so is "background".
     """
 
     classes: dict[Label, ClassEntry] = Field(min_length=1)
     background: tuple[Text, ...] = ()
     lead: Text = LEAD
+    dataset: Literal["coco2014"] | None = None
     about: str = ""
 
     @field_validator("classes")
@@ -100,12 +106,15 @@ class Vocabulary(Config):
     @model_validator(mode="after")
     def _no_repeats(self) -> Vocabulary:
         names = [entry.name for entry in self.classes.values()]
+        if taken := [name for name in names if name.casefold() == BACKGROUND]:
+            raise ValueError(f"{taken[0]!r} is what results call all that is no class: rename it")
         prompts = [entry.prompt or entry.name for entry in self.classes.values()]
         for texts, what in ((names, "names"), (prompts, "prompts"), (self.background, "words")):
             folded = [text.casefold() for text in texts]
             repeated = sorted({text for text in folded if folded.count(text) > 1})
             if repeated:
-                raise ValueError(f"{what} that occur more than once: {', '.join(repeated)}")
+                few = ", ".join(text[:60] for text in repeated[:5])
+                raise ValueError(f"{what} that occur more than once: {few}")
         return self
 
     @classmethod
@@ -130,7 +139,8 @@ class Vocabulary(Config):
     def from_names(cls, names: Sequence[str], background: Sequence[str] = ()) -> Vocabulary:
         """A vocabulary of these names, with labels 1, 2, ...; InputError as :meth:`load`."""
         if isinstance(names, str):
-            raise InputError("vocabulary", "names", f"a list is needed, not the text {names!r}")
+            reason = f"a list is needed, not a text: {shortened(names)}"
+            raise InputError("vocabulary", "names", reason)
         return _from_content(list(names), "vocabulary", background)
 
     @property
@@ -141,7 +151,7 @@ class Vocabulary(Config):
     def name_of(self, text: str) -> str:
         """The name of the class that is called ``text``: by its name, or by its prompt.
 
-        Raises :class:`InputError`, with names that are alike, if there is none.
+        Raises :class:`InputError`, with names that there are, if there is none.
         """
         return self.classes[self.index(text)].name
 
@@ -153,8 +163,17 @@ class Vocabulary(Config):
                 if name == getattr(entry, field):
                     return label
         alike = difflib.get_close_matches(name, self.names, n=3)
-        hint = f"; did you mean {' or '.join(alike)}?" if alike else ""
-        raise InputError("vocabulary", "name", f"there is no class {name!r}{hint}")
+        hint = f"; did you mean {' or '.join(alike)}?" if alike else "."
+        nearest = sorted(self.names, key=lambda known: known not in alike)
+        known = ", ".join(nearest[:_LISTED])
+        more = f" and {len(nearest) - _LISTED} more" if len(nearest) > _LISTED else ""
+        raise InputError(
+            "vocabulary",
+            "name",
+            f"there is no class {shortened(name)}{hint} There are {known}{more}. Any other word "
+            "can be asked for without a vocabulary: `vocabulary=None`; or with one of your own, a "
+            'JSON list such as ["zebra"]',
+        )
 
     def entry(self, name: str) -> ClassEntry:
         """The class called ``name``."""
@@ -180,6 +199,9 @@ def _from_content(
 ) -> Vocabulary:
     """A vocabulary of parsed JSON; pydantic's findings as an InputError."""
     if isinstance(content, list):
+        if len(content) > _MOST:
+            reason = f"{len(content)} are given, and a mask of 8 bits has {_MOST} labels for them"
+            raise InputError(file, "names", reason)
         entries = {label: {"name": name} for label, name in enumerate(content, start=1)}
         content = {"classes": entries, "background": tuple(background or ())}
     if not isinstance(content, Mapping):

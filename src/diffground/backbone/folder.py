@@ -10,9 +10,11 @@ from typing import Any, Literal
 
 from diffground.backbone.layers import LAYERS_FILE
 from diffground.errors import InputError
+from diffground.io.sums import check_sums
 
 Family = Literal["sd1", "sd2", "sdxl"]
 
+RESTORE = "fetch the folder again; one of the repository comes back by `git checkout -- <folder>`"
 RANDOM_FILE = "diffground_random.json"  # marks a folder whose weights are random
 
 
@@ -35,7 +37,8 @@ class ModelFolder:
     def check(cls, folder: str | Path) -> ModelFolder:
         """Looks at the layout, without loading weights and without ever asking the network.
 
-        Raises :class:`InputError` naming the folder, the missing piece, and what to do.
+        Weights that came with checksums are compared with them (:mod:`diffground.io.sums`). Raises
+        :class:`InputError` naming the folder, the missing or damaged piece, and what to do.
         """
         path = Path(folder)
         if not path.is_dir():
@@ -63,6 +66,7 @@ class ModelFolder:
             variants[part] = _variant(path, part)
         for tokenizer, _ in pairs:
             _check_tokenizer(path, tokenizer)
+        check_sums(path, RESTORE)
         return cls(path, family, pairs, variants, str(scheduler.get("_class_name")))
 
     def fingerprint(self) -> str:

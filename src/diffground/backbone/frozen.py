@@ -17,7 +17,7 @@ from typing import Any, Literal, Self
 
 import diffusers
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, SchedulerMixin, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
@@ -300,9 +300,12 @@ def _load(kind: Any, source: ModelFolder, part: str, **dtype: torch.dtype) -> An
 def _load_scheduler(source: ModelFolder) -> Any:
     part = source.path / "scheduler"
     name = source.scheduler
-    kind = getattr(diffusers, name, None)
-    if kind is None:
-        raise InputError(part, "_class_name", f"diffusers has no scheduler {name!r}")
+    kind: Any = getattr(diffusers, name, None)
+    # Any other class of that library would be loaded as what it is, weights and all.
+    is_one = isinstance(kind, type) and issubclass(kind, SchedulerMixin)
+    if not is_one:
+        file = part / "scheduler_config.json"
+        raise InputError(file, "_class_name", f"diffusers has no scheduler {name[:80]!r}")
     scheduler = kind.from_pretrained(part, local_files_only=True)
     if not hasattr(scheduler, "alphas_cumprod"):
         raise InputError(part, "_class_name", f"{name} has no alphas_cumprod to noise latents by")

@@ -35,19 +35,22 @@ class ProbeRequest:
 
     ``cross`` and ``self_`` name attention modules (``...attn2``, ``...attn1``). ``features`` names
     any module for the tensor it puts out, or ``input:<module>`` for the tensor entering it.
-    ``scores`` names cross-attention modules, all in ``cross`` too, for what their softmax is of.
+    ``scores`` names cross-attention modules, all in ``cross`` too, for what their softmax is of,
+    ``heads`` likewise for their maps head by head.
     """
 
     cross: tuple[str, ...] = ()
     self_: tuple[str, ...] = ()
     features: tuple[str, ...] = ()
     scores: tuple[str, ...] = ()
+    heads: tuple[str, ...] = ()
 
     def tags(self) -> list[Tag]:
         """Every requested tap as ``(kind, name)``."""
         groups = (
             ("cross", self.cross),
             ("score", self.scores),
+            ("head", self.heads),
             ("self", self.self_),
             ("feature", self.features),
         )
@@ -59,7 +62,8 @@ class ProbeResult:
     """What was captured, by requested name. Attention maps are float32 and averaged over heads.
 
     ``cross`` (B, K, h, w) sums to 1 over K, ``scores`` (B, K, h, w) are the products q·k/√d before
-    that softmax, also of masked tokens; ``self_`` (B, N, N) has rows (queries) that sum to 1;
+    that softmax, also of masked tokens; ``heads`` (B, H, K, h, w) are the maps that ``cross`` is
+    the mean of; ``self_`` (B, N, N) has rows (queries) that sum to 1;
     ``features`` (B, C, h, w) keep the model's dtype; ``sizes`` has the ``(h, w)`` of each of them;
     ``state`` is the adapter's last state.
     """
@@ -69,6 +73,7 @@ class ProbeResult:
     sizes: dict[str, Size] = field(default_factory=dict)
     features: dict[str, Tensor] = field(default_factory=dict)
     scores: dict[str, Tensor] = field(default_factory=dict)
+    heads: dict[str, Tensor] = field(default_factory=dict)
     state: State | None = None
 
     def item(self, index: int) -> ProbeResult:
@@ -77,7 +82,14 @@ class ProbeResult:
         def one(maps: dict[str, Tensor]) -> dict[str, Tensor]:
             return {name: tensor[index : index + 1] for name, tensor in maps.items()}
 
-        return ProbeResult(one(self.cross), one(self.self_), self.sizes, one(self.features))
+        return ProbeResult(
+            cross=one(self.cross),
+            self_=one(self.self_),
+            sizes=self.sizes,
+            features=one(self.features),
+            scores=one(self.scores),
+            heads=one(self.heads),
+        )
 
 
 class SiteAdapter(Protocol):
@@ -154,6 +166,7 @@ def probe_unet(
     groups = {
         "cross": result.cross,
         "score": result.scores,
+        "head": result.heads,
         "self": result.self_,
         "feature": result.features,
     }
@@ -198,11 +211,10 @@ class _Plan:
     def _check(self, tag: Tag) -> str:
         kind, name = tag
         path = name.removeprefix("input:") if kind == "feature" else name
-        if kind == "score" and ("cross", name) not in self.tags:
+        if kind in {"score", "head"} and ("cross", name) not in self.tags:
             raise InputError(self.where, kind, f"{name!r} must be in `cross` as well")
-        end = {"cross": ".attn2", "score": ".attn2", "before": ".attn2", "self": ".attn1"}.get(
-            kind, ""
-        )
+        of_cross = dict.fromkeys(("cross", "score", "head", "before"), ".attn2")
+        end = (of_cross | {"self": ".attn1"}).get(kind, "")
         if path and path in self.modules and path.endswith(end):
             return path
         known = [known for known in self.modules if known.endswith(end)]

@@ -19,17 +19,23 @@ if TYPE_CHECKING:
 
 State = tuple[Tensor, ...]
 Size = tuple[int, int]
-Tag = tuple[str, str]  # (kind, name): "cross", "score", "self", "feature" and "before"
+Tag = tuple[str, str]  # (kind, name): "cross", "score", "head", "self", "feature" and "before"
 
 
 def attend(
-    attn: Attention, hidden: Tensor, context: Tensor, bias: Tensor | None, heads_at_once: int
+    attn: Attention,
+    hidden: Tensor,
+    context: Tensor,
+    bias: Tensor | None,
+    heads_at_once: int,
+    by_head: list[Tensor] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Attention written out, for hidden (B, N, C), context (B, K, C') and bias (B, 1, K).
 
     Returns the layer's output (B, N, C), its probabilities (B, N, K) and the scores before bias and
     softmax (B, N, K), float32, both averaged over the heads while they are made: only
-    ``heads_at_once`` of them exist at a time.
+    ``heads_at_once`` of them exist at a time. A list ``by_head`` gets the probabilities of them
+    all, (B, ``heads_at_once``, N, K) each time.
     """
 
     def heads(projected: Tensor) -> tuple[Tensor, ...]:
@@ -48,6 +54,8 @@ def attend(
             scores = scores + bias[:, None]
         probs = scores.softmax(dim=-1, dtype=torch.float32)
         mean = mean + probs.sum(dim=1) / attn.heads
+        if by_head is not None:
+            by_head.append(probs)
         outputs.append(probs.to(value.dtype) @ value)
     output = torch.cat(outputs, dim=1).transpose(1, 2).flatten(2)
     for layer in attn.to_out:  # a linear layer and its dropout, idle in eval
@@ -106,8 +114,9 @@ class Processor:
         assert frame.size is not None
         keys = encoder_hidden_states if cross else hidden_states
         assert keys is not None
+        by_head: list[Tensor] | None = [] if ("head", self.name) in frame.pending else None
         output, probs, scores = attend(
-            attn, hidden_states, keys, attention_mask, attn.heads if cross else 1
+            attn, hidden_states, keys, attention_mask, attn.heads if cross else 1, by_head
         )
         if not cross:
             frame.keep(("self", self.name), probs, frame.size)
@@ -116,6 +125,10 @@ class Processor:
             by_token = scores.transpose(1, 2).unflatten(2, frame.size)  # (B, K, h, w)
             frame.kept["score", self.name] = by_token, frame.size
             frame.pending.discard(("score", self.name))  # the map below may end the pass
+        if by_head is not None:
+            of_heads = torch.cat(by_head, dim=1).transpose(2, 3)
+            frame.kept["head", self.name] = of_heads.unflatten(3, frame.size), frame.size
+            frame.pending.discard(("head", self.name))
         maps = probs.transpose(1, 2).unflatten(2, frame.size)  # (B, K, h, w)
         if self.adapter is not None:
             frame.state = self.adapter.after(self.name, maps, frame.state)

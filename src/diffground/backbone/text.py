@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from diffground.backbone.alignment import Span, token_indices
-from diffground.errors import InputError
+from diffground.errors import InputError, shortened
 
 if TYPE_CHECKING:
     from diffground.backbone.frozen import FrozenDiffusion
@@ -39,6 +39,13 @@ class PromptEncoding:
     def token_indices(self, item: int, span: Span) -> list[int]:
         """The tokens under a span of characters of prompt ``item``; see :mod:`.alignment`."""
         return token_indices(self.prompts[item], self.offsets[item], span)
+
+    def characters_read(self, item: int) -> int:
+        """How many characters of prompt ``item`` have tokens: all of them, unless truncated."""
+        whole = len(self.prompts[item])
+        # The end token takes the last place; before it is padding, or the prompt was just as long.
+        full = bool(self.mask[item].all())
+        return max(end for _, end in self.offsets[item]) if full else whole
 
 
 @dataclass(frozen=True)
@@ -87,7 +94,7 @@ def tokenize(
                     "prompt",
                     "length",
                     f"{len(ids)} tokens, but the text encoder reads {limit}: shorten the prompt, "
-                    f'or pass overflow="truncate" to drop its end: {prompt!r}',
+                    f'or pass overflow="truncate" to drop its end: {shortened(prompt)}',
                 )
     batch = tokenizer(
         list(prompts),

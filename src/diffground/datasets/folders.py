@@ -32,6 +32,7 @@ from kedro.io import AbstractDataset
 from diffground.datasets.previews import Previewed
 from diffground.errors import InputError
 from diffground.io.files import read_json, write_json
+from diffground.io.sums import check_sums
 from diffground.manifest import MANIFEST, Manifest, fingerprint, is_valid, read_manifest
 
 
@@ -106,6 +107,11 @@ class FolderDataset(Previewed, AbstractDataset[Path, Path]):
 
 class ModelFolderDataset(FolderDataset):
     """A model in the diffusers or transformers layout; weights and configs are fingerprinted."""
+
+    def check(self) -> None:
+        """As for every folder, and weights that came with checksums must still have them."""
+        super().check()
+        check_sums(self.folder, self.remedy or "fetch the folder again")
 
 
 class TrainedModelDataset(ModelFolderDataset):

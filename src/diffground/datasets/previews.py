@@ -20,6 +20,9 @@ _PICTURES = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg"}
 _LONGEST = 6000  # characters of a text
 _MOST = 20  # items of a folder
 _EXAMPLES = 4  # pictures of a folder
+# Kedro-Viz makes pages as wide as its large view (60 % of the window) in the side panel too. There
+# a letter is 14 pixels high and not 15, which is what tells the two apart.
+_WIDE = "width:calc(400px + (1em - 14px)/0.001);max-width:100%"
 # Kedro-Viz reads pages as Markdown too, and would set what stands between two underscores or stars
 # of a line in italics. A place to break with a line's end in its title ends that line unseen.
 _BREAK = '<wbr title="-&#10;-">'
@@ -37,21 +40,27 @@ class Previewed:
             show: pattern of the pictures of a folder that are shown, the first four of them; from
                 ``metadata: kedro-viz: preview_args``.
         """
-        return HTMLPreview(_words(self.metadata or {}) + self._content(show))
+        pictures, text = self._content(show)
+        words = self.metadata or {}
+        description = escaped(str(words.get("description", "")).strip())
+        page = f"<b>{description}</b>{pictures}{_table(words)}{text}"
+        return HTMLPreview(f'<div style="{_WIDE}">{page}</div>')
 
     def _place(self) -> Path | None:
         """The file or folder; None in memory."""
         place = getattr(self, "folder", None) or getattr(self, "_filepath", None)
         return Path(str(place)) if place else None
 
-    def _content(self, show: str) -> str:
-        """What is there now, as HTML."""
+    def _content(self, show: str) -> tuple[str, str]:
+        """What is there now, as HTML: pictures, and text."""
         path = self._place()
         if path is None:
-            return _line("In memory while a run lasts.")
+            return "", _line("In memory while a run lasts.")
         if not path.exists():
-            return _line("Not there yet.")
-        return _folder(path, show) if path.is_dir() else _file(path)
+            return "", _line("Not there yet.")
+        if path.is_dir():
+            return _pictures(list(islice(path.glob(show), _EXAMPLES)) if show else []), _items(path)
+        return (_pictures([path]), "") if path.suffix in _PICTURES else ("", _text(path))
 
 
 def escaped(text: str) -> str:
@@ -60,25 +69,22 @@ def escaped(text: str) -> str:
     return "".join(char + _BREAK if char in "_*" else char for char in safe)
 
 
-def _words(metadata: dict[str, Any]) -> str:
-    """What the catalog says about the entry."""
-    fields = metadata.get("fields", {}).items()
+def _table(words: dict[str, Any]) -> str:
+    """What the catalog says about what is inside."""
+    fields = words.get("fields", {}).items()
     rows = [(f"<code>{escaped(name)}</code>", meaning) for name, meaning in fields]
-    rows += [(name, metadata[name]) for name in ("shape", "units") if name in metadata]
-    rows += [(f"size, {scale}", text) for scale, text in metadata.get("size", {}).items()]
+    rows += [(name, words[name]) for name in ("shape", "units") if name in words]
+    rows += [(f"size, {scale}", text) for scale, text in words.get("size", {}).items()]
     cells = (f"<tr><td>{name}</td><td>{escaped(str(text))}</td></tr>" for name, text in rows)
-    description = escaped(str(metadata.get("description", "")).strip())
-    return f"<b>{description}</b><table>{''.join(cells)}</table>"
+    return f"<table>{''.join(cells)}</table>"
 
 
 def _line(text: str) -> str:
     return f"<br><i>{escaped(text)}</i>"
 
 
-def _file(path: Path) -> str:
-    """A picture, or the beginning of a text; JSON on lines of its own."""
-    if path.suffix in _PICTURES:
-        return _picture(path, "100%")
+def _text(path: Path) -> str:
+    """The beginning of a text; JSON on lines of its own."""
     text = path.read_text("utf-8")
     if path.suffix == ".json":
         text = json.dumps(json.loads(text), indent=1, ensure_ascii=False)
@@ -86,25 +92,26 @@ def _file(path: Path) -> str:
     return f"<pre>{escaped(text[:_LONGEST] + rest)}</pre>"
 
 
-def _folder(path: Path, show: str) -> str:
-    """The pictures that are to be shown, and the names of what is in the folder."""
-    width = f"{100 // _EXAMPLES * 2 - 2}%"
-    examples = [_picture(p, width) for p in islice(path.glob(show), _EXAMPLES)] if show else []
-    if len(examples) == 1:
-        examples = [_picture(next(path.glob(show)), "100%")]
-    items = sorted(item for item in path.iterdir() if not item.name.startswith("."))
+def _items(folder: Path) -> str:
+    """The names of what is in the folder."""
+    items = sorted(item for item in folder.iterdir() if not item.name.startswith("."))
     lines = [f"{item.name}{'/' if item.is_dir() else _size(item)}" for item in items[:_MOST]]
     if len(items) > _MOST:
         lines.append(f"... {len(items) - _MOST} more")
     listing = "\n".join(lines) or "an empty folder"
-    return "".join(examples) + f"<pre>{escaped(listing)}</pre>"
+    return f"<pre>{escaped(listing)}</pre>"
 
 
 def _size(file: Path) -> str:
     return f"  {file.stat().st_size / 1e3:,.1f} kB"
 
 
-def _picture(path: Path, width: str) -> str:
-    data = base64.b64encode(path.read_bytes()).decode()
-    kind = _PICTURES[path.suffix]
-    return f'<img style="width:{width};margin:1%" src="data:image/{kind};base64,{data}">'
+def _pictures(paths: list[Path]) -> str:
+    """One over the whole width, or two side by side."""
+    found = []
+    for path in paths:
+        data = base64.b64encode(path.read_bytes()).decode()
+        source = f"data:image/{_PICTURES[path.suffix]};base64,{data}"
+        style = f"width:{48 if len(paths) > 1 else 98}%;margin:1%"
+        found.append(f'<img style="{style}" src="{source}">')
+    return f"<br>{''.join(found)}" if found else ""

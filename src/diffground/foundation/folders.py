@@ -18,6 +18,7 @@ from diffground.backbone.layers import LAYERS_FILE, LayerTable
 from diffground.foundation.clip import build_processor
 from diffground.foundation.diffusion import build_scheduler
 from diffground.foundation.segmenter import image_processor
+from diffground.io.sums import write_sums
 
 
 def save_diffusion(
@@ -46,6 +47,7 @@ def save_diffusion(
         _edit(folder / part / "config.json", _name_or_path="")
     # The two files that older readers look for, beside tokenizer.json.
     tokenizer.backend_tokenizer.model.save(str(folder / "tokenizer"))
+    write_sums(folder)
     return folder
 
 
@@ -64,6 +66,7 @@ def save_clip(folder: Path, model: CLIPModel, tokenizer: CLIPTokenizer) -> Path:
     """Writes a CLIP folder with its processor, in half precision."""
     model.to(torch.float16).save_pretrained(folder)
     build_processor(tokenizer, model.config.vision_config.image_size).save_pretrained(folder)
+    write_sums(folder)
     return folder
 
 
@@ -71,4 +74,5 @@ def save_segmenter(folder: Path, model: Mask2FormerForUniversalSegmentation, siz
     """Writes a Mask2Former folder with its image processor, in half precision."""
     model.to(torch.float16).save_pretrained(folder)
     image_processor(size).save_pretrained(folder)
+    write_sums(folder)
     return folder

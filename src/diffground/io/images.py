@@ -1,6 +1,7 @@
-"""Image files as uint8 RGB arrays, with errors that name the file.
+"""Images as uint8 RGB arrays, whether they come as files, pictures or arrays.
 
-What is done with the modes a file can have (everything else is an :class:`InputError`):
+A file, and the picture that Pillow opens of it, are the same array. What is done with their modes
+(everything else is an :class:`InputError`):
 
 - grey (``1``, ``L``): the grey value in all three channels;
 - grey with 16 bits (``I;16``): ``round(value / 257)``, so that 65535 becomes 255, then as grey;
@@ -9,6 +10,10 @@ What is done with the modes a file can have (everything else is an :class:`Input
 - 32 bit integers and floats (``I``, ``F``): refused, their range is unknown;
 - animations (GIF, APNG, WebP): refused; phones' ``MPO`` files give their main picture.
 
+Arrays have the form that such pictures have as arrays: uint8 ``(H, W)``, ``(H, W, 3)`` RGB and
+``(H, W, 4)`` RGBA, uint16 ``(H, W)`` grey of 16 bits. Floats, truth values, other shapes and empty
+arrays are refused: what their values mean is not known.
+
 EXIF rotation is applied by default (``upright=True``): a photo is seen as viewers show it. Datasets
 whose masks were drawn on the pixels as they are stored ask for ``upright=False``.
 """
@@ -16,6 +21,7 @@ whose masks were drawn on the pixels as they are stored ask for ``upright=False`
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,28 +30,31 @@ from PIL import Image, ImageOps
 from diffground.errors import InputError
 from diffground.io.files import write_whole
 
+ImageSource = str | Path | Image.Image | NDArray[Any]
+
 _CONVERTED = {"1", "L", "P", "RGB", "CMYK", "YCbCr", "LAB", "HSV"}
 _GREY_16 = {"I;16", "I;16L", "I;16B", "I;16N"}
 _TRANSPARENT = {"LA", "La", "PA", "RGBA", "RGBa"}
 
 
-def read_image(path: str | Path, *, upright: bool = True) -> NDArray[np.uint8]:
-    """The image of a file, uint8 RGB ``(H, W, 3)``.
+def read_image(source: ImageSource, *, upright: bool = True) -> NDArray[np.uint8]:
+    """The image of a file, a Pillow picture or an array, uint8 RGB ``(H, W, 3)``.
 
-    ``upright`` applies the EXIF rotation. Raises :class:`InputError` for a file that is missing,
-    is a folder, is no image, is cut short or corrupt, or has a mode named as refused at the top of
-    this module; of the field :data:`~diffground.errors.ACCESS` where the system would not open it.
+    ``upright`` applies the EXIF rotation, which an array does not have. A picture is not changed;
+    an array that already is RGB is given back as it is. Raises :class:`InputError` for a file that
+    is missing, is a folder, is no image, is cut short or corrupt, and for a mode or an array that
+    is named as refused at the top of this module; of the field
+    :data:`~diffground.errors.ACCESS` where the system would not open the file.
     """
-    try:
-        with open_image(path) as image:
-            image.load()
-            if upright:
-                ImageOps.exif_transpose(image, in_place=True)
-            return _to_rgb(image, path)
-    except InputError:
-        raise
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise broken_pixels(path, error) from error
+    if isinstance(source, np.ndarray):
+        return _of_array(source)
+    if isinstance(source, Image.Image):
+        return _of_picture(source, getattr(source, "filename", "") or "image", upright)
+    if not isinstance(source, (str, Path)):
+        reason = f"{type(source).__name__}: a path, a Pillow picture or a NumPy array is needed"
+        raise InputError("image", "type", reason)
+    with open_image(source) as image:
+        return _of_picture(image, source, upright)
 
 
 def broken_pixels(path: str | Path, error: Exception) -> InputError:
@@ -92,10 +101,34 @@ def open_image(path: str | Path) -> Image.Image:
         raise InputError(path, "format", f"not a readable image file ({error})") from error
 
 
+def _of_picture(image: Image.Image, name: str | Path, upright: bool) -> NDArray[np.uint8]:
+    try:
+        if getattr(image, "is_animated", False) and image.format != "MPO":
+            raise InputError(name, "frames", "an animation; give one still image")
+        image.load()
+        return _to_rgb(ImageOps.exif_transpose(image) if upright else image, name)
+    except InputError:
+        raise
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise broken_pixels(name, error) from error
+
+
+def _of_array(array: NDArray[Any]) -> NDArray[np.uint8]:
+    grey = array.ndim == 2 and array.dtype in (np.uint8, np.uint16)
+    colour = array.ndim == 3 and array.shape[2] in (3, 4) and array.dtype == np.uint8
+    if not (grey or colour) or 0 in array.shape:
+        reason = (
+            f"{array.dtype} {array.shape}: uint8 (H, W, 3) is needed; uint8 (H, W) and (H, W, 4), "
+            "and uint16 (H, W), are converted"
+        )
+        raise InputError("image", "array", reason)
+    if array.ndim == 3 and array.shape[2] == 3:
+        return array
+    return _to_rgb(Image.fromarray(np.ascontiguousarray(array)), "image")
+
+
 def _to_rgb(image: Image.Image, path: str | Path) -> NDArray[np.uint8]:
     """Applies the table at the top of this module."""
-    if getattr(image, "is_animated", False) and image.format != "MPO":
-        raise InputError(path, "frames", "an animation; give one still image")
     if image.mode in _GREY_16:
         values = np.asarray(image, dtype=np.float64) / 257
         grey = np.round(values).astype(np.uint8)

@@ -1,10 +1,15 @@
 """Dense CRF on scores of pixels (Text2Mask, 002, §4; the settings are the public code's).
 
+There are two backends, and they give the same masks: the compiled ``pydensecrf``, which has to be
+built (a C++ compiler, Python 3.11 or 3.12), and our own in torch, which runs everywhere in about
+twice the time. ``backend: auto`` takes the compiled one where it is installed. A configuration
+never stays at "auto": keys of files, reports and the run log name the backend that was used.
+
 The unary term is ``-log`` of the scores, which are *not* normalised over the labels. Two Gaussian
 kernels smooth it: one of the place, one of place and colour. Paper and public code differ in the
 picture that the second kernel sees:
 
-- ``compat: paper``: the RGB image;
+- ``compat: paper``: the RGB image, for lack of a word about it ("refined by dense CRF", §5.1);
 - ``compat: official``: BGR with the mean (104.008, 116.669, 122.675) subtracted, as a network wants
   it, and then cast to 8 bits, where negative values wrap: 100 and 110 of blue become 252 and 5, so
   the kernel sees an edge where there is none.
@@ -14,27 +19,39 @@ picture that the second kernel sees:
 
 from __future__ import annotations
 
+import logging
+import multiprocessing
+from functools import cache
 from importlib.util import find_spec
 from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
-from diffground.config import Config, Device
+from diffground.config import Compat, Config, Device
 from diffground.errors import InputError
 
-Compat = Literal["official", "paper"]
+log = logging.getLogger(__name__)
 
+Backend = Literal["auto", "pydensecrf", "torch"]
 MEAN_BGR = (104.008, 116.669, 122.675)
 
 
 class CrfConfig(Config):
     """The dense CRF. The numbers are the public code's; the paper names none."""
 
-    backend: Literal["pydensecrf", "torch"] = "pydensecrf"  # compiled, or our own: the same masks
     device: Device = "cpu"  # of the torch backend: "cpu", "cuda", "cuda:1", ...
-    compat: Compat = "official"  # which picture the colour kernel sees
+    # Compiled, or our own: the same masks. "auto" becomes one of the two at once.
+    backend: Backend = Field("auto", validate_default=True)
     iterations: PositiveInt = 10
     clip: PositiveFloat = Field(1e-5, lt=1)  # scores below count as this much
     gaussian_sxy: PositiveFloat = 1.0  # standard deviation, pixels
@@ -42,6 +59,14 @@ class CrfConfig(Config):
     bilateral_sxy: PositiveFloat = 67.0  # standard deviation, pixels
     bilateral_srgb: PositiveFloat = 3.0  # standard deviation, grey levels
     bilateral_weight: NonNegativeFloat = 4.0
+
+    @field_validator("backend")
+    @classmethod
+    def _one_of_two(cls, backend: Backend, info: ValidationInfo) -> Backend:
+        if backend != "auto":
+            return backend
+        on_cpu = info.data.get("device", "cpu") == "cpu"
+        return "pydensecrf" if on_cpu and _is_compiled() else "torch"
 
     @model_validator(mode="after")
     def _device_is_used(self) -> Self:
@@ -51,39 +76,68 @@ class CrfConfig(Config):
 
 
 def dense_crf(
-    image: NDArray[np.uint8], scores: NDArray[np.floating], config: CrfConfig
+    image: NDArray[np.uint8], scores: NDArray[np.floating], config: CrfConfig, compat: Compat
 ) -> NDArray[np.float32]:
     """The posterior of every label, float32 ``(K + 1, H, W)``, sums to 1 over the labels.
 
     Args:
         image: uint8 RGB ``(H, W, 3)``.
         scores: ``(K + 1, H, W)``, background first, not normalised, cut to ``[clip, 1]``.
-        config: kernels, backend, and what the colour kernel sees.
+        config: kernels and backend.
+        compat: which picture the colour kernel sees.
 
     Raises:
-        InputError: ``pydensecrf`` is not installed, or the kernels are too narrow for the torch
-            backend.
+        InputError: ``pydensecrf`` is wanted and not installed, or the kernels are too narrow for
+            the torch backend.
     """
     assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3, image.shape
     assert scores.ndim == 3 and scores.shape[1:] == image.shape[:2], (scores.shape, image.shape)
     assert len(scores) > 0 and np.isfinite(scores).all(), "scores must be numbers"
     if len(scores) == 1:  # nothing to decide
         return np.ones(scores.shape, np.float32)
-    unary = -np.log(np.clip(scores, config.clip, 1.0)).astype(np.float32)
-    seen = crf_picture(image, config.compat)
+    if multiprocessing.parent_process() is None:  # a pool's processes would all say the same
+        check_backend(config)
+    seen, unary = crf_picture(image, compat), crf_unary(scores, config.clip)
     infer = _compiled if config.backend == "pydensecrf" else _torch
     return infer(seen, unary, config)
 
 
-def require_pydensecrf() -> None:
-    """Raises :class:`InputError` with the remedy if the compiled CRF is not installed."""
-    if find_spec("pydensecrf") is None:
-        raise InputError(
-            "environment",
-            "crf.backend",
-            "pydensecrf is not installed: `pip install 'diffground[crf]'`, or choose "
-            "`backend: torch`, which gives the same masks in about twice the time",
-        )
+def check_backend(config: CrfConfig) -> None:
+    """Says once where torch stands in for the compiled CRF.
+
+    Raises:
+        InputError: the compiled CRF was asked for by name and is not installed.
+    """
+    if _is_compiled():
+        return
+    if config.backend == "pydensecrf":
+        reason = f"pydensecrf is not installed. {_REMEDY}, or choose `backend: auto`"
+        raise InputError("environment", "crf.backend", reason)
+    if config.device == "cpu":
+        _say_once()
+
+
+_REMEDY = "`pip install pydensecrf2==1.1` builds it (with a C++ compiler, for Python below 3.13)"
+
+
+def _is_compiled() -> bool:
+    """Whether the compiled CRF is installed."""
+    return find_spec("pydensecrf") is not None
+
+
+@cache
+def _say_once() -> None:
+    log.warning(
+        "the dense CRF runs in torch: pydensecrf is not installed. The masks are the same, in "
+        "about twice the time. %s",
+        _REMEDY,
+    )
+
+
+def crf_unary(scores: NDArray[np.floating], clip: float) -> NDArray[np.float32]:
+    """The energies of labels with these scores, cut to ``[clip, 1]``: float32, of any shape."""
+    energies: NDArray[np.float32] = -np.log(np.clip(scores, clip, 1.0)).astype(np.float32)
+    return energies
 
 
 def crf_picture(image: NDArray[np.uint8], compat: Compat) -> NDArray[np.uint8]:
@@ -98,7 +152,6 @@ def crf_picture(image: NDArray[np.uint8], compat: Compat) -> NDArray[np.uint8]:
 def _compiled(
     image: NDArray[np.uint8], unary: NDArray[np.float32], config: CrfConfig
 ) -> NDArray[np.float32]:
-    require_pydensecrf()
     from pydensecrf.densecrf import DenseCRF2D
 
     labels, height, width = unary.shape

@@ -34,7 +34,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt, model_validator
 
-from diffground.config import Config
+from diffground.config import Compat, Config
 from diffground.errors import InputError, Problem, ProblemReport
 from diffground.io.files import read_json, write_json
 from diffground.io.notes import digest_of
@@ -46,7 +46,7 @@ from diffground.manifest import (
     remove_manifest,
     write_manifest,
 )
-from diffground.masks.crf import CrfConfig, dense_crf, require_pydensecrf
+from diffground.masks.crf import CrfConfig, check_backend, dense_crf
 from diffground.masks.labels import (
     labels_of,
     read_confidence,
@@ -55,6 +55,8 @@ from diffground.masks.labels import (
     write_labels,
 )
 from diffground.masks.pool import outcomes
+from diffground.masks.uncertainty import uncertain
+from diffground.metrics.iou import UNSURE
 from diffground.progress import progress
 
 Layer = Literal["mask", "label", "initial", "confidence"]
@@ -66,7 +68,9 @@ class MaskConfig(Config):
     """How scores become mask files."""
 
     crf: CrfConfig = CrfConfig()
-    threshold: float = Field(0.95, ge=0, le=1)  # pixels less certain are 255 in `mask`
+    threshold: float = Field(
+        0.95, ge=0, le=1
+    )  # pixels less certain are 255 in `mask`: `write_masks`
     label: bool = True  # also keep the labels of all pixels: the public code measures these
     initial: bool = False  # also keep the labels before the CRF; the work must bring them
     confidence: bool = False  # also keep the confidence
@@ -131,6 +135,7 @@ def write_masks(
     config: MaskConfig,
     work: WorkConfig,
     *,
+    compat: Compat,
     recipe: Configuration,
     made_from: Callable[[str], Path] | None = None,
 ) -> dict[str, Any]:
@@ -145,6 +150,9 @@ def write_masks(
         folder: filled in place; may be shared by the machines of several shards.
         config: CRF, threshold, and which files to keep.
         work: this run's shard and processes.
+        compat: the CRF's picture, and which pixels of ``mask`` are 255: ``official`` where its
+            posterior is below the threshold, ``paper`` where two attention scores are less than
+            1 - threshold apart (see :mod:`diffground.masks.uncertainty`).
         recipe: what else the masks depend on (model, prompts, data). A folder that was begun with
             another one is refused.
         made_from: the file that an item is made from. If it is another one now, the mask is made
@@ -161,9 +169,8 @@ def write_masks(
     """
     folder = Path(folder)
     _check_ids(ids, folder)
-    if config.crf.backend == "pydensecrf":
-        require_pydensecrf()  # here: later it would be the fault of every single item
-    store = _Store(folder, tuple(ids), config, work.shard, recipe, made_from)
+    check_backend(config.crf)  # here: later it would be the fault of every single item
+    store = _Store(folder, tuple(ids), config, compat, work.shard, recipe, made_from)
     mine = ids[work.shard.index :: work.shard.count]
     folder.mkdir(parents=True, exist_ok=True)
     report = ProblemReport(total=len(mine))
@@ -174,7 +181,7 @@ def write_masks(
         if pending or not whole or not store.has_noted(mine):
             remove_manifest(folder)
             store.begin(mine, pending)
-            refine = partial(_refine, folder, config)
+            refine = partial(_refine, folder, config, compat)
             ended = outcomes(
                 pending, make, refine, workers=work.workers, look_ahead=work.look_ahead
             )
@@ -194,9 +201,9 @@ def write_masks(
     }
 
 
-def _refine(folder: Path, config: MaskConfig, item: str, work: MaskWork) -> None:
+def _refine(folder: Path, config: MaskConfig, compat: Compat, item: str, work: MaskWork) -> None:
     """Runs the CRF and writes an item's files, ``mask`` last; in whichever process."""
-    posterior = dense_crf(work.image, work.scores, config.crf)
+    posterior = dense_crf(work.image, work.scores, config.crf, compat)
     labels, confidence = labels_of(posterior, work.label_ids, None)
     for layer in config.layers():
         path = mask_path(folder, item, layer)
@@ -207,8 +214,11 @@ def _refine(folder: Path, config: MaskConfig, item: str, work: MaskWork) -> None
             write_labels(path, work.initial)
         elif layer == "label":
             write_labels(path, labels)
-        else:
+        elif compat == "official":
             write_labels(path, labels_of(posterior, work.label_ids, config.threshold)[0])
+        else:
+            unsure = uncertain(work.scores, compat, 1 - config.threshold)
+            write_labels(path, np.where(unsure, np.uint8(UNSURE), labels))
 
 
 class _Store:
@@ -219,6 +229,7 @@ class _Store:
         folder: Path,
         ids: tuple[str, ...],
         config: MaskConfig,
+        compat: Compat,
         shard: ShardConfig,
         recipe: Configuration,
         made_from: Callable[[str], Path] | None,
@@ -228,7 +239,7 @@ class _Store:
         # Not the device: machines that share a folder may differ.
         masks = config.model_dump(mode="json", exclude={"crf": {"device"}})
         made = recipe.model_dump(mode="json") if isinstance(recipe, BaseModel) else dict(recipe)
-        self.recipe: dict[str, Any] = {"masks": masks, "recipe": made}
+        self.recipe: dict[str, Any] = {"masks": masks, "compat": compat, "recipe": made}
         self.ids_hash = config_hash({"ids": list(ids)})
         self.manifest_config = self.recipe | {"ids": self.ids_hash}
         self.notes = self._read_notes()

@@ -1,4 +1,4 @@
-"""Which pixels are uncertain, and the picture of it (Text2Mask, 002, Figures 4 and B.7).
+"""Which pixels are uncertain, and labels as a picture (Text2Mask, 002, Figures 4 and B.7).
 
 The paper marks a pixel as uncertain "within the 0.05 interval of the interface", that is, where two
 labels meet. Paper and public code can be read differently:
@@ -12,13 +12,11 @@ labels meet. Paper and public code can be read differently:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
+from diffground.config import Compat
 from diffground.io.palette import colour_map
-from diffground.masks.crf import Compat
 from diffground.metrics.iou import UNSURE
 
 INTERVAL = 0.05
@@ -50,24 +48,3 @@ def label_picture(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     picture = colour_map()[labels]
     picture[labels == UNSURE] = WHITE
     return picture
-
-
-def comparison_row(
-    image: NDArray[np.uint8], masks: Sequence[NDArray[np.uint8]], gap: int = 4
-) -> NDArray[np.uint8]:
-    """One row of Figure 4: the image and its label masks side by side, the ground truth last.
-
-    Args:
-        image: uint8 RGB ``(H, W, 3)``.
-        masks: label masks uint8 ``(H, W)``, say of several methods and the truth.
-        gap: width of the white stripes between them, pixels.
-
-    Returns:
-        uint8 RGB ``(H, (1 + masks) W + masks gap, 3)``.
-    """
-    stripe = np.full((image.shape[0], gap, 3), WHITE, np.uint8)
-    parts = [image]
-    for labels in masks:
-        assert labels.shape == image.shape[:2], (labels.shape, image.shape)
-        parts += [stripe, label_picture(labels)]
-    return np.concatenate(parts, axis=1)

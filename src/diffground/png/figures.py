@@ -16,7 +16,8 @@ from diffground.png.model import PngModel
 from diffground.png.samples import PngSample, load_image, load_targets
 from diffground.png.variant import PngConfig, PngFolders
 from diffground.reporting.attention_layers import LayerRow, attention_layers
-from diffground.reporting.overlays import side_by_side
+from diffground.reporting.overlays import Comparison, side_by_side
+from diffground.reporting.tables import SCALE_WORDS
 
 PAPER_LAYERS = (3, 5, 12)  # the adapters that the paper shows, counted from 1
 
@@ -63,7 +64,7 @@ def draw_attention(
                 load_targets(sample)[kept],
             )
         )
-    return attention_layers(rows)
+    return attention_layers(rows, scale=config.scale)
 
 
 def draw_predictions(
@@ -73,5 +74,14 @@ def draw_predictions(
     rule = config.eval.model_copy(update={"overlays": len(samples), "limit": None})
     found = evaluate(model, samples, categories, config.data, rule)
     rows = [compare(prediction, config.model.threshold) for prediction in found.predictions]
-    note = f"Numbers: IoU, protocol {config.eval.protocol}."
-    return side_by_side(rows, differences=True, footnote=note)
+    return compared(rows, config)
+
+
+def compared(rows: Sequence[Comparison], config: PngConfig) -> NDArray[np.uint8]:
+    """Narratives with truth and prediction, at which scale and what the numbers are; uint8 RGB."""
+    return side_by_side(
+        rows,
+        differences=True,
+        heading=f"{SCALE_WORDS[config.scale].capitalize()}: predictions beside the ground truth.",
+        footnote=f"Numbers: IoU, protocol {config.eval.protocol}.",
+    )

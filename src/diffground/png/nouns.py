@@ -119,9 +119,6 @@ def find_nouns(text: str, stop_words: Collection[str] = STOP_WORDS) -> list[Span
 
     Args:
         stop_words: in lower case; a phrase whose last word is one of them is left out.
-
-    Raises:
-        InputError: TextBlob is not installed.
     """
     stop = frozenset(stop_words)
     spans = []
@@ -144,15 +141,8 @@ def _letter(word: str, tag: str) -> str:
 
 def _tagged(text: str) -> Iterator[tuple[list[Span], list[str]]]:
     """Each sentence's words, by character span, and their Penn tags."""
-    try:
-        from textblob.en import tag
-    except ImportError as error:
-        raise InputError(
-            "narrative",
-            "phrases",
-            "finding them needs TextBlob: pip install textblob; or mark them with brackets: "
-            "a [puppy] stands on the [bench]",
-        ) from error
+    from textblob.en import tag
+
     sentence: list[Span] = []
     words = [match.span() for match in _WORD.finditer(text)]
     for index, (start, end) in enumerate(words):

@@ -29,7 +29,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from diffground.config import Config
 from diffground.errors import InputError, ProblemReport
-from diffground.io.images import read_image, write_png
+from diffground.io.images import ImageSource, read_image, write_png
 from diffground.manifest import make_folder
 from diffground.png.data import UNKNOWN, PngBatch, PngDataConfig, to_input
 from diffground.png.maps import resize_maps
@@ -80,7 +80,7 @@ class Grounding(NamedTuple):
 
 def ground(
     model: PngModel,
-    image: NDArray[np.uint8],
+    image: ImageSource,
     narrative: str,
     spans: Sequence[Span],
     data: PngDataConfig,
@@ -92,23 +92,27 @@ def ground(
     and cut at the model's threshold.
 
     Args:
-        image: uint8 RGB ``(H, W, 3)``.
+        image: a file, a Pillow picture or an array, see :mod:`diffground.io.images`.
         spans: the character span of each phrase.
         item: seeds the noise, if the model adds any.
+
+    Raises:
+        InputError: the image cannot be read.
     """
+    pixels = read_image(image)
     batch = PngBatch(
         ids=(item,),
         captions=(narrative,),
         spans=(tuple(spans),),
-        images=to_input(image, data.image_size)[None],
+        images=to_input(pixels, data.image_size)[None],
         targets=torch.zeros(1, len(spans), *data.mask_size),  # only their size is read
         categories=torch.full((1, len(spans)), UNKNOWN),
     )
     small = model.predict(batch.to(model.backbone.device))[0].float().cpu()  # (K, h, w)
-    masks = np.zeros((len(spans), *image.shape[:2]), dtype=bool)
+    masks = np.zeros((len(spans), *pixels.shape[:2]), dtype=bool)
     scores: list[float | None] = []
     for index in range(len(spans)):  # one at a time: at 12 megapixels each takes 48 MB
-        prob = resize_maps(small[None, index : index + 1], image.shape[:2])[0, 0].numpy()
+        prob = resize_maps(small[None, index : index + 1], pixels.shape[:2])[0, 0].numpy()
         masks[index] = prob > model.config.threshold
         inside = prob[masks[index]]
         scores.append(round(float(inside.mean()), 4) if inside.size else None)

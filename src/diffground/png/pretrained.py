@@ -29,6 +29,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from diffground.errors import InputError
+from diffground.io.sums import check_sums
 from diffground.png.decoder import MaskFeature, PhraseDecoder
 from diffground.png.mlma import MLMA
 from diffground.png.pretrained_keys import (
@@ -166,6 +167,7 @@ def _read(path: Path) -> _Source:
         for name in ("config.json", "model.safetensors"):
             if not (path / name).is_file():
                 raise InputError(path, name, "the folder lacks it: save_pretrained of transformers")
+        check_sums(path, "fetch the folder again, or `git checkout -- <folder>` if it is tracked")
         try:
             config = json.loads((path / "config.json").read_text("utf-8"))
             kind, heads = config["model_type"], int(config["num_attention_heads"])

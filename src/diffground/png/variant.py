@@ -94,11 +94,10 @@ class Variant(Config):
     def of(cls, config: PngConfig, folders: PngFolders, backbone: FrozenDiffusion) -> Variant:
         """From all that the trained weights depend on; zero-shot variants have no training.
 
-        What changes the rounding alone is not among it: precision, accumulation, processes. So a
-        model that four GPUs trained is found by one, and ``training.json`` says how it was made.
-
         Narratives that the doctor, asked last, found without usable files are among it: weights
-        that never saw them are other weights.
+        that never saw them are other weights. What changes the rounding alone is not: precision,
+        accumulation, processes. So a model that four GPUs trained is found by one, and
+        ``training.json`` says how it was made.
         """
         content: dict[str, Any] = {
             "model": _relevant(config.model),

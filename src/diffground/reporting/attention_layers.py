@@ -19,6 +19,7 @@ from PIL import Image
 from diffground.reporting.lettering import coloured_words
 from diffground.reporting.overlays import paint, palette
 from diffground.reporting.sheet import SheetRow, sheet
+from diffground.reporting.tables import SCALE_WORDS, Scale
 
 _HEADING = (
     "Which phrase does each pixel attend to? Every pixel is tinted in the colour of one phrase of "
@@ -50,11 +51,14 @@ class LayerRow(NamedTuple):
     truth: NDArray[np.bool_] | None = None
 
 
-def attention_layers(rows: Sequence[LayerRow], *, panel: int = 256) -> NDArray[np.uint8]:
+def attention_layers(
+    rows: Sequence[LayerRow], *, scale: Scale, panel: int = 256
+) -> NDArray[np.uint8]:
     """One row per narrative: its caption, then image, layers and truth; uint8 RGB.
 
     Args:
         rows: all with the same layer titles, all with a truth or none.
+        scale: said in the first line.
         panel: width of a panel, pixels.
 
     Raises:
@@ -66,7 +70,8 @@ def attention_layers(rows: Sequence[LayerRow], *, panel: int = 256) -> NDArray[n
     titles = _titles(rows[0])
     if any(_titles(row) != titles for row in rows):
         raise ValueError(f"not all rows have the columns {titles}")
-    heading = _HEADING + (_WITH_TRUTH if rows[0].truth is not None else "")
+    heading = f"{SCALE_WORDS[scale].capitalize()}. {_HEADING}"
+    heading += _WITH_TRUTH if rows[0].truth is not None else ""
     laid = [_laid_out(row, panel) for row in rows]
     return sheet(titles, laid, panel, heading=heading, caption_above=True)
 

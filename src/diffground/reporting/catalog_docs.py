@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -62,6 +62,7 @@ class EntryMetadata(Config):
     shape: str = ""  # of arrays, with the dtype and the meaning of the axes
     units: str = Field(min_length=1)  # of the numbers: "pixels", "percent", "none"
     size: Size
+    run_log: Literal["file"] | None = None  # no figures of a run: MLflow keeps the file alone
     viz: VizMetadata = Field(alias="kedro-viz")
 
     @model_validator(mode="after")

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from diffground.io.images import write_png
 from diffground.reporting.overlays import palette
+from diffground.reporting.tables import SCALE_WORDS, Scale
 
 # The panels of the papers' recall figure: title, and line style of each group in it.
 _PANELS = (
@@ -34,6 +35,7 @@ def recall_curves(
     thresholds: Sequence[float],
     *,
     protocol: str,
+    scale: Scale,
     averages: Mapping[str, Mapping[str, float | None]] | None = None,
 ) -> Figure:
     """Recall over the IoU threshold: overall, by things and stuff, by singulars and plurals.
@@ -42,7 +44,7 @@ def recall_curves(
         curves: model -> group -> recall in [0, 1] at each threshold, as
             ``AverageRecall.curve`` gives it; a group that is None is left out.
         thresholds: in [0, 1], the horizontal axis.
-        protocol: how IoU was measured: printed in the figure.
+        protocol, scale: how IoU was measured, and on what: printed in the figure.
         averages: model -> group -> AR in percent, shown in the legends.
     """
     lines = 2 + 2 * len(curves)  # of the legends, which stand below: the curves fill the panels
@@ -78,7 +80,8 @@ def recall_curves(
                 frameon=False,
             )
     axes[0].set_ylabel("recall")
-    figure.suptitle(f"share of phrases found, IoU protocol: {protocol}", fontsize=10, color="0.35")
+    title = f"{SCALE_WORDS[scale]}: share of phrases found, IoU protocol: {protocol}"
+    figure.suptitle(title, fontsize=10, color="0.35")
     return figure
 
 

@@ -127,6 +127,7 @@ def side_by_side(
     comparisons: Sequence[Comparison],
     *,
     panel: int = 320,
+    heading: str = "",
     footnote: str = "",
     differences: bool = False,
 ) -> NDArray[np.uint8]:
@@ -137,6 +138,7 @@ def side_by_side(
     Args:
         comparisons: all with the same panel titles, which head the columns (ValueError if not).
         panel: width of a panel, pixels.
+        heading: a first line, say whose pictures these are.
         footnote: a last line, say what the notes are: "Numbers: IoU, protocol original."
         differences: white dashed boxes in both of two panels, say "ground truth" and "prediction"
             (Figure 6 of Li et al.), mark the largest areas where they differ, see
@@ -153,7 +155,7 @@ def side_by_side(
         boxes = f"White dashed boxes: the largest areas where {' and '.join(titles)} differ."
         footnote = f"{boxes} {footnote}".strip()
     rows = [_row(comparison, panel, differences) for comparison in comparisons]
-    return sheet(("image", *titles), rows, panel, footnote=footnote)
+    return sheet(("image", *titles), rows, panel, heading=heading, footnote=footnote)
 
 
 def paint(

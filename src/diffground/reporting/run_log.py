@@ -1,8 +1,9 @@
-"""The run log's MLflow side: a tracker bound to one run, and what is written down about it.
+"""The run log: a tracker bound to one MLflow run, and what is written down about it.
 
 Uses MLflow's client with explicit run ids, never its global "active run": that one is closed as
-FINISHED when the process is interrupted, and cannot be used from two threads. ``import mlflow``
-happens in :meth:`MlflowTracker.start`.
+FINISHED when the process is interrupted, and cannot be used from two threads. What it writes goes
+through :mod:`diffground.reporting.run_journal`, so that a store that is busy, full or away never
+ends a run. MLflow is imported when a run begins.
 """
 
 from __future__ import annotations
@@ -15,27 +16,26 @@ import re
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import BaseModel
 
 import diffground
-
-if TYPE_CHECKING:
-    from mlflow.tracking import MlflowClient
+from diffground.reporting.run_journal import Journal, settle
+from diffground.reporting.run_store import resolve_uri
 
 MAX_NUMBERS = 500  # a JSON file with more of them is data, not figures of a run
-BATCH = 100  # parameters per request that MLflow accepts
 
 
 class MlflowTracker:
     """A :class:`diffground.tracking.Tracker` that writes to one run of an MLflow store."""
 
-    def __init__(self, client: MlflowClient, run_id: str) -> None:
-        self.client, self.run_id = client, run_id
+    def __init__(self, journal: Journal, key: str, tags: Mapping[str, str]) -> None:
+        self._journal, self._key, self._tags = journal, key, dict(tags)
         self._monitor: Any = None
 
     @classmethod
@@ -49,105 +49,91 @@ class MlflowTracker:
         parent: str | None = None,
         system_metrics: bool = False,
     ) -> MlflowTracker:
-        """Opens a run.
+        """Opens a run; what processes that died have left is written and closed before.
 
         Args:
             uri: MLflow's tracking URI; a relative sqlite path is relative to ``project``.
-            experiment: made if it is new. Its files go to ``project/mlruns`` for a sqlite store,
-                and wherever the server keeps them otherwise.
+            experiment: made if it is new.
             parent: id of the run that this one is shown under.
         """
-        from mlflow.tracking import MlflowClient
-
-        uri = resolve_uri(uri, project)
-        client = MlflowClient(tracking_uri=uri)
-        known = client.get_experiment_by_name(experiment)
-        if known is None:
-            files = (project / "mlruns").as_uri() if uri.startswith("sqlite:") else None
-            experiment_id = client.create_experiment(experiment, artifact_location=files)
-        else:
-            experiment_id = known.experiment_id
+        settle(uri, project)
         tags = {
             "mlflow.user": getpass.getuser(),
             "mlflow.source.name": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
             "mlflow.source.type": "LOCAL",
         }
-        if parent:
-            tags["mlflow.parentRunId"] = parent
-        run = client.create_run(experiment_id, run_name=name, tags=tags)
-        tracker = cls(client, run.info.run_id)
-        if system_metrics:
+        tracker = cls(Journal(uri, experiment, project), "run", tags)
+        tracker._open(name, parent)
+        if system_metrics and tracker.run_id is not None:
             from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-            tracker._monitor = SystemMetricsMonitor(tracker.run_id, tracking_uri=uri)
+            tracker._monitor = SystemMetricsMonitor(
+                tracker.run_id, tracking_uri=resolve_uri(uri, project)
+            )
             tracker._monitor.start()
         return tracker
 
+    @property
+    def run_id(self) -> str | None:
+        """The run's id; None while the store could not make it."""
+        return self._journal.ids.get(self._key)
+
     def log_params(self, params: Mapping[str, str]) -> None:
         """Writes parameters, see :func:`flatten`."""
-        from mlflow.entities import Param
-
-        rows = [Param(_name(key), value) for key, value in params.items()]
-        for start in range(0, len(rows), BATCH):
-            self.client.log_batch(self.run_id, params=rows[start : start + BATCH])
+        self._write("params", {"values": {_name(key): value for key, value in params.items()}})
 
     def log_metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
         """Writes figures at a step, all with the same time."""
-        from mlflow.entities import Metric
-
-        now = int(time.time() * 1000)
-        rows = [Metric(_name(key), float(v), now, step or 0) for key, v in values.items()]
-        if rows:
-            self.client.log_batch(self.run_id, metrics=rows)
+        if values:
+            numbers = {_name(key): float(value) for key, value in values.items()}
+            self._write("metrics", {"values": numbers, "time": _now(), "step": step or 0})
 
     def log_artifact(self, path: str | Path, folder: str | None = None) -> None:
         """Copies a file, or a folder with all that is in it."""
-        upload = self.client.log_artifacts if Path(path).is_dir() else self.client.log_artifact
-        upload(self.run_id, str(path), folder)
+        self._write("file", {"path": str(path), "folder": folder})
 
     def log_dict(self, data: Any, name: str) -> None:
         """Keeps JSON-ready data as a file."""
-        self.client.log_dict(self.run_id, data, name)
+        self._write("dict", {"data": data, "name": name})
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Writes tags; MLflow cuts values after 8000 characters."""
-        from mlflow.entities import RunTag
-
-        self.client.log_batch(self.run_id, tags=[RunTag(_name(k), v) for k, v in tags.items()])
+        named = {_name(key): value for key, value in tags.items()}
+        self._tags |= {key: value for key, value in named.items() if key.startswith("git.")}
+        self._write("tags", {"values": named})
 
     @contextmanager
     def child(self, name: str, params: Mapping[str, Any]) -> Iterator[MlflowTracker]:
         """A run under this one with these parameters; ``FAILED`` if the block raises."""
-        parent = self.client.get_run(self.run_id)
-        kept = ("mlflow.user", "mlflow.source.name", "mlflow.source.type", "git.commit")
-        tags = {key: parent.data.tags[key] for key in kept if key in parent.data.tags}
-        run = self.client.create_run(
-            parent.info.experiment_id,
-            run_name=name,
-            tags={**tags, "mlflow.parentRunId": self.run_id},
-        )
-        tracker = MlflowTracker(self.client, run.info.run_id)
+        tracker = MlflowTracker(self._journal, uuid.uuid4().hex, self._tags)
+        tracker._open(name, self._key)
         tracker.log_params(flatten(params))
-        status = "FAILED"
+        status = "KILLED"
         try:
             yield tracker
             status = "FINISHED"
+        except Exception:
+            status = "FAILED"
+            raise
         finally:
-            tracker.end(status)
+            tracker._close(status)
 
     def end(self, status: str) -> None:
-        """Closes the run as ``FINISHED``, ``FAILED`` or ``KILLED``."""
+        """Closes the run as ``FINISHED``, ``FAILED`` or ``KILLED``, and its journal."""
         if self._monitor is not None:
             self._monitor.finish()
-        self.client.set_terminated(self.run_id, status)
+        self._close(status)
+        self._journal.close()
 
+    def _open(self, name: str, parent: str | None) -> None:
+        content = {"name": name, "parent": parent, "tags": self._tags, "time": _now()}
+        self._write("run", content)
 
-def resolve_uri(uri: str, project: Path) -> str:
-    """Anchors a relative sqlite path (three slashes) at the project, not the current folder."""
-    path = uri.removeprefix("sqlite:///")
-    if path == uri or Path(path).is_absolute():
-        return uri
-    return f"sqlite:///{(project / path).as_posix()}"
+    def _close(self, status: str) -> None:
+        self._write("end", {"status": status, "time": _now()})
+
+    def _write(self, kind: str, content: dict[str, Any]) -> None:
+        self._journal.write(self._key, kind, content)
 
 
 def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -211,6 +197,11 @@ def _git(project: Path, *args: str) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _now() -> int:
+    """Milliseconds, as MLflow counts them."""
+    return int(time.time() * 1000)
 
 
 def _name(key: str) -> str:

@@ -1,10 +1,11 @@
-"""The page that figures of narratives share: rows of equal panels, and captions in colour."""
+"""The page that figures share: rows of equal panels, captions in colour, and a colour bar."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import matplotlib
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -16,7 +17,7 @@ _GREY: Colour = (110, 110, 110)
 
 
 class SheetRow(NamedTuple):
-    """One narrative: pictures side by side, all as wide as the sheet's panels, and the caption."""
+    """One narrative or image: pictures as wide as the sheet's panels, and the caption."""
 
     pictures: Sequence[Image.Image]
     words: Sequence[Word]
@@ -68,6 +69,32 @@ def sheet(
         page.paste(part, (0, top))
         top += part.height
     return np.asarray(page)
+
+
+def resized(picture: NDArray[np.uint8], width: int, *, smooth: bool) -> Image.Image:
+    """A picture uint8 RGB ``(H, W, 3)`` at ``width`` pixels; labels must not be smoothed."""
+    height = max(1, round(picture.shape[0] * width / picture.shape[1]))
+    kind = Image.Resampling.BICUBIC if smooth else Image.Resampling.NEAREST
+    return Image.fromarray(picture).resize((width, height), kind)
+
+
+def heat(values: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """Values ``(H, W)`` in [0, 1] as colours, uint8 RGB; :func:`colour_bar` says which is which."""
+    colours = matplotlib.colormaps["viridis"](np.clip(values, 0, 1), bytes=True)
+    return np.ascontiguousarray(colours[..., :3])
+
+
+def colour_bar(width: int, text: str) -> NDArray[np.uint8]:
+    """A line for the foot of a sheet of that width: the colours of :func:`heat` from 0 to 1."""
+    size = text_size(width)
+    ramp = np.repeat(np.linspace(0, 1, 12 * size)[None], size, axis=0)
+    bar, zero = Image.fromarray(heat(ramp)), flow([Word("0")], 2 * size, size)
+    words = flow([Word(word) for word in f"1 {text}".split()], width - bar.width - 5 * size, size)
+    line = Image.new("RGB", (width, max(words.height, size) + MARGIN), "white")
+    line.paste(zero, (MARGIN, 0))
+    line.paste(bar, (MARGIN + size, (zero.height - size) // 2))
+    line.paste(words, (MARGIN + size + bar.width + size // 2, 0))
+    return np.asarray(line)
 
 
 def text_size(width: int) -> int:

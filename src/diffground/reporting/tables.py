@@ -24,6 +24,9 @@ from diffground.io.files import write_whole
 Scale = Literal["mini", "paper"]
 Figures = dict[str, float | None]  # column -> value in the metric's unit; None = not given
 
+# What stands on a figure: whose numbers or pictures these are.
+SCALE_WORDS: dict[Scale, str] = {"mini": "mini world", "paper": "the paper's scale"}
+
 _ABSENT = "-"
 
 

@@ -18,6 +18,7 @@ from torch.nn import functional
 from transformers import Mask2FormerForUniversalSegmentation, Mask2FormerImageProcessorPil
 
 from diffground.errors import InputError
+from diffground.io.sums import check_sums
 from diffground.loading import without_bars
 
 
@@ -54,11 +55,12 @@ class InstanceSegmenter:
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, *, device: str | torch.device = "cpu") -> Self:
-        """Loads a local folder; InputError if it, or a part of it, is not there."""
+        """Loads a local folder; InputError if it, or a part of it, is not there or damaged."""
         folder = Path(folder)
         for name in ("config.json", "model.safetensors", "preprocessor_config.json"):
             if not (folder / name).is_file():
                 raise InputError(folder, name, "the segmenter's folder lacks it")
+        check_sums(folder, "fetch the folder again, or `git checkout -- <folder>` if it is tracked")
         with without_bars():
             model = Mask2FormerForUniversalSegmentation.from_pretrained(
                 folder, local_files_only=True, use_safetensors=True, dtype=torch.float32

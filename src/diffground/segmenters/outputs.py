@@ -22,6 +22,7 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
+from diffground.config import Compat
 from diffground.errors import InputError
 from diffground.io.files import read_json, write_json
 from diffground.manifest import config_hash
@@ -44,21 +45,25 @@ def label_path(folder: Path, item: str) -> Path:
     return folder / f"{item}.png"
 
 
-def refined(work: LabelWork, crf: CrfConfig | None) -> NDArray[np.uint8]:
+def refined(work: LabelWork, crf: CrfConfig | None, compat: Compat) -> NDArray[np.uint8]:
     """Labels uint8 ``(H, W)``, after the dense CRF if there is one; no pixel is unsure.
+
+    ``compat`` says which picture the CRF sees.
 
     Raises:
         InputError: the CRF's backend is not installed, or cannot do with its settings.
     """
     scores: NDArray[np.floating] = work.probabilities
     if crf is not None:
-        scores = dense_crf(work.image, scores, crf)
+        scores = dense_crf(work.image, scores, crf, compat)
     return labels_of(scores, range(len(scores)), None)[0]
 
 
-def write_refined(folder: Path, crf: CrfConfig | None, item: str, work: LabelWork) -> None:
+def write_refined(
+    folder: Path, crf: CrfConfig | None, compat: Compat, item: str, work: LabelWork
+) -> None:
     """Writes what :func:`refined` gives; whole or not at all."""
-    write_labels(label_path(folder, item), refined(work, crf))
+    write_labels(label_path(folder, item), refined(work, crf, compat))
 
 
 def is_written(folder: Path, item: str, classes: int) -> bool:

@@ -29,9 +29,10 @@ from pydantic import Field, PositiveFloat
 from torch import Tensor
 from torch.nn import functional
 
-from diffground.config import Config
+from diffground.config import Compat, Config
 from diffground.errors import InputError, ProblemReport
-from diffground.masks.crf import CrfConfig
+from diffground.io.images import ImageSource, read_image
+from diffground.masks.crf import CrfConfig, check_backend
 from diffground.masks.labels import read_labels
 from diffground.masks.pool import outcomes
 from diffground.metrics.miou import Confusion
@@ -65,25 +66,36 @@ class SemanticSegmenter:
     """Gives every pixel a class. ``model.classes`` are the names."""
 
     def __init__(
-        self, model: DeepLabV2, config: PredictConfig, *, device: str | torch.device = "cpu"
+        self,
+        model: DeepLabV2,
+        config: PredictConfig,
+        *,
+        compat: Compat = "official",
+        device: str | torch.device = "cpu",
     ) -> None:
+        """``compat`` says which picture the CRF sees, see :mod:`diffground.masks.crf`."""
         self.model = model.to(device).eval()
-        self.config = config
+        self.config, self.compat = config, compat
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, config: PredictConfig, *, device: str | torch.device = "cpu"
+        cls,
+        folder: str | Path,
+        config: PredictConfig,
+        *,
+        compat: Compat = "official",
+        device: str | torch.device = "cpu",
     ) -> Self:
         """Loads the ``model/`` that ``train_semantic`` wrote; InputError if it is none."""
-        return cls(DeepLabV2.from_pretrained(folder), config, device=device)
+        return cls(DeepLabV2.from_pretrained(folder), config, compat=compat, device=device)
 
     @torch.no_grad()
-    def probabilities(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Of a uint8 RGB image ``(H, W, 3)``, without the CRF: float32 ``(C, H, W)``, sum 1."""
-        assert image.dtype == np.uint8 and image.ndim == 3, (image.dtype, image.shape)
-        height, width = image.shape[:2]
+    def probabilities(self, image: ImageSource) -> NDArray[np.float32]:
+        """Of an image, see :mod:`diffground.io.images`, without the CRF: float32 ``(C, H, W)``."""
+        array = read_image(image)
+        height, width = array.shape[:2]
         device = next(self.model.parameters()).device
-        pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).to(device)
+        pixels = torch.from_numpy(np.ascontiguousarray(array)).permute(2, 0, 1).to(device)
         whole = normalise(pixels, self.model.config)[None]
         views = [self._view(whole, scale) for scale in self.config.scales]
         if self.config.flip:
@@ -92,9 +104,11 @@ class SemanticSegmenter:
         assert mean.shape[-2:] == (height, width), mean.shape
         return mean[0].float().cpu().numpy()
 
-    def __call__(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Labels uint8 ``(H, W)`` of a uint8 RGB image ``(H, W, 3)``; no pixel is unsure."""
-        return refined(LabelWork(image, self.probabilities(image)), self.config.crf)
+    def __call__(self, image: ImageSource) -> NDArray[np.uint8]:
+        """Labels uint8 ``(H, W)`` of an image (file, picture or array); no pixel is unsure."""
+        pixels = read_image(image)
+        work = LabelWork(pixels, self.probabilities(pixels))
+        return refined(work, self.config.crf, self.compat)
 
     def _view(self, pixels: Tensor, scale: float) -> Tensor:
         """Probabilities (1, C, H, W) from one scale of the normalised image (1, 3, H, W)."""
@@ -144,12 +158,14 @@ def predict(
     share = samples[state.process_index :: state.num_processes]
     confusion, report = Confusion(segmenter.model.classes), ProblemReport(total=len(share))
     pool = workers if segmenter.config.crf else 0
+    if segmenter.config.crf is not None:
+        check_backend(segmenter.config.crf)
     with ExitStack() as stack:
         if folder is not None:
             _check_ids(samples, folder)
         if folder is not None and recipe is not None:
             if state.is_main_process:
-                whole = {"made_by": dict(recipe), "predict": _recipe(segmenter.config)}
+                whole = {"made_by": dict(recipe), "predict": _recipe(segmenter)}
                 stack.enter_context(claimed(folder, whole, [sample.id for sample in samples]))
             state.wait_for_everyone()  # what the main process has left is to be trusted
         if folder is None and not pool:
@@ -219,7 +235,7 @@ def _write(
             raise
         return LabelWork(image, segmenter.probabilities(image))
 
-    finish = partial(write_refined, folder, segmenter.config.crf)
+    finish = partial(write_refined, folder, segmenter.config.crf, segmenter.compat)
     ended = outcomes(by_id, make, finish, workers=workers, look_ahead=look_ahead)
     hidden = not processes().is_main_process
     for problem in progress(ended, "labels", total=len(by_id), hidden=hidden):
@@ -259,9 +275,10 @@ def _skip(sample: LabelledImage, error: InputError, report: ProblemReport) -> No
     report.add(sample.id, error)
 
 
-def _recipe(config: PredictConfig) -> dict[str, Any]:
+def _recipe(segmenter: SemanticSegmenter) -> dict[str, Any]:
     """The settings that labels depend on; the machines that share a folder may differ."""
-    return config.model_dump(mode="json", exclude={"crf": {"device"}})
+    settings = segmenter.config.model_dump(mode="json", exclude={"crf": {"device"}})
+    return settings if segmenter.config.crf is None else settings | {"compat": segmenter.compat}
 
 
 def _check_ids(samples: Sequence[LabelledImage], folder: Path) -> None:

@@ -2,9 +2,10 @@
 
 A folder of maps::
 
-    <folder>/<id>.safetensors      maps and cross (K, h, w) float16 on the padded grid; in the
-                                   header the classes, the sizes, the hash of what they are of, the
-                                   image's size, date and hash, and the hash of all this
+    <folder>/<id>.safetensors      maps and cross (K, h, w) float16 on the padded grid, and peaks
+                                   (D, h, w), see `ClassMaps`; in the header the classes, the sizes,
+                                   the hash of what they are of, the image's size, date and hash,
+                                   and the hash of all this
              problems-000-of-001.json  items of this part without maps, and why
              manifest.json         written last: its presence means whole
 
@@ -43,6 +44,7 @@ from diffground.text2mask.api import TextToMask
 from diffground.text2mask.samples import SegmentationSample, load_image
 
 _ABOUT = "diffground"
+_TENSORS = ("maps", "cross", "peaks")
 _PROBLEMS = "problems-{:03d}-of-{:03d}.json"
 
 
@@ -153,8 +155,8 @@ def read_maps(folder: Path, item: str) -> ClassMaps:
         raise InputError(path, "maps", f"{reason}makes it again")
     sizes = header["geometry"]
     geometry = Geometry(**{name: (size[0], size[1]) for name, size in sizes.items()})
-    maps, cross = (tensors[name].float() for name in ("maps", "cross"))
-    return ClassMaps(tuple(header["keys"]), maps, cross, geometry)
+    maps, cross, peaks = (tensors[name].float() for name in _TENSORS)
+    return ClassMaps(tuple(header["keys"]), maps, cross, peaks, geometry)
 
 
 def _summary(
@@ -202,10 +204,7 @@ def _write(path: Path, maps: ClassMaps, key: str, image: FileNote | None) -> Non
         "geometry": asdict(maps.geometry),
         "image": image,
     }
-    tensors = {
-        name: tensor.to(torch.float16).contiguous()
-        for name, tensor in (("maps", maps.maps), ("cross", maps.cross))
-    }
+    tensors = {name: getattr(maps, name).to(torch.float16).contiguous() for name in _TENSORS}
     header["digest"] = _digest(header, tensors)
     # One entry: several are written in an order that changes from run to run.
     about = {_ABOUT: json.dumps(header, sort_keys=True)}

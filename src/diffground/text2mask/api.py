@@ -9,6 +9,7 @@ result.overlay().save("overlay.png")
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from pydantic import NonNegativeFloat
 
 from diffground.attention.aggregate import (
     AggregationConfig,
@@ -27,14 +29,16 @@ from diffground.attention.aggregate import (
     initial_labels,
 )
 from diffground.attention.queries import Prompt, Style, TokenRoom, compose
-from diffground.attention.vocabulary import Vocabulary
+from diffground.attention.vocabulary import BACKGROUND, Vocabulary
 from diffground.backbone.frozen import FrozenDiffusion
-from diffground.config import Config
+from diffground.config import Compat, Config
 from diffground.errors import InputError
-from diffground.io.images import read_image
+from diffground.io.images import ImageSource, read_image
 from diffground.masks.crf import CrfConfig, dense_crf
 from diffground.masks.uncertainty import uncertain
 from diffground.reporting.overlays import overlay
+
+log = logging.getLogger(__name__)
 
 RECIPE_FILE = "diffground_text2mask.json"  # in a model folder: the settings that suit the model
 
@@ -54,6 +58,9 @@ class TextToMaskConfig(Config):
     query: QueryConfig = QueryConfig()
     attention: AggregationConfig = AggregationConfig()
     crf: CrfConfig | None = CrfConfig()
+    # Classes with a lower presence score (see diffground.attention.presence) are doubtful, which is
+    # said; 0: none is. At 1 a class attracts the image no more than "a photo of a" does.
+    doubt_below: NonNegativeFloat = 1.0
 
     @classmethod
     def of(cls, folder: str | Path) -> Self:
@@ -73,13 +80,27 @@ class TextToMaskConfig(Config):
 
 @dataclass(frozen=True)
 class TextMasks:
-    """What was found in one image."""
+    """What was found in one image. Every class gets a mask, so see ``presence`` and ``doubtful``.
+
+    ``labels`` are what counts. With a CRF they are ``posterior.argmax(0)``. Without one they are
+    the initial labels of ``compat``: ``paper`` decides pixel by pixel and has ``scores.argmax(0)``;
+    ``official`` decides on the attention's grid and enlarges the labels by the nearest pixel, as
+    the public code does, which differs from ``scores.argmax(0)`` along the borders.
+    """
 
     image: NDArray[np.uint8]  # RGB (H, W, 3)
     names: tuple[str, ...]  # "background" and the K classes
-    maps: NDArray[np.float32]  # (K, H, W) in [0, 1], before the background and the CRF
-    probabilities: NDArray[np.float32]  # (K + 1, H, W), the CRF's posterior, else the scores
     labels: NDArray[np.uint8]  # (H, W), index into names
+    scores: NDArray[np.float32]  # (K + 1, H, W) in [0, 1], of the attention; no probabilities
+    posterior: NDArray[np.float32] | None  # (K + 1, H, W) of the CRF, sums to 1; None without one
+    presence: NDArray[np.float32]  # (K,) ≥ 0, how much of each class there is; NaN if not known
+    doubtful: tuple[str, ...]  # classes that are probably not in the image
+    compat: Compat  # which reading of "uncertain"
+
+    @property
+    def maps(self) -> NDArray[np.float32]:
+        """The classes' attention (K, H, W) in [0, 1], without the background and the CRF."""
+        return self.scores[1:]
 
     def mask(self, name: str) -> NDArray[np.bool_]:
         """Where a class is, bool (H, W); KeyError for one that was not asked for."""
@@ -89,13 +110,23 @@ class TextMasks:
         return found
 
     def uncertain(self) -> NDArray[np.bool_]:
-        """Where the CRF is not sure: less than 0.95 for the best label (Figure 4), bool (H, W)."""
-        return uncertain(self.probabilities, "official")
+        """The uncertain pixels (Figure 4), bool (H, W); see :mod:`diffground.masks.uncertainty`.
+
+        With a CRF and compat ``official``: its posterior gives the best label less than 0.95.
+        Otherwise: the two best attention scores are less than 0.05 apart.
+        """
+        if self.posterior is None or self.compat == "paper":
+            return uncertain(self.scores, "paper")
+        return uncertain(self.posterior, "official")
 
     def overlay(self) -> Image.Image:
-        """The image with the classes in colours, and their names below."""
+        """The image with the classes in colours, and below their names and presence scores."""
         masks = np.stack([self.labels == index for index in range(1, len(self.names))])
-        return Image.fromarray(overlay(self.image, masks, self.names[1:]))
+        legend = [
+            f"{name} (presence {score:.1f}{', doubtful' if name in self.doubtful else ''})"
+            for name, score in zip(self.names[1:], self.presence, strict=True)
+        ]
+        return Image.fromarray(overlay(self.image, masks, legend))
 
 
 class TextToMask:
@@ -107,10 +138,14 @@ class TextToMask:
         config: TextToMaskConfig | None = None,
         vocabulary: Vocabulary | None = None,
     ) -> None:
-        """``vocabulary`` gives names, synonyms and background words; without one every name is its
-        own prompt, and there are no background words."""
+        """``vocabulary`` gives names, synonyms and background words, and the thresholds of its
+        dataset where ``config`` names none; without one every name is its own prompt, and there
+        are no background words."""
         self.model, self.vocabulary = model, vocabulary
         self.config = TextToMaskConfig() if config is None else config
+        if vocabulary is not None and vocabulary.dataset is not None:
+            attention = self.config.attention.for_dataset(vocabulary.dataset)
+            self.config = self.config.model_copy(update={"attention": attention})
         self._room = TokenRoom.of(model)
 
     @classmethod
@@ -135,26 +170,56 @@ class TextToMask:
 
     def __call__(
         self,
-        image: NDArray[np.uint8] | Image.Image | str | Path,
+        image: ImageSource,
         classes: Sequence[str],
         *,
         item: str = "image",
         seed: int = 42,
     ) -> TextMasks:
-        """Where each of ``classes`` is in an image: a file, a picture, or RGB uint8 (H, W, 3).
+        """Where each of ``classes`` is in an image: a file, a Pillow picture, or an array.
 
+        All three are read alike (upright, over white, ...): :mod:`diffground.io.images`. Of classes
+        that are probably not there a warning says so.
         ``(seed, item)`` decides the noise. Raises InputError for a broken image, and for names that
         are no class of the vocabulary, given twice, or without a token.
         """
-        pixels = _pixels(image)
+        pixels, compat = read_image(image), self.config.attention.compat
         maps = self.maps(pixels, classes, item=item, seed=seed)
         scores = image_scores(maps, self.config.attention).numpy()
+        posterior = None
         if self.config.crf is not None:
-            probabilities = dense_crf(pixels, scores, self.config.crf)
-            labels = probabilities.argmax(axis=0).astype(np.uint8)
+            posterior = dense_crf(pixels, scores, self.config.crf, compat)
+            labels = posterior.argmax(axis=0).astype(np.uint8)
         else:
-            probabilities, labels = scores, initial_labels(maps, self.config.attention)
-        return TextMasks(pixels, ("background", *maps.keys), scores[1:], probabilities, labels)
+            labels = initial_labels(maps, self.config.attention)
+        assert maps.presence is not None, "the maps were just made"
+        presence = maps.presence.numpy()
+        return TextMasks(
+            image=pixels,
+            names=(BACKGROUND, *maps.keys),
+            labels=labels,
+            scores=scores,
+            posterior=posterior,
+            presence=presence,
+            doubtful=self._doubtful(maps.keys, presence),
+            compat=compat,
+        )
+
+    def _doubtful(self, classes: Sequence[str], presence: NDArray[np.float32]) -> tuple[str, ...]:
+        """The classes that are probably not there, which is said aloud."""
+        low = {
+            name: score
+            for name, score in zip(classes, presence.tolist(), strict=True)
+            if score < self.config.doubt_below
+        }
+        if low:
+            log.warning(
+                "probably not in the image: %s (presence below %g); every class gets a mask all "
+                "the same",
+                ", ".join(f"{name} ({score:.1f})" for name, score in low.items()),
+                self.config.doubt_below,
+            )
+        return tuple(low)
 
     def prompts(self, classes: Sequence[str]) -> list[Prompt]:
         """What the model is asked for some classes."""
@@ -173,16 +238,8 @@ class TextToMask:
         )
 
     def maps(
-        self, image: NDArray[np.uint8], classes: Sequence[str], *, item: str, seed: int
+        self, image: ImageSource, classes: Sequence[str], *, item: str, seed: int
     ) -> ClassMaps:
         """The maps of the classes, before background and CRF; see ``attention.aggregate``."""
-        prompts = self.prompts(classes)
-        return class_maps(self.model, image, prompts, self.config.attention, item=item, seed=seed)
-
-
-def _pixels(image: NDArray[np.uint8] | Image.Image | str | Path) -> NDArray[np.uint8]:
-    if isinstance(image, (str, Path)):
-        return read_image(image)
-    if isinstance(image, Image.Image):
-        return np.asarray(image.convert("RGB"))
-    return image
+        pixels, prompts = read_image(image), self.prompts(classes)
+        return class_maps(self.model, pixels, prompts, self.config.attention, item=item, seed=seed)

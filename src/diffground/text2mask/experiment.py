@@ -71,6 +71,7 @@ def label(split: Split) -> dict[str, Any]:
         split.masks,
         split.config.masks,
         split.config.work,
+        compat=split.config.compat,
         recipe=split.masks_recipe,
         made_from=lambda item: maps_path(split.maps, item),
     )
@@ -80,8 +81,8 @@ def measure(split: Split) -> dict[str, Any]:
     """mIoU of the masks, read from the files: before the CRF (if those are kept) and after.
 
     Returns:
-        JSON-ready ``{"split", "masks", "complete", "initial", "dcrf", "skipped"}``: whether all
-        shards of the masks are there, results of
+        JSON-ready ``{"split", "masks", "complete", "scale", "crf", "initial", "dcrf", "skipped"}``:
+        whether all shards of the masks are there, the CRF's backend, results of
         :meth:`~diffground.metrics.miou.Confusion.result`, None where there are no such files, and
         the report of samples that are not among them.
     """
@@ -97,6 +98,7 @@ def measure(split: Split) -> dict[str, Any]:
         "masks": split.masks.name,
         "complete": is_valid(split.masks),
         "scale": split.config.scale,
+        "crf": split.config.masks.crf.backend,
         **results,
         "skipped": report.to_dict(),
     }

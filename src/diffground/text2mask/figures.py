@@ -9,16 +9,25 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from diffground.errors import InputError
+from diffground.io.palette import colour_map
 from diffground.masks.labels import read_labels
 from diffground.masks.store import Layer, mask_path
-from diffground.masks.uncertainty import WHITE, comparison_row, uncertain
+from diffground.masks.uncertainty import label_picture, uncertain
 from diffground.metrics.iou import UNSURE
+from diffground.reporting.lettering import Word
+from diffground.reporting.sheet import SheetRow, colour_bar, heat, resized, sheet
 from diffground.reporting.tables import ResultRow, ResultTable
-from diffground.text2mask.samples import load_image, load_mask
+from diffground.text2mask.samples import SegmentationSample, load_image, load_mask
 from diffground.text2mask.tables_config import published
 from diffground.text2mask.variant import Split
 
-_GAP = 4  # pixels between pictures
+_PANEL = 208  # width of a picture, pixels
+_TITLES: dict[Layer, str] = {
+    "initial": "before the CRF",
+    "label": "after the CRF",
+    "mask": "pseudo mask",
+}
+_SCALES = {"mini": "Mini world, no figure of the paper's.", "paper": "The paper's scale."}
 _CURVES = {
     "timestep": "time step",
     "cross_layers": "cross layers",
@@ -28,41 +37,60 @@ _CURVES = {
 }
 
 
-def mask_rows(split: Split, number: int) -> NDArray[np.uint8]:
-    """Figure 4: image, labels before and after the CRF, uncertain pixels, truth; a row per image.
+def mask_sheet(split: Split, number: int) -> NDArray[np.uint8]:
+    """Figure 4: the images with the most classes, as many as ``number``, and their masks.
 
-    The images with the most classes, as many as ``number``. Uncertain pixels are white, in both
-    readings of the paper (:mod:`diffground.masks.uncertainty`): where two attention scores are
-    close, and what the pseudo mask leaves open. So are the 255s of the truth. uint8 RGB
-    ``(H, W, 3)``.
+    From left to right: image, the best class's attention score, labels before and after the CRF,
+    these without uncertain pixels, the pseudo mask as it is saved, truth; below each its classes in
+    their colours. Uncertain pixels are white, in both readings of the paper
+    (:mod:`diffground.masks.uncertainty`): where two attention scores are close, and what the pseudo
+    mask leaves open. So are the 255s of the truth. uint8 RGB ``(H, W, 3)``.
     """
     kept = split.config.masks.layers()
-    in_order: tuple[Layer, ...] = ("initial", "label", "mask")
-    layers: list[Layer] = [layer for layer in in_order if layer in kept]
-    rows: list[NDArray[np.uint8]] = []
+    layers = {layer: title for layer, title in _TITLES.items() if layer in kept}
+    titles = ["image", "best class's score", *layers.values()]
+    if "label" in layers:
+        titles.insert(-1, "after the CRF, two scores close: white")
+    judged = all(sample.mask_path is not None for sample in split.samples)
+    if judged:
+        titles.append("ground truth")
+    rows: list[SheetRow] = []
     for sample in sorted(split.samples, key=lambda sample: -len(sample.classes)):
         if len(rows) == number:
             break
         try:
-            image = load_image(sample)
-            files = [mask_path(split.masks, sample.id, layer) for layer in layers]
-            masks = [read_labels(file, size=image.shape[:2]) for file in files]
-            if "label" in layers:
-                unsure = uncertain(split.mask_work(sample).scores, "paper")
-                masks.insert(-1, np.where(unsure, np.uint8(UNSURE), masks[layers.index("label")]))
-            if sample.mask_path is not None:
-                masks.append(load_mask(sample, image.shape[:2]))
+            image, scores = load_image(sample), split.mask_work(sample).scores
+            files = {layer: mask_path(split.masks, sample.id, layer) for layer in layers}
+            masks = {name: read_labels(file, size=image.shape[:2]) for name, file in files.items()}
+            shown = list(masks.values())
+            if "label" in masks:
+                unsure = uncertain(scores, "paper")
+                shown.insert(-1, np.where(unsure, np.uint8(UNSURE), masks["label"]))
+            if judged:
+                shown.append(load_mask(sample, image.shape[:2]))
         except InputError:
             continue  # its problem is in the report of whoever made or measured the masks
-        rows.append(comparison_row(image, masks, _GAP))
-    if not rows:
-        return np.full((32, 320, 3), WHITE, np.uint8)
-    width = max(row.shape[1] for row in rows)
-    padded = [
-        np.pad(row, ((0, _GAP), (0, width - row.shape[1]), (0, 0)), constant_values=WHITE)
-        for row in rows
+        pictures = [image, heat(scores[1:].max(axis=0)), *map(label_picture, shown)]
+        panels = [resized(picture, _PANEL, smooth=picture is image) for picture in pictures]
+        rows.append(SheetRow(panels, _legend(split, sample, image)))
+    which = f"pseudo masks of {split.source.dataset}, {split.name}"
+    heading = f"Figure 4: {which}. {_SCALES[split.config.scale]}"
+    footnote = "White: uncertain, or not labelled in the ground truth. Black: background."
+    page = sheet(titles, rows, _PANEL, heading=heading, footnote=footnote)
+    bar = colour_bar(page.shape[1], "best class's attention score, before background and CRF")
+    return np.concatenate([page, bar])
+
+
+def _legend(split: Split, sample: SegmentationSample, image: NDArray[np.uint8]) -> list[Word]:
+    """A row's image, its size, and the colours of its classes."""
+    height, width = image.shape[:2]
+    about = [Word(word) for word in f"{sample.id}, {width} x {height} pixels:".split()]
+    colours = [colour_map()[split.words.index(name)] for name in sample.classes]
+    swatches = [
+        Word(name, (int(red), int(green), int(blue)), swatch=True)
+        for name, (red, green, blue) in zip(sample.classes, colours, strict=True)
     ]
-    return np.concatenate(padded)
+    return about + swatches
 
 
 def sweep_curves(tables: Sequence[ResultTable]) -> Figure:

@@ -103,6 +103,18 @@ class Listing(Protocol):
         label is unknown to the vocabulary, or the annotation is missing or broken."""
 
 
+def list_path(source: VocSource | CocoSource | FolderSource) -> str:
+    """Where a source's list lies below its dataset's own folder."""
+    match source:
+        case VocSource():
+            augmented = source.masks == "aug" and source.split != "test"
+            return f"ImageSets/Segmentation{'Aug' if augmented else ''}/{source.split}.txt"
+        case CocoSource():
+            return f"ImageSets/SegmentationClass/{source.split}.txt"
+        case FolderSource():
+            return source.csv
+
+
 def open_list(source: VocSource | CocoSource | FolderSource, root: str | Path) -> Listing:
     """Reads a source's list file; InputError if it (or a folder of annotations) is missing."""
     match source:
@@ -121,8 +133,7 @@ class _VocList:
         self.base = _base(root, "VOCdevkit/VOC2012")
         self.test = source.split == "test"
         self.aug = source.masks == "aug" and not self.test
-        kind = "SegmentationAug" if self.aug else "Segmentation"
-        self.file = self.base / "ImageSets" / kind / f"{source.split}.txt"
+        self.file = self.base / list_path(source)
         self.rows = _lines(self.file)
         if source.labels == "annotation" and not (self.base / "Annotations").is_dir():
             raise InputError(self.base / "Annotations", "folder", "there is no such folder")
@@ -162,7 +173,7 @@ class _CocoList:
 
     def __init__(self, source: CocoSource, root: Path) -> None:
         self.base = _base(root, "COCO2014")
-        self.file = self.base / "ImageSets" / "SegmentationClass" / f"{source.split}.txt"
+        self.file = self.base / list_path(source)
         self.rows = _lines(self.file)
 
     def entry(self, fields: list[str]) -> Entry:
@@ -185,7 +196,7 @@ class FolderList:
     upright = True
 
     def __init__(self, source: FolderSource, root: Path) -> None:
-        self.base, self.file = root, root / source.csv
+        self.base, self.file = root, root / list_path(source)
         rows = [
             (number, fields)
             for number, fields in enumerate(csv.reader(_text(self.file).splitlines()), start=1)

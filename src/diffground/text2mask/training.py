@@ -117,6 +117,7 @@ def evaluate_segmenter(
     segmenter = SemanticSegmenter.from_pretrained(
         folder / MODEL,
         _settings(trained).predict,
+        compat=trained.config.compat,
         device=chosen_device(trained.config.device),
     )
     server = isinstance(split.source, VocSource) and split.source.split == "test"

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -23,15 +23,16 @@ import torch
 from pydantic import Field, PositiveInt, field_validator
 
 from diffground.attention.aggregate import (
+    MAPS_VERSION,
     AggregationConfig,
     ClassMaps,
     image_scores,
     initial_labels,
 )
-from diffground.attention.vocabulary import Vocabulary
+from diffground.attention.vocabulary import BACKGROUND, Vocabulary
 from diffground.backbone.folder import ModelFolder
 from diffground.backbone.frozen import FrozenDiffusion
-from diffground.config import AutoDevice, Config
+from diffground.config import AutoDevice, Compat, Config
 from diffground.errors import InputError, ProblemReport
 from diffground.manifest import config_hash, read_manifest
 from diffground.masks.store import MaskConfig, MaskWork, WorkConfig
@@ -57,7 +58,6 @@ from diffground.training.processes import chosen_device
 log = logging.getLogger(__name__)
 
 AnySource = VocSource | CocoSource | FolderSource
-BACKGROUND = "background"
 
 
 class Text2MaskConfig(Config):
@@ -89,6 +89,11 @@ class Text2MaskConfig(Config):
         if not isinstance(content, dict):
             return content
         return {name: value for name, value in content.items() if value is not None}
+
+    @property
+    def compat(self) -> Compat:
+        """The one switch between paper and public code, of attention, CRF and uncertainty."""
+        return self.attention.compat
 
     def sources(self) -> tuple[AnySource, ...]:
         """The splits of which maps and masks are made: validation's as a yardstick."""
@@ -161,7 +166,7 @@ class Split:
         """
         root = folders.root(source)
         words = _vocabulary(config, folders)
-        attention = config.attention.for_dataset(source.dataset)
+        attention = config.attention.for_dataset(words.dataset or source.dataset)
         config = config.model_copy(update={"attention": attention})
         report = ProblemReport()
         samples = tuple(read_samples(source, root, words, report, limit=config.limit))
@@ -170,12 +175,13 @@ class Split:
         if not samples:
             raise InputError(root, "samples", f"none of {report.total} lines can be used")
         recipe = {
+            "version": MAPS_VERSION,
             "model": fingerprint,
             "precision": config.precision,
             "seed": config.seed,
             "source": source.model_dump(mode="json"),
             "data": _data_fingerprint(source, root),
-            "words": words.model_dump(mode="json", exclude={"about"}),
+            "words": words.model_dump(mode="json", exclude={"about", "dataset"}),
             "query": config.query.model_dump(mode="json"),
             "attention": _asked_of_the_model(config.attention),
         }
@@ -218,11 +224,13 @@ class Split:
     def class_maps(self, item: str) -> ClassMaps:
         """The maps of an item as the configured method has them; InputError if there are none."""
         maps = read_maps(self.maps, item)
+        if not _shares(self.config.attention):
+            return maps
         match self.config.attention.method:
             case "cross":
-                return replace(maps, maps=maps.cross)
+                return maps.with_maps(maps.cross)
             case "cross+selfcross":
-                return replace(maps, maps=(maps.maps + maps.cross) / 2)
+                return maps.with_maps((maps.maps + maps.cross) / 2)
         return maps
 
     def mask_work(self, sample: SegmentationSample) -> MaskWork:
@@ -245,12 +253,17 @@ class Split:
         )
 
 
+def _shares(attention: AggregationConfig) -> bool:
+    """Whether the maps are read from the files of SelfCross.
+
+    Not where the masks of several noises are averaged: Cross has other masks, draw by draw.
+    """
+    return attention.method in {"cross", "cross+selfcross"} and not attention.averages_masks
+
+
 def _shared(attention: AggregationConfig) -> AggregationConfig:
     """What is asked of the model: Cross, and its mean with SelfCross, are in SelfCross's files."""
-    shared = {"cross", "cross+selfcross"}
-    return attention.model_copy(
-        update={"method": "selfcross"} if attention.method in shared else {}
-    )
+    return attention.model_copy(update={"method": "selfcross"} if _shares(attention) else {})
 
 
 def _asked_of_the_model(attention: AggregationConfig) -> dict[str, Any]:
@@ -258,6 +271,8 @@ def _asked_of_the_model(attention: AggregationConfig) -> dict[str, Any]:
     aside = {"background_threshold", "background_power", "noise_batch"}
     if attention.method != "cbp":
         aside.add("segments")
+    if attention.method != "daam_trajectory":
+        aside.add("daam_steps")
     return _shared(attention).model_dump(mode="json", exclude=aside)
 
 

@@ -203,7 +203,8 @@ class Checkpoint:
                 if sound is False:
                     raise ValueError("its bytes are not those that were written")
                 content = torch.load(path, map_location=self.accelerator.device, weights_only=True)
-                Record(**content["record"])
+                if content["key"] == self.key:  # else it is refused, whatever is in it
+                    Record(**content["record"])
             except torch.OutOfMemoryError:
                 raise
             except _DAMAGE as error:

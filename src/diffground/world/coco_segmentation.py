@@ -36,6 +36,11 @@ def make_coco2014(folder: Path, config: WorldConfig) -> Manifest:
     return make_folder(folder, config.recipe("coco2014"), lambda partial: _write(partial, config))
 
 
+def list_paths() -> set[str]:
+    """The lists of images that :func:`make_coco2014` writes, below ``COCO2014``."""
+    return {f"ImageSets/SegmentationClass/{split}.txt" for split in FIRST}
+
+
 def _write(root: Path, config: WorldConfig) -> None:
     base = root / "COCO2014"
     (base / "Annotations").mkdir(parents=True)

@@ -71,6 +71,21 @@ class WorldConfig(Config):
     mug19: Mug19Counts = Field(default_factory=Mug19Counts)
 
     @model_validator(mode="after")
+    def _nothing_is_left_empty(self) -> WorldConfig:
+        """Of data of one's own, a split may be missing; a made one without images trains nothing,
+        and would take the place of a good one."""
+        needed = {
+            "coco_panoptic": ("train", "val"),
+            "voc2012": ("train", "val"),
+            "coco2014": ("train", "val"),
+        }
+        for dataset, splits in needed.items() if self.make else ():
+            for split in splits:
+                if not getattr(getattr(self, dataset), split):
+                    raise ValueError(f"{dataset}.{split} is 0: at least one image is needed")
+        return self
+
+    @model_validator(mode="after")
     def _can_be_drawn(self) -> WorldConfig:
         if self.seed == self.eval_seed:
             raise ValueError(f"eval_seed must differ from seed, both are {self.seed}")

@@ -46,6 +46,13 @@ def make_voc2012(folder: Path, config: WorldConfig) -> Manifest:
     return make_folder(folder, config.recipe("voc2012"), lambda partial: _write(partial, config))
 
 
+def list_paths(config: WorldConfig) -> set[str]:
+    """The lists of images that :func:`make_voc2012` writes, below ``VOCdevkit/VOC2012``."""
+    found = {f"ImageSets/SegmentationAug/{title}.txt" for title in LISTS}
+    found |= {f"ImageSets/Segmentation/{title}.txt" for title in LISTS if title[-4:] != "_aug"}
+    return found | ({"ImageSets/Segmentation/test.txt"} if config.voc2012.test else set())
+
+
 def image_name(part: str, index: int) -> str:
     """``2012_xxxxxx`` of image ``index`` of a part."""
     assert 0 <= index < 200_000, index

@@ -14,10 +14,10 @@ from PIL import Image
 from diffground.metrics.average_recall import AverageRecall
 from diffground.png.evaluate import Prediction, compare
 from diffground.png.experiment import evaluate_variant
+from diffground.png.figures import compared
 from diffground.png.trained import load_variant
 from diffground.png.variant import PngConfig, PngFolders
 from diffground.reporting.curves import recall_curves
-from diffground.reporting.overlays import side_by_side
 from diffground.tracking import get_tracker
 
 log = logging.getLogger(__name__)
@@ -67,6 +67,7 @@ def draw_recall_curve(phrases: dict[str, Any], metrics: dict[str, Any]) -> Figur
         {name: recall.curve(THRESHOLDS)},
         THRESHOLDS,
         protocol=metrics["protocol"],
+        scale=metrics["scale"],
         averages={name: metrics["ar"]},
     )
 
@@ -76,8 +77,7 @@ def draw_overlays(predictions: list[Prediction], png: PngConfig) -> Image.Image:
     if not predictions:
         return Image.new("RGB", (320, 32), "white")  # none were asked for, or all were broken
     rows = [compare(p, png.model.threshold) for p in predictions]
-    note = f"Numbers: IoU, protocol {png.eval.protocol}."
-    return Image.fromarray(side_by_side(rows, differences=True, footnote=note))
+    return Image.fromarray(compared(rows, png))
 
 
 def _sentence(metrics: dict[str, Any]) -> str:

@@ -68,6 +68,7 @@ def draw_components(
         {name: recall.curve(THRESHOLDS) for name, recall in found.items()},
         THRESHOLDS,
         protocol=png.eval.protocol,
+        scale=png.scale,
         averages={name: recall.result() for name, recall in found.items()},
     )
 

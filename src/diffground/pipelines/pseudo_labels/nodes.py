@@ -12,7 +12,7 @@ from PIL import Image
 from diffground.text2mask.experiment import Frozen, Split, Text2MaskConfig, Text2MaskFolders
 from diffground.text2mask.experiment import label as label_split
 from diffground.text2mask.experiment import measure as measure_split
-from diffground.text2mask.figures import mask_rows
+from diffground.text2mask.figures import mask_sheet
 from diffground.tracking import get_tracker
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ def draw_masks(
     """Figure 4, of the source."""
     assert masks, "the masks are made first"
     split = next(_splits(folders, diffusion, text2mask))
-    return Image.fromarray(mask_rows(split, text2mask.figures))
+    return Image.fromarray(mask_sheet(split, text2mask.figures))
 
 
 def _splits(

@@ -1,5 +1,4 @@
-"""Kedro hooks: inputs are checked before a run, every ``kedro run`` is logged to MLflow, and of
-several processes one writes.
+"""Every ``kedro run`` is logged to MLflow, and of several processes one writes.
 
 MLflow takes seconds to import and to set up its database, so it is imported when a run begins
 and by no other command. conf/base/mlflow.yml says where the log is kept.
@@ -8,19 +7,28 @@ and by no other command. conf/base/mlflow.yml says where the log is kept.
 from __future__ import annotations
 
 import atexit
+import logging
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from kedro.config import AbstractConfigLoader, MissingConfigException
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
+from kedro.framework.project import settings
 from kedro.io import DataCatalog, MemoryDataset
 from kedro.pipeline import Pipeline
 
 from diffground import tracking
 from diffground.config import Config
 from diffground.datasets import DataFolderDataset, FolderDataset
+from diffground.hooks.results import file_of, layer
 from diffground.reporting import run_log
+
+log = logging.getLogger(__name__)
+
+NAME_LENGTH = 100  # characters of a run's name that say what was changed
 
 
 class RunLogConfig(Config):
@@ -30,18 +38,6 @@ class RunLogConfig(Config):
     tracking_uri: str  # sqlite paths are relative to the project; MLFLOW_TRACKING_URI wins
     experiment: str
     system_metrics: bool = False  # CPU, memory and (with nvidia-ml-py) GPU use over time
-
-
-class InputFoldersHook:
-    """Looks at the folders that a pipeline needs and does not make, before its first node runs."""
-
-    @hook_impl
-    def before_pipeline_run(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
-        """Raises InputError for the first folder that is missing or not whole."""
-        for name in sorted(pipeline.inputs()):
-            dataset = catalog.get(name)
-            if isinstance(dataset, FolderDataset):
-                dataset.check()
 
 
 class OneWriterHook:
@@ -66,8 +62,11 @@ class RunLogHook:
     """Opens an MLflow run for every ``kedro run`` and writes down what it was and what came out.
 
     Parameters are those that the pipeline reads, flattened (``png.optimizer.lr``). Numbers in saved
-    JSON become metrics; what is saved in the reporting layer becomes an artifact. Processes of a
-    distributed run other than rank 0 log nothing.
+    JSON become metrics, unless the catalog says ``metadata: {run_log: file}``: counts of a dataset
+    are no figures of a run. That file, and what is saved in the reporting layer, becomes an
+    artifact. The run is
+    called by its pipelines and by what differs from the configuration of its environment. Processes
+    of a distributed run other than rank 0 log nothing.
 
     Environment: ``MLFLOW_TRACKING_URI`` names another store, ``DIFFGROUND_PARENT_RUN`` is the id of
     the run that this one is part of, and ``DIFFGROUND_RUN_LOG=0`` turns the log off.
@@ -76,6 +75,7 @@ class RunLogHook:
     def __init__(self) -> None:
         self._project = Path()
         self._config: RunLogConfig | None = None
+        self._changes: dict[str, str] = {}
         self._catalog: DataCatalog | None = None
         self._run: run_log.MlflowTracker | None = None
 
@@ -84,6 +84,7 @@ class RunLogHook:
         """Reads the configuration; nothing is imported or opened yet."""
         self._project = Path(context.project_path)
         self._config = RunLogConfig.model_validate(dict(context.config_loader["mlflow"]))
+        self._changes = _changes(context.config_loader)
 
     @hook_impl
     def before_pipeline_run(
@@ -95,24 +96,26 @@ class RunLogHook:
         if config is None or not config.enabled or off:
             return
         names = sorted(run_params["pipeline_names"] or ["__default__"])
+        env = str(run_params["env"] or "local")
+        keys = sorted(name for name in pipeline.inputs() if name.startswith("params:"))
+        params = {key.removeprefix("params:"): catalog.load(key) for key in keys}
+        changes = {k: v for k, v in self._changes.items() if k.partition(".")[0] in params}
         self._catalog = catalog
         self._run = run_log.MlflowTracker.start(
             uri=os.environ.get("MLFLOW_TRACKING_URI") or config.tracking_uri,
             experiment=config.experiment,
-            name="+".join(names),
+            name=run_name(names, env, changes),
             project=self._project,
             parent=os.environ.get("DIFFGROUND_PARENT_RUN"),
             system_metrics=config.system_metrics,
         )
         atexit.register(self._end, "KILLED")  # interrupted: no closing hook is called
         tracking.set_tracker(self._run)
-        keys = sorted(name for name in pipeline.inputs() if name.startswith("params:"))
-        params = {key.removeprefix("params:"): catalog.load(key) for key in keys}
         self._run.log_params(run_log.flatten(params))
         self._run.set_tags(
             {
                 **run_log.code_version(self._project),
-                "env": str(run_params["env"] or "local"),
+                "env": env,
                 "pipelines": ",".join(names),
                 "run_id": str(run_params["run_id"]),
                 "device": run_log.device(),
@@ -131,11 +134,12 @@ class RunLogHook:
         if self._run is None or self._catalog is None:
             return
         dataset = self._catalog.get(dataset_name)
-        if type(dataset).__name__ == "JSONDataset" and isinstance(data, dict):
-            self._run.log_metrics(run_log.numbers(data, dataset_name))
         metadata = getattr(dataset, "metadata", None) or {}
-        path = Path(str(getattr(dataset, "_filepath", "")))
-        if metadata.get("kedro-viz", {}).get("layer") == "reporting" and path.is_file():
+        figures = type(dataset).__name__ == "JSONDataset" and metadata.get("run_log") != "file"
+        if figures and isinstance(data, dict):
+            self._run.log_metrics(run_log.numbers(data, dataset_name))
+        path = file_of(dataset)
+        if path is not None and (layer(dataset) == "reporting" or "run_log" in metadata):
             self._run.log_artifact(path, "reporting")
         self._note_folder(dataset_name)
 
@@ -166,6 +170,41 @@ class RunLogHook:
             atexit.unregister(self._end)
             tracking.set_tracker(None)
             run.end(status)
+            if status == "FINISHED":
+                log.info("`make mlflow` shows the run beside others")
+
+
+def run_name(pipelines: Sequence[str], env: str, changes: Mapping[str, str]) -> str:
+    """What tells a run from others: ``png_train train.seed=1``.
+
+    A change's first part is left out where the pipeline's name says it, and only so many changes
+    are named as fit.
+    """
+    known = {part for name in pipelines for part in (name, name.partition("_")[0])}
+    words = []
+    for key, value in changes.items():
+        top, _, rest = key.partition(".")
+        words.append(f"{rest if rest and top in known else key}={value}")
+    shown: list[str] = []
+    while words and len(" ".join([*shown, words[0]])) <= NAME_LENGTH:
+        shown.append(words.pop(0))
+    more = [f"and {len(words)} more"] if words else []
+    place = [env] if env != "local" else []
+    return " ".join(["+".join(pipelines), *place, *shown, *more])
+
+
+def _changes(loader: AbstractConfigLoader) -> dict[str, str]:
+    """Parameters that are other than the environment's, or base's, files say; flattened."""
+    env = loader.env if loader.env not in (None, "local") else "base"
+    plain = settings.CONFIG_LOADER_CLASS(
+        conf_source=loader.conf_source, env=env, **settings.CONFIG_LOADER_ARGS
+    )
+    try:
+        given = run_log.flatten(loader["parameters"])
+        usual = run_log.flatten(plain["parameters"])
+    except MissingConfigException:
+        return {}
+    return {key: value for key, value in given.items() if usual.get(key) != value}
 
 
 def _is_first_process() -> bool:

@@ -1,0 +1,56 @@
+"""The command line: Kedro's ``run``, whose failures say what to do and not where in the code.
+
+Kedro finds this module by its name.
+"""
+
+from __future__ import annotations
+
+import copy
+import signal
+from types import FrameType
+from typing import Any, NoReturn
+
+import click
+from kedro.framework.cli.project import run as kedro_run
+from kedro.framework.project import pipelines as registered
+
+from diffground.errors import HINT, InputError
+from diffground.failures import message
+from diffground.hooks.checks import nearest
+
+
+@click.group(name="diffground")
+def cli() -> None:
+    """Commands of the project."""
+
+
+def _run(**options: Any) -> Any:
+    """Kedro's ``run``; what is the user's to mend ends it with a message and exit code 1.
+
+    SIGTERM ends it as Ctrl-C does: locks, files and the run log are closed.
+    """
+    before = signal.signal(signal.SIGTERM, _terminated)
+    try:
+        for name in options["pipelines"] or [options["pipeline"]]:
+            if name and name not in registered:
+                known = sorted(set(registered) - {"__default__"})
+                reason = f"there is no such pipeline; {nearest(name, known)}"
+                raise InputError("--pipelines", name, reason)
+        assert kedro_run.callback is not None
+        return kedro_run.callback(**options)
+    except Exception as error:
+        text = message(error)
+        if text is None:
+            raise
+        raise click.ClickException(f"{text}\n\n{HINT}") from error
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _terminated(number: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+run = copy.copy(kedro_run)
+run.callback = _run
+cli.add_command(run, "run")
