@@ -34,8 +34,15 @@ def _params(*pairs: str) -> str:
     return ",".join([*(f"world.{pair}" for pair in world), *pairs])
 
 
-_PNG = {"seeds": "0", "max_steps": 2, "params": _params("png_tables.figures=1")}
-_TEXT2MASK = {"params": _params("text2mask.attention.noises=1", "text2mask_tables.bins=3")}
+_EAGER = "png.train.warmup_steps=0"  # two steps are too few for a slow start
+_PNG = {"seeds": "0", "max_steps": 2, "params": _params("png_tables.figures=1", _EAGER)}
+_TEXT2MASK = {
+    "params": _params(
+        "text2mask.attention.noises=1",
+        "text2mask_tables.bins=3",
+        "text2mask.segmenter.train.warmup_steps=0",
+    )
+}
 SMALL = {
     "png_components": Small(_PNG | {"rows": "Baseline;+ EIPA + MLMA"}, "png_tables", (2,)),
     "png_insertion": Small(_PNG | {"rows": "No-Adapter;Encoder"}, "png_tables", (2,), 1),

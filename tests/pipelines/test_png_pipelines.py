@@ -19,6 +19,7 @@ from diffground.errors import InputError
 from diffground.pipelines.png_eval import create_pipeline as png_eval
 from diffground.pipelines.png_tables import create_pipeline as png_tables
 from diffground.pipelines.png_train import create_pipeline as png_train
+from diffground.pipelines.png_train.nodes import examine_training_data
 from diffground.png.experiment import evaluate_variant, kept_evaluation
 from diffground.png.tables import PngTablesConfig, published, row_config, run_tables
 from diffground.png.trained import load_variant
@@ -337,3 +338,12 @@ def test_rows_differ_in_what_the_paper_changes_and_the_seed_only():
     for name in ("components", "insertion", "mlma"):
         for row in published(name)["rows"]:
             assert row_config(base, PngTablesConfig(), row["model"], 0).model.learns
+
+
+def test_a_validation_split_that_is_missing_is_said_before_the_data_are_looked_over(tmp_path, coco):
+    png = PngConfig.model_validate(
+        config().model_dump() | {"splits": {"train": "train2017", "val": "nonexistent"}}
+    )
+    with pytest.raises(InputError, match="nonexistent"):
+        examine_training_data(coco, tmp_path, png)
+    assert not list(tmp_path.glob("doctor-*"))

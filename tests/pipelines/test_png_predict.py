@@ -12,11 +12,13 @@ from kedro.runner import SequentialRunner
 from diffground.datasets import DataFolderDataset
 from diffground.errors import InputError
 from diffground.pipelines.png_predict import create_pipeline
+from diffground.png.model import PngModel
+from diffground.png.model_config import PngModelConfig
 from diffground.png.predict import PredictConfig
 from diffground.png.variant import PngConfig
 
 
-def run(folder, **model):
+def run(folder, predict=None, **model):
     png = PngConfig.model_validate(
         {
             "scale": "mini",
@@ -34,7 +36,7 @@ def run(folder, **model):
         "stable_diffusion": tiny_png.backbone().folder,
         "png_predict_folder": folder / "out",
         "params:png": png,
-        "params:png_predict": PredictConfig(),
+        "params:png_predict": predict or PredictConfig(),
     }
     datasets = {name: MemoryDataset(value) for name, value in inputs.items()}
     datasets["png_predict"] = DataFolderDataset(
@@ -56,3 +58,15 @@ def test_a_model_that_was_not_trained_names_the_pipeline_that_does(tmp_path):
     with pytest.raises(InputError, match="run the pipeline png_train"):
         run(tmp_path, insertion="both")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_model_is_taken_by_its_name_whatever_the_settings(tmp_path):
+    backbone = tiny_png.backbone()
+    ids = tiny_png.benchmark().categories.ids
+    config = PngModelConfig(insertion="none", inner_product="frozen", decode=False)
+    PngModel(backbone, config, ids).save(tmp_path / "models" / "mine")
+    folder = run(tmp_path, PredictConfig(model="mine"), insertion="both")  # which is not trained
+    report = json.loads((folder / "report.json").read_text())
+    assert (report["variant"], report["head"]) == ("mine", "inner")
+    with pytest.raises(InputError, match="By name there are: mine"):
+        run(tmp_path, PredictConfig(model="other"), insertion="both")

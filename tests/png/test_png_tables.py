@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import tiny_png
 
+from diffground.errors import InputError
 from diffground.png.data import PngDataConfig
-from diffground.png.tables import PngTablesConfig, published, reported
+from diffground.png.tables import PngTablesConfig, published, reported, row_config
 from diffground.png.variant import PngConfig
 from diffground.reporting.tables import measured_row, render
 
@@ -43,6 +44,16 @@ def test_a_run_without_pretraining_is_not_compared_with_pretrained_ones(
     assert reported(row("mlma", "+ Text-Attn"), png).get("overall") == full
     assert reported(row("components", "+ MLMA"), png).get("overall") == mlma
     assert reported(row("components", "Baseline"), png).get("overall") == baseline
+
+
+def test_too_few_steps_for_the_slow_start_are_named():
+    png = base("mini", pretrained=False)
+    train = png.train.model_copy(update={"max_steps": 40, "warmup_steps": 30})
+    png = png.model_copy(update={"train": train})
+    model = row("components", "Baseline")["model"]
+    row_config(png, PngTablesConfig(max_steps=31), model, 0)
+    with pytest.raises(InputError, match="png_tables: train: .*warmup_steps 30 must be less"):
+        row_config(png, PngTablesConfig(max_steps=30), model, 0)
 
 
 def test_what_is_ours_is_printed_with_every_table():

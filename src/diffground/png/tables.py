@@ -14,10 +14,11 @@ from contextlib import AbstractContextManager, nullcontext
 from importlib.resources import files
 from typing import Any, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, ValidationError, model_validator
 
 from diffground.backbone.frozen import FrozenDiffusion
 from diffground.config import Config
+from diffground.errors import InputError
 from diffground.metrics.average_recall import AverageRecall
 from diffground.png.experiment import OnLog, evaluate_variant, kept_evaluation, train_variant
 from diffground.png.model import PngModel
@@ -53,7 +54,11 @@ class PngTablesConfig(Config):
 def row_config(
     base: PngConfig, ablation: PngTablesConfig, model: dict[str, Any], seed: int
 ) -> PngConfig:
-    """The experiment behind one row and seed; ``model`` is what the row changes."""
+    """The experiment behind one row and seed; ``model`` is what the row changes.
+
+    Raises:
+        InputError: ``ablation.max_steps`` does not go with ``base.train``.
+    """
     content = base.model_dump()
     changed = {name: value for name, value in model.items() if name != "mlma"}
     content["model"] |= {**changed, "head": "auto", "fusion": "learned"}
@@ -62,7 +67,11 @@ def row_config(
     content["train"] |= {"seed": seed, "restart": False}
     if ablation.max_steps is not None:
         content["train"]["max_steps"] = ablation.max_steps
-    return PngConfig.model_validate(content)
+    try:
+        return PngConfig.model_validate(content)
+    except ValidationError as error:  # what the row or max_steps does not go with
+        first = error.errors()[0]
+        raise InputError("png_tables", ".".join(map(str, first["loc"])), first["msg"]) from error
 
 
 def run_tables(

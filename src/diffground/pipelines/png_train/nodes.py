@@ -8,6 +8,7 @@ from typing import Any
 
 from diffground.png.doctor import render
 from diffground.png.experiment import train_variant
+from diffground.png.samples import PngBenchmark
 from diffground.png.splits import broken_samples
 from diffground.png.splits import examine_training_data as examine
 from diffground.png.variant import PngConfig, PngFolders
@@ -18,6 +19,7 @@ log = logging.getLogger(__name__)
 
 def examine_training_data(coco: Path, models: Path, png: PngConfig) -> tuple[dict[str, Any], str]:
     """The doctor's findings on the training split, as JSON and as Markdown."""
+    PngBenchmark(coco, png.splits.val, png.splits.layout)  # if it is missing, that is said now
     found = examine(coco, png.splits, png.data.max_phrases, models)
     for sentence in found["advice"]:
         log.warning("png data: %s", sentence)
