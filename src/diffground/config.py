@@ -55,13 +55,19 @@ class Config(BaseModel):
                 input=value,
             )
             for name, value in content.items()
-            if isinstance(value, bool)
+            if _holds_truth(value)
             and name in cls.model_fields
             and not _takes_truth(cls.model_fields[name].annotation)
         ]
         if wrong:
             raise ValidationError.from_exception_data(cls.__name__, wrong)
         return content
+
+
+def _holds_truth(value: Any) -> bool:
+    return isinstance(value, bool) or (
+        isinstance(value, list | tuple) and any(isinstance(entry, bool) for entry in value)
+    )
 
 
 def _takes_truth(annotation: Any) -> bool:

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from diffground.config import AutoDevice, Config, Device, devices
 from diffground.errors import InputError
+from diffground.io.locks import held
 from diffground.training.processes import check_device, processes
 
 CODE = """
@@ -88,3 +89,45 @@ def test_devices_of_a_configuration() -> None:
     check_device("cpu", "png.part.device")
     with pytest.raises(InputError, match=r"png\.part\.device: this machine has no cuda:99; it has"):
         check_device(found["png.part.device"], "png.part.device")
+
+
+LOCKED = """
+import json, os, sys
+from pathlib import Path
+from diffground.errors import InputError
+from diffground.training.processes import only_training, processes
+folder, said = Path(sys.argv[1]) / "variant", []
+for _ in range(2):
+    try:
+        with only_training(folder):
+            said.append("trains")
+            processes().wait_for_everyone()
+    except InputError as error:
+        said.append(str(error))
+    if not said[1:] and processes().is_main_process:  # from now on another run trains there
+        os.rename(folder.parent / "other.lock", folder.parent / ".variant.lock")
+    processes().wait_for_everyone()
+(Path(sys.argv[1]) / f"{processes().process_index}.json").write_text(json.dumps(said))
+"""
+
+
+def test_processes_of_one_run_hold_one_lock_and_are_refused_together(tmp_path: Path) -> None:
+    other = tmp_path / "other.lock"
+    with held(other, "a training elsewhere"):
+        note = tmp_path / "other.lock.holder"
+        (tmp_path / ".variant.lock.holder").write_bytes(note.read_bytes())
+        done = start(tmp_path, LOCKED)
+    assert done.returncode == 0, done.stderr
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    assert first == second and first[0] == "trains"
+    assert ".variant.lock: lock: this training is in the hands of" in first[1]
+
+
+def test_numbers_in_a_list_are_no_truth_either() -> None:
+    class Seeds(Config):
+        seeds: tuple[int, ...] = (0,)
+        flags: tuple[bool, ...] = (True,)
+
+    assert Seeds(seeds=[1, 2], flags=[False]).seeds == (1, 2)
+    with pytest.raises(ValidationError, match="seeds"):
+        Seeds(seeds=[1, True])

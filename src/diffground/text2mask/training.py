@@ -14,6 +14,7 @@ from typing import Any
 
 from diffground.errors import InputError
 from diffground.io.files import write_whole
+from diffground.io.locks import held
 from diffground.manifest import config_hash, fingerprint, is_valid
 from diffground.masks.store import mask_path
 from diffground.segmenters.deeplab import DeepLabV2
@@ -141,10 +142,11 @@ def trained_backbone(split: Split, folders: Text2MaskFolders) -> Path:
     """The ResNet of a trained segmenter as a folder of transformers, for others to start from."""
     folder = segmenter_folder(split, folders)
     target = folder / BACKBONE
-    if not (target / CONFIG).exists():
-        partial = folder / f".{BACKBONE}.part"
-        DeepLabV2.from_pretrained(folder / MODEL).backbone.save_pretrained(partial)
-        partial.replace(target)
+    with held(folder / f".{BACKBONE}.lock", "this network"):
+        if not (target / CONFIG).exists():
+            partial = folder / f".{BACKBONE}.part"
+            DeepLabV2.from_pretrained(folder / MODEL).backbone.save_pretrained(partial)
+            partial.replace(target)
     return target
 
 
