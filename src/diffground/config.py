@@ -43,17 +43,26 @@ class Config(BaseModel):
                 content[name] = value.key_content()
         return content
 
+    def refusal(self, field: str, reason: str) -> ValidationError:
+        """The error of a value that does not go with others, to be raised by a validator.
+
+        Args:
+            field: which is to be changed; in a part, with dots.
+        """
+        value: Any = self
+        for name in field.split("."):
+            value = getattr(value, name)
+        return ValidationError.from_exception_data(
+            type(self).__name__, [_details(field, reason, value)]
+        )
+
     @model_validator(mode="before")
     @classmethod
     def _truth_is_no_number(cls, content: Any) -> Any:
         if not isinstance(content, dict):
             return content
         wrong = [
-            InitErrorDetails(
-                type=PydanticCustomError("bool_given", "true and false are no numbers or names"),
-                loc=(name,),
-                input=value,
-            )
+            _details(name, "true and false are no numbers or names", value)
             for name, value in content.items()
             if _holds_truth(value)
             and name in cls.model_fields
@@ -62,6 +71,11 @@ class Config(BaseModel):
         if wrong:
             raise ValidationError.from_exception_data(cls.__name__, wrong)
         return content
+
+
+def _details(field: str, reason: str, value: Any) -> InitErrorDetails:
+    kind = PydanticCustomError("refused", "{reason}", {"reason": reason})
+    return InitErrorDetails(type=kind, loc=tuple(field.split(".")), input=value)
 
 
 def _holds_truth(value: Any) -> bool:

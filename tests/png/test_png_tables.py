@@ -52,7 +52,7 @@ def test_too_few_steps_for_the_slow_start_are_named():
     png = png.model_copy(update={"train": train})
     model = row("components", "Baseline")["model"]
     row_config(png, PngTablesConfig(max_steps=31), model, 0)
-    with pytest.raises(InputError, match="png_tables: train: .*warmup_steps 30 must be less"):
+    with pytest.raises(InputError, match=r"png_tables: train\.warmup_steps: must be less"):
         row_config(png, PngTablesConfig(max_steps=30), model, 0)
 
 

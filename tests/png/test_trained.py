@@ -140,7 +140,7 @@ def test_a_damaged_model_is_named_and_written_again(
 
 
 def test_the_best_weights_are_an_option(folders: PngFolders) -> None:
-    with pytest.raises(ValidationError, match="evaluate_every"):
+    with pytest.raises(ValidationError, match=r"eval\.weights\n.*train\.evaluate_every"):
         config(eval={"weights": "best"})
     plain = trained(config(), folders)
     best = config(train={"evaluate_every": 1}, eval={"weights": "best"})

@@ -63,7 +63,7 @@ class PngConfig(Config):
     @model_validator(mode="after")
     def _the_best_are_looked_for(self) -> PngConfig:
         if self.eval.weights == "best" and not self.train.evaluate_every:
-            raise ValueError("eval.weights best needs train.evaluate_every: none are compared at 0")
+            raise self.refusal("eval.weights", "needs train.evaluate_every, which is 0")
         return self
 
     def load_backbone(self, folder: Path) -> FrozenDiffusion:

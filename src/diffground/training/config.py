@@ -46,9 +46,7 @@ class TrainConfig(Config):
     @model_validator(mode="after")
     def _warms_up_in_time(self) -> TrainConfig:
         if self.warmup_steps >= self.max_steps:
-            raise ValueError(
-                f"warmup_steps {self.warmup_steps} must be less than max_steps {self.max_steps}"
-            )
+            raise self.refusal("warmup_steps", f"must be less than max_steps, {self.max_steps}")
         return self
 
     @model_validator(mode="after")
