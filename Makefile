@@ -24,7 +24,7 @@ export MLFLOW_DISABLE_TELEMETRY = true
 MLFLOW_WARNINGS = ignore:starlette.middleware.wsgi is deprecated
 
 .DEFAULT_GOAL := help
-.PHONY: help install png_train test lint viz mlflow catalog_docs clean
+.PHONY: help install png_train test lint viz mlflow catalog_docs pictures clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z_]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ mlflow: $(VENV)/.installed  ## show the run log in a browser
 
 catalog_docs: $(VENV)/.installed  ## write catalog_docs/README.md anew from the catalog
 	$(BIN)/python -m diffground.reporting.catalog_docs
+
+pictures: $(VENV)/.installed  ## copy result pictures, reduced, to catalog_docs/pictures for README
+	$(BIN)/python -m diffground.reporting.pictures
 
 clean:  ## remove the environment and the caches; data and the run log stay
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .viz

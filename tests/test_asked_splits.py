@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny_png
 import tiny_text2mask
+from kedro.framework.session import KedroSession
+from kedro.framework.startup import bootstrap_project
 from kedro.io import DataCatalog, MemoryDataset
 from kedro.pipeline import Pipeline
+from kedro.validation import ParameterValidationError
 from pydantic import ValidationError
 from tiny_world import SMALL
 
-from diffground.asked_splits import check_splits
 from diffground.datasets import DataFolderDataset, TargetFolderDataset
 from diffground.errors import InputError
+from diffground.hooks.splits import check_splits
 from diffground.pipeline_registry import register_pipelines
 from diffground.png.predict import PredictConfig
 from diffground.png.variant import PngConfig
@@ -115,9 +115,8 @@ def test_lists_of_images(
     source: dict[str, str],
     named: str,
 ) -> None:
-    voc = tmp_path / "voc2012" if make else tiny_text2mask.world() / "voc2012"
+    voc = tmp_path / "voc2012"
     if not make:  # a copy without the list of test, and without COCO beside it
-        voc = tmp_path / "voc2012"
         lists = voc / "VOCdevkit/VOC2012/ImageSets/SegmentationAug"
         lists.mkdir(parents=True)
         for split in ("train_aug", "val"):
@@ -170,21 +169,20 @@ def test_a_world_without_images_takes_no_place(dataset: str, split: str) -> None
 @pytest.mark.parametrize(
     ("given", "named"),
     [
-        ("png.splits.val=nonexistent", "splits.val: there is no split 'nonexistent'"),
-        ("world.coco_panoptic.train=0", "coco_panoptic.train is 0"),
+        ({"png": {"splits": {"val": "nonexistent"}}}, r"splits\.val: there is no split"),
+        ({"world": {"coco_panoptic": {"train": 0}}}, r"coco_panoptic\.train is 0"),
     ],
 )
-def test_no_node_runs(root: Path, tmp_path: Path, given: str, named: str) -> None:
-    """From the command line, with data elsewhere: nothing is made there."""
-    place = f"{given},world.make=true"
-    done = subprocess.run(
-        [sys.executable, "-m", "diffground", "--pipelines", "png_train", "--params", place],
-        cwd=root,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    said = " ".join((done.stdout + done.stderr).split())
-    assert done.returncode != 0 and named in said
-    assert "Running node" not in said
+def test_no_node_runs(
+    root: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, Any], named: str
+) -> None:
+    """In the project itself: its first node would make the world."""
+
+    def made(*args: object) -> None:
+        pytest.fail("a node ran")
+
+    monkeypatch.setattr("diffground.world.coco_panoptic.make_coco_panoptic", made)
+    bootstrap_project(root)
+    with KedroSession.create(root, runtime_params=given) as session:
+        with pytest.raises((InputError, ParameterValidationError), match=named):
+            session.run(pipeline_names=["png_train"])

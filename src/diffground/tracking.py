@@ -17,6 +17,8 @@ from typing import Any, Protocol
 class Tracker(Protocol):
     """Receives the figures and files of one run."""
 
+    keeps: bool  # False: nothing is kept, so nothing needs to be drawn for it
+
     def log_metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
         """Figures at one step (None: of the run as a whole)."""
 
@@ -35,6 +37,8 @@ class Tracker(Protocol):
 
 class NullTracker:
     """Forgets everything: the tracker when no run is being logged."""
+
+    keeps = False
 
     def log_metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
         """Does nothing."""

@@ -139,7 +139,8 @@ def test_all_steps_of_the_maps(compat: str, name: str) -> None:
     )
     table = config.layers(model)
     captured = probed(table.cross, table.self_layer)
-    found, cross = aggregate._normalised_maps(model, captured, plain.TOKENS, config, 0)
+    words = aggregate._Words(plain.TOKENS, neutral=[1, 2])  # the neutral ones change no map
+    found, cross, _ = aggregate._normalised_maps(model, captured, words, config, 0)
     torch.testing.assert_close(found, values(name), atol=1e-5, rtol=0)
     close(cross, values("normalised"))
 

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import tiny_png
 from memory_runs import run_in_memory
 from PIL import Image
 from pydantic import ValidationError
+from recording import recorded
 
 from diffground.errors import InputError
 from diffground.pipelines.png_eval import create_pipeline as png_eval
@@ -24,6 +26,7 @@ from diffground.png.experiment import evaluate_variant, kept_evaluation
 from diffground.png.tables import PngTablesConfig, published, row_config, run_tables
 from diffground.png.trained import load_variant
 from diffground.png.variant import PngConfig, PngFolders, Variant
+from diffground.reporting.run_log import flatten, numbers
 from diffground.reporting.tables import ResultTable
 
 TINY = {
@@ -271,11 +274,23 @@ def test_the_tables_are_filled_and_finished_rows_are_kept(run, tmp_path):
 def test_rows_can_be_chosen_and_are_reported_one_by_one(tmp_path, coco):
     rows = []
 
+    @dataclass
+    class Row:
+        name: str
+        config: PngConfig
+        losses: dict = field(default_factory=dict)
+        results: tuple = ()
+
+        def log_metrics(self, values, step):
+            self.losses |= values
+
+        def log_results(self, *results):
+            self.results = results
+
     @contextmanager
-    def open_row(name, model):
-        values = {}
-        yield lambda new, step: values.update(new)
-        rows.append((name, model, values))
+    def open_row(name, row):
+        rows.append(Row(name, row))
+        yield rows[-1]
 
     ablation = PngTablesConfig(
         tables=("components", "mlma"), rows=("Baseline", "Deform-Attn"), seeds=(3,), max_steps=2
@@ -284,11 +299,40 @@ def test_rows_can_be_chosen_and_are_reported_one_by_one(tmp_path, coco):
         config(), ablation, folders(tmp_path, coco), tiny_png.backbone(), open_row=open_row
     )
     assert [[row.name for row in table.rows] for table in tables] == [["Baseline"], ["Deform-Attn"]]
-    assert [name for name, _, _ in rows] == ["components: Baseline", "mlma: Deform-Attn"]
-    assert rows[1][1]["mlma"] == {"bi_attention": False, "self_attention": False}
-    assert {"seed-3/train/loss", "seed-3/ar/overall"} <= set(rows[0][2])
+    names = ["components: Baseline, seed 3", "mlma: Deform-Attn, seed 3"]
+    assert [row.name for row in rows] == names
+    mlma = rows[1].config.model.mlma
+    assert not mlma.bi_attention and not mlma.self_attention and rows[1].config.train.seed == 3
+    assert "train/loss" in rows[0].losses
+    training, metrics, phrases, predictions = rows[0].results
+    assert training["variant"] == metrics["variant"] and "overall" in metrics["ar"]
+    assert len(phrases) == metrics["phrases"] and predictions
     with pytest.raises(ValidationError, match="no row"):
         PngTablesConfig(tables=("mlma",), rows=("Baseline",))
+
+
+def test_a_row_is_logged_as_a_run_of_its_own_is(run, monkeypatch):
+    """Full parameters, the same names of metrics, the same figures."""
+    ablation = PngTablesConfig(
+        tables=("components",), rows=("+ EIPA + MLMA",), seeds=(1,), max_steps=2, figures=0
+    )
+    with recorded(monkeypatch) as tables:
+        run(png_tables(), config(), png_tables=ablation)
+    ((name, row),) = tables.children.items()
+    assert name == "components: + EIPA + MLMA, seed 1"
+    parameters = flatten(row.params)
+    assert parameters["png.train.seed"] == "1" and parameters["png.train.max_steps"] == "2"
+    assert parameters.keys() == flatten({"png": config()}).keys()
+    with recorded(monkeypatch) as single:
+        out = run(png_train(), row.params["png"])
+    for saved in ("png_training", "png_metrics"):  # the hook's part
+        single.log_metrics(numbers(out[saved], saved))
+    assert {"png_metrics/ar/overall", "train/loss"} <= row.metrics.keys()
+    # The single run finds the model trained: it has no losses to tell.
+    assert single.metrics.keys() == {m for m in row.metrics if not m.startswith("train/")}
+    assert row.metrics["png_metrics/ar/overall"] == single.metrics["png_metrics/ar/overall"]
+    names = ("png_metrics.json", "png_recall_curve.png", "png_overlays.png")
+    assert row.files == {f"reporting/{file}" for file in names}
 
 
 def test_the_paper_recipe_runs_at_tiny_sizes(run):

@@ -12,6 +12,7 @@ import tiny_png
 from memory_runs import run_in_memory
 from PIL import Image
 from pydantic import ValidationError
+from recording import recorded
 from tiny_text2mask import TINY, config, world
 
 from diffground.errors import InputError
@@ -20,6 +21,7 @@ from diffground.pipelines.attention_aggregation import create_pipeline as attent
 from diffground.pipelines.pseudo_labels import create_pipeline as pseudo_labels
 from diffground.pipelines.segmenter_train import create_pipeline as segmenter_train
 from diffground.pipelines.text2mask_tables import create_pipeline as text2mask_tables
+from diffground.reporting.run_log import flatten, numbers
 from diffground.reporting.tables import ResultTable
 from diffground.text2mask.tables_config import Text2MaskTablesConfig
 from diffground.text2mask.variant import Text2MaskConfig
@@ -155,8 +157,31 @@ def test_the_tables_and_figures(run):
     assert tables[0].orderings[1].claim == "10 noises > 1 noise (dCRF)"
     assert "Table 1: pseudo masks" in out["text2mask_tables_text"]
     assert len(out["text2mask_figure_b8"].axes) == len(out["text2mask_figure_d9"].axes) == 1
+    assert out["text2mask_figure_b8"].get_suptitle().startswith("mini world")
+    assert out["text2mask_figure_d9"].axes[0].get_title() == "mini world"
     again = run(text2mask_tables(), config())
     assert again["text2mask_tables"] == out["text2mask_tables"]
+
+
+def test_rows_are_logged_as_runs_of_their_own_are(run, monkeypatch):
+    """Full parameters, the same names of metrics, Figure 4 as well."""
+    tables = Text2MaskTablesConfig.model_validate(
+        {"tables": ["segmenter"], "rows": ["VOC 2012 val: DeepLabV2"], "bins": 3}
+        | {"train": {"dataset": "voc2012", "split": "train"}}
+    )
+    with recorded(monkeypatch) as told:
+        run(text2mask_tables(), config(), tables)
+    ((name, row),) = told.children.items()
+    assert name == "segmenter: VOC 2012 val: DeepLabV2"
+    assert flatten(row.params).keys() == flatten({"text2mask": config()}).keys()
+    with recorded(monkeypatch) as single:
+        out = run(everything(), config())
+    saved = "text2mask_segmenter_metrics"
+    single.log_metrics(numbers(out[saved], saved))
+    own = {m for m in row.metrics if not m.startswith(("table/", "train/"))}
+    assert {"miou/train_aug/dcrf", "miou/val/segmenter", f"{saved}/scores/miou"} <= own
+    assert own <= single.metrics.keys()
+    assert row.files == {"reporting/text2mask_figure4.png"}
 
 
 def test_parameters_fail_before_a_run():

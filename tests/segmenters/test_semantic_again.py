@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from test_semantic import CONFIG, NAMES
 
 from diffground.errors import InputError
@@ -63,6 +65,23 @@ def test_a_finished_training_is_known_without_reading_the_files(
     again = train_semantic(samples, NAMES, CONFIG, folder)  # from the checkpoint of its last step
     assert again["trained"] and again["resumed_at"] == 60
     assert finished() == 0
+
+
+def test_a_training_waits_for_files_that_the_system_denies(
+    pairs: list[LabelledImage], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Left out, they would be missing for good."""
+    opened = Image.open
+
+    def refuse(path: Path, *args: object, **options: object) -> Image.Image:
+        if path == pairs[3].image:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return opened(path, *args, **options)
+
+    monkeypatch.setattr(Image, "open", refuse)
+    with pytest.raises(InputError, match=r"access: cannot be opened .*\(1 such files\)"):
+        train_semantic(pairs[:12], NAMES, CONFIG, tmp_path)
+    assert not (tmp_path / LAST).exists()
 
 
 def test_interrupted_training_ends_with_the_same_network(

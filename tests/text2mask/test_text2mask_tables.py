@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ from diffground.text2mask.similarity import (
 from diffground.text2mask.tables import run_tables
 from diffground.text2mask.tables_config import SweepConfig, Text2MaskTablesConfig, published
 from diffground.text2mask.training import train_segmenter
-from diffground.text2mask.variant import Split
+from diffground.text2mask.variant import Split, Text2MaskConfig
 
 TRAIN = {"dataset": "voc2012", "split": "train"}
 COCO = {"train": {"dataset": "coco2014", "split": "train"}}
@@ -47,9 +48,12 @@ def tables_of(root, *tables: str, **options) -> list[ResultTable]:
 
 def test_the_paper_s_rows_and_figures():
     rows = {name: published(name)["rows"] for name in ("noises", "attention", "prompts")}
-    assert [len(found) for found in rows.values()] == [2, 8, 8]
+    assert [len(found) for found in rows.values()] == [2, 9, 8]
     figures = {row["name"]: row["paper"] for row in rows["attention"]}
-    assert figures["SelfCross"] == {"initial": 72.7, "dCRF": 74.4} and not figures["DAAM"]
+    assert (
+        figures["SelfCross"] == {"initial": 72.7, "dCRF": 74.4}
+        and not figures["DAAM, 30 time steps"]
+    )
     queries = {row["name"]: row["paper"]["mIoU"] for row in rows["prompts"]}
     assert queries["composed, Syn., BG."] == 74.4 and queries["separate"] == 72.1
     seeds = published("seeds")
@@ -74,26 +78,44 @@ def test_a_row_changes_parts_of_sections_only():
 def test_attention_rows_share_maps_and_are_not_made_twice(tmp_path):
     opened = []
 
+    @dataclass
+    class Row:
+        name: str
+        config: Text2MaskConfig
+        values: dict = field(default_factory=dict)
+        masks: tuple = ()
+
+        def log_metrics(self, values, step):
+            self.values |= values
+
+        def log_masks(self, split, result):
+            self.masks = (split, result)
+
     @contextmanager
-    def open_row(name, change):
-        values = {}
-        yield lambda new, step: values.update(new)
-        opened.append((name, change, values))
+    def open_row(name, row):
+        opened.append(Row(name, row))
+        yield opened[-1]
 
     (table,) = tables_of(tmp_path, "attention", open_row=open_row)
     # Compat paper and rows not sharpened are the tiny recipe itself: no rows of their own.
-    names = ["Cross", "CBP", "SelfCross", "Cross+SelfCross", "DAAM", "SelfCross, compat official"]
+    names = ["Cross", "CBP", "SelfCross", "Cross+SelfCross"]
+    names += ["DAAM, one time step", "DAAM, 30 time steps", "SelfCross, compat official"]
     assert [row.name for row in table.rows] == names
+    assert table.rows[4].mean != table.rows[5].mean and "head by head" in table.config["notes"][0]
     assert all(set(row.mean) == {"initial", "dCRF"} for row in table.rows)
-    # SelfCross (for Cross and both as well), CBP, DAAM, and official.
-    assert len([p for p in (tmp_path / "maps").iterdir() if p.is_dir()]) == 4
+    # SelfCross (for Cross and both as well), CBP, both DAAMs, and official.
+    assert len([p for p in (tmp_path / "maps").iterdir() if p.is_dir()]) == 5
     assert [entry.claim for entry in table.orderings][:2] == [
         "SelfCross > Cross (initial)",
         "SelfCross > Cross (dCRF)",
     ]
     assert table.orderings[0].paper_gap == pytest.approx(11.0)
-    assert opened[0][0] == "attention: Cross" and opened[0][1]["attention"]["method"] == "cross"
-    assert set(opened[0][2]) == {"table/initial", "table/dCRF"}
+    assert opened[0].name == "attention: Cross"
+    assert opened[0].config.attention.method == "cross"
+    assert set(opened[0].values) == {"table/initial", "table/dCRF"}
+    split, result = opened[0].masks
+    assert split.config.attention == opened[0].config.attention.for_dataset("voc2012")
+    assert result["dcrf"]["miou"] == opened[0].values["table/dCRF"]
     stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.png")}
     assert tables_of(tmp_path, "attention") == [table]
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.png")} == stamps

@@ -7,6 +7,14 @@ nothing ("a photo of a", commas, "and", the full stop). They stand in every sent
 softmax with the phrase, so the ratio hardly depends on how many phrases are asked for. The paper
 has nothing of the kind. It costs no further pass and changes no map.
 
+It is a hint and no detector. Measured with the mini model, one noise and prompts of many kinds (150
+images of train_aug, then 160 of val): words that the model never saw are told from the classes of
+the image with an AUC of 0.88 and 0.86, words that it knows and that are no things ("red", "photo")
+with 0.81 and 0.81, classes of the mini world that are not in the image with 0.63 and 0.62 only.
+Other readings (the peak, SelfCross instead of Cross, background words instead of neutral ones,
+single layers, other time steps) were no better at that: its cross-attention hardly knows. A word of
+many pieces is the mean of their maps, and so scores low for that alone.
+
 ``K`` phrases · ``h, w`` the grid of Cross
 """
 

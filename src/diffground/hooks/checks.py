@@ -17,6 +17,7 @@ from kedro.pipeline import Pipeline
 from diffground.config import devices
 from diffground.datasets import FolderDataset
 from diffground.errors import InputError
+from diffground.hooks.splits import check_splits
 
 PARAMS = "params:"
 
@@ -53,8 +54,8 @@ class InputsHook:
 
     @hook_impl
     def before_pipeline_run(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
-        """Raises InputError for the first device that this machine lacks, and for the first folder
-        that is missing or not whole.
+        """Raises InputError for the first device that this machine lacks, for the first folder that
+        is missing or not whole, and for the first split or list that there is not.
         """
         from diffground.training.processes import check_device
 
@@ -67,6 +68,7 @@ class InputsHook:
             dataset = catalog.get(name)
             if isinstance(dataset, FolderDataset):
                 dataset.check()
+        check_splits(pipeline, catalog)
 
 
 def parameters_read() -> set[str]:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from importlib.resources import files
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from pydantic import Field, PositiveInt, ValidationError, model_validator
 
@@ -20,7 +20,8 @@ from diffground.backbone.frozen import FrozenDiffusion
 from diffground.config import Config
 from diffground.errors import InputError
 from diffground.metrics.average_recall import AverageRecall
-from diffground.png.experiment import OnLog, evaluate_variant, kept_evaluation, train_variant
+from diffground.png.evaluate import Prediction
+from diffground.png.experiment import evaluate_variant, kept_evaluation, train_variant
 from diffground.png.model import PngModel
 from diffground.png.trained import load_variant
 from diffground.png.variant import PngConfig, PngFolders, Variant
@@ -29,8 +30,28 @@ from diffground.reporting.tables import Figures, ResultRow, ResultTable, measure
 log = logging.getLogger(__name__)
 
 TableName = Literal["components", "insertion", "mlma"]
-#: Opens what one row reports to: called with the row's name and what it is.
-OpenRow = Callable[[str, dict[str, Any]], AbstractContextManager[OnLog]]
+
+
+class RowLog(Protocol):
+    """What one row, with one seed, reports to."""
+
+    def log_metrics(self, values: dict[str, float], step: int) -> None:
+        """The training's losses."""
+
+    def log_results(
+        self,
+        training: dict[str, Any],
+        metrics: dict[str, Any],
+        phrases: list[dict[str, Any]],
+        predictions: list[Prediction],
+    ) -> None:
+        """What the pipeline ``png_train`` saves under these names; no predictions if the row was
+        measured before.
+        """
+
+
+#: Opens what one row reports to: called with a name and the row's whole configuration.
+OpenRow = Callable[[str, PngConfig], AbstractContextManager[RowLog]]
 
 
 class PngTablesConfig(Config):
@@ -88,7 +109,7 @@ def run_tables(
 
     Args:
         broken: ids of training samples to leave out.
-        open_row: gives every row a place for its losses (``seed-<n>/train/...``) and figures.
+        open_row: gives every row and seed a place for its losses and results.
         commit: code version, written beside the numbers.
     """
     done: dict[str, tuple[list[dict[str, float | None]], float]] = {}
@@ -101,10 +122,9 @@ def run_tables(
             key = json.dumps(row["model"], sort_keys=True)
             if key not in done:
                 title = f"{name}: {row['name']}"
-                with open_row(title, row["model"]) if open_row else nullcontext() as on_log:
-                    done[key] = _run_row(
-                        base, ablation, folders, backbone, row["model"], broken, on_log
-                    )
+                done[key] = _run_row(
+                    base, ablation, folders, backbone, row["model"], broken, title, open_row
+                )
             runs, spent = done[key]
             seconds += spent
             rows.append(measured_row(row["name"], runs, row["paper"]))
@@ -139,8 +159,7 @@ def phrase_rows(
     found = {}
     for row in _asked(name, ablation):
         config = row_config(base, ablation, row["model"], ablation.seeds[0])
-        path = Variant.of(config, folders, backbone).phrases_path(config, folders)
-        rows = json.loads(path.read_text("utf-8"))
+        rows = _phrases(config, folders, backbone)
         found[row["name"]] = AverageRecall.from_rows(
             rows, base.eval.protocol, base.eval.plural_rule
         )
@@ -185,20 +204,24 @@ def _run_row(
     backbone: FrozenDiffusion,
     model: dict[str, Any],
     broken: frozenset[str],
-    on_log: OnLog | None,
+    title: str,
+    open_row: OpenRow | None,
 ) -> tuple[list[dict[str, float | None]], float]:
     """Average Recall of every seed, and the seconds of all trainings."""
     runs, seconds = [], 0.0
     for seed in ablation.seeds:
         config = row_config(base, ablation, model, seed)
-        report = _prefixed(on_log, f"seed-{seed}")
-        training = train_variant(config, folders, backbone, broken=broken, on_log=report)
-        metrics = _measured(config, folders, backbone)
+        place = open_row(f"{title}, seed {seed}", config) if open_row else nullcontext()
+        with place as row:
+            on_log = row.log_metrics if row else None
+            training = train_variant(config, folders, backbone, broken=broken, on_log=on_log)
+            metrics, predictions = _measured(config, folders, backbone)
+            if row:
+                phrases = _phrases(config, folders, backbone)
+                row.log_results(training, metrics, phrases, predictions)
         seconds += training["seconds"]
         runs.append(metrics["ar"])
         log.info("%s, seed %d: AR %s", metrics["variant"], seed, metrics["ar"])
-        if report:
-            report(_numbers(metrics["ar"].items()), config.train.max_steps)
     return runs, seconds
 
 
@@ -237,24 +260,25 @@ def _table(
     )
 
 
-def _measured(config: PngConfig, folders: PngFolders, backbone: FrozenDiffusion) -> dict[str, Any]:
-    """The row's Average Recall: read if it was measured before."""
-    done = Variant.of(config, folders, backbone).evaluation_path(config, folders)
-    found = kept_evaluation(done)
+def _measured(
+    config: PngConfig, folders: PngFolders, backbone: FrozenDiffusion
+) -> tuple[dict[str, Any], list[Prediction]]:
+    """The row's Average Recall, read if it was measured before; and if not, a few predictions."""
+    found = kept_evaluation(Variant.of(config, folders, backbone).evaluation_path(config, folders))
     if found is not None:
-        return found
+        return found, []
     model, variant = load_variant(config, folders, backbone)
-    return evaluate_variant(config, folders, model, variant)[1]
+    result, metrics = evaluate_variant(config, folders, model, variant)
+    return metrics, result.predictions
 
 
-def _prefixed(on_log: OnLog | None, prefix: str) -> OnLog | None:
-    if on_log is None:
-        return None
-    return lambda values, step: on_log({f"{prefix}/{k}": v for k, v in values.items()}, step)
-
-
-def _numbers(groups: Iterable[tuple[str, float | None]]) -> dict[str, float]:
-    return {f"ar/{group}": value for group, value in groups if value is not None}
+def _phrases(
+    config: PngConfig, folders: PngFolders, backbone: FrozenDiffusion
+) -> list[dict[str, Any]]:
+    """The phrases behind a row's Average Recall."""
+    path = Variant.of(config, folders, backbone).phrases_path(config, folders)
+    rows: list[dict[str, Any]] = json.loads(path.read_text("utf-8"))
+    return rows
 
 
 def _paper() -> dict[str, Any]:

@@ -36,7 +36,11 @@ HEAD = """# The data catalog
 
 Written by `make catalog_docs` from `conf/base/catalog*.yml` and the pipelines: change it there.
 Paths are those of the mini scale (`conf/base`); `--env paper` may name other places. Sizes are
-given for both scales.
+given for both scales. `make viz` shows the same beside every entry, and what it holds now.
+
+Layers: what is read (raw, pretrained: models that nothing here changes), what is made of it
+(intermediate to model_output), and what is for people (reporting). Places are folders that several
+nodes read and write in.
 """
 
 

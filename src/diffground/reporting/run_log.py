@@ -34,6 +34,8 @@ MAX_NUMBERS = 500  # a JSON file with more of them is data, not figures of a run
 class MlflowTracker:
     """A :class:`diffground.tracking.Tracker` that writes to one run of an MLflow store."""
 
+    keeps = True
+
     def __init__(self, journal: Journal, key: str, tags: Mapping[str, str]) -> None:
         self._journal, self._key, self._tags = journal, key, dict(tags)
         self._monitor: Any = None

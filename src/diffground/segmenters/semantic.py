@@ -91,8 +91,8 @@ def train_semantic(
         nothing to do.
 
     Raises:
-        InputError: no sample can be used; the weights to start from are missing; or ``folder``
-            belongs to other settings or masks.
+        InputError: no sample can be used, or one could not be opened just now; the weights to start
+            from are missing; or ``folder`` belongs to other settings or masks.
     """
     with only_training(folder):
         return _train(samples, classes, config, folder, val, on_log)
@@ -116,6 +116,11 @@ def _train(
     good, report = usable(samples, len(classes), deep=config.deep_check)
     for problem in report.problems:
         log.warning("%s is skipped: %s: %s", problem.item, problem.file, problem.reason)
+    denied = [problem for problem in report.problems if problem.may_pass]
+    if denied:
+        # Left out, they would be missing for good: what is finished is not trained again.
+        first = denied[0]
+        raise InputError(first.file, first.field, f"{first.reason} ({len(denied)} such files)")
     if not good:
         raise InputError(folder, "samples", f"none of {report.total} can be trained on")
     key = config_hash(settings | {"labels": fingerprint_labels(good)})

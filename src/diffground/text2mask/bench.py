@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from diffground.errors import InputError
 from diffground.text2mask.experiment import aggregate, label, measure
 from diffground.text2mask.tables_config import Text2MaskTablesConfig
-from diffground.text2mask.training import OnLog
 from diffground.text2mask.variant import (
     AnySource,
     Frozen,
@@ -19,8 +18,22 @@ from diffground.text2mask.variant import (
     Text2MaskFolders,
 )
 
-#: Opens what one row reports to: called with the row's name and what it is.
-OpenRow = Callable[[str, dict[str, Any]], AbstractContextManager[OnLog]]
+
+class RowLog(Protocol):
+    """What one row reports to."""
+
+    def log_metrics(self, values: dict[str, float], step: int) -> None:
+        """The segmenter's losses, and the row's figures as ``table/<column>``."""
+
+    def log_masks(self, split: Split, result: dict[str, Any]) -> None:
+        """The masks of a split, and what they were measured to be."""
+
+    def log_segmenter(self, split: Split, result: dict[str, Any]) -> None:
+        """What a segmenter was found to be on a split."""
+
+
+#: Opens what one row reports to: called with a name and the row's whole configuration.
+OpenRow = Callable[[str, Text2MaskConfig], AbstractContextManager[RowLog]]
 
 
 @dataclass(frozen=True)
@@ -44,7 +57,7 @@ class Bench:
         self.masks(split)
         return split
 
-    def masks(self, split: Split) -> dict[str, Any]:
+    def masks(self, split: Split, row: RowLog | None = None) -> dict[str, Any]:
         """Makes what is missing of a split's maps and masks; the mIoU, and images per second.
 
         ``"seconds"`` is what each folder took: rows that share one do not count it twice.
@@ -53,7 +66,10 @@ class Bench:
         label(split)
         rate = maps["images"] / maps["seconds"] if maps["seconds"] else None
         spent = {split.maps.name: maps["seconds"]}
-        return measure(split) | {"seconds": spent, "images/s": rate}
+        found = measure(split)
+        if row:
+            row.log_masks(split, found)
+        return found | {"seconds": spent, "images/s": rate}
 
 
 def row_config(

@@ -16,7 +16,7 @@ from diffground.masks.uncertainty import label_picture, uncertain
 from diffground.metrics.iou import UNSURE
 from diffground.reporting.lettering import Word
 from diffground.reporting.sheet import SheetRow, colour_bar, heat, resized, sheet
-from diffground.reporting.tables import ResultRow, ResultTable
+from diffground.reporting.tables import SCALE_WORDS, ResultRow, ResultTable
 from diffground.text2mask.samples import SegmentationSample, load_image, load_mask
 from diffground.text2mask.tables_config import published
 from diffground.text2mask.variant import Split
@@ -27,7 +27,6 @@ _TITLES: dict[Layer, str] = {
     "label": "after the CRF",
     "mask": "pseudo mask",
 }
-_SCALES = {"mini": "Mini world, no figure of the paper's.", "paper": "The paper's scale."}
 _CURVES = {
     "timestep": "time step",
     "cross_layers": "cross layers",
@@ -74,7 +73,7 @@ def mask_sheet(split: Split, number: int) -> NDArray[np.uint8]:
         panels = [resized(picture, _PANEL, smooth=picture is image) for picture in pictures]
         rows.append(SheetRow(panels, _legend(split, sample, image)))
     which = f"pseudo masks of {split.source.dataset}, {split.name}"
-    heading = f"Figure 4: {which}. {_SCALES[split.config.scale]}"
+    heading = f"Figure 4: {which}. {SCALE_WORDS[split.config.scale].capitalize()}."
     footnote = "White: uncertain, or not labelled in the ground truth. Black: background."
     page = sheet(titles, rows, _PANEL, heading=heading, footnote=footnote)
     bar = colour_bar(page.shape[1], "best class's attention score, before background and CRF")
@@ -116,7 +115,7 @@ def sweep_curves(tables: Sequence[ResultTable]) -> Figure:
     axes[0].set_ylabel("mIoU (%)")
     if found:
         scale = next(iter(found.values())).scale
-        figure.suptitle(f"{scale} scale, one noise where nothing else is said", fontsize=11)
+        figure.suptitle(f"{SCALE_WORDS[scale]}, one noise where nothing else is said", fontsize=11)
     return figure
 
 

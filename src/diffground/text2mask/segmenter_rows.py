@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from diffground.errors import InputError
 from diffground.reporting.tables import Figures
-from diffground.text2mask.bench import Bench, coco_config, row_config
+from diffground.text2mask.bench import Bench, RowLog, coco_config, row_config
 from diffground.text2mask.training import (
-    OnLog,
     evaluate_segmenter,
     train_segmenter,
     trained_backbone,
@@ -19,7 +18,7 @@ def segmenter_row(
     config: Text2MaskConfig,
     source: AnySource,
     start: str | None,
-    on_log: OnLog | None,
+    row: RowLog | None,
 ) -> tuple[Figures, dict[str, float]]:
     """The segmenter that learns from ``config.source``, judged on ``source``.
 
@@ -30,10 +29,14 @@ def segmenter_row(
         config, spent = _started_on_coco(bench, config)
     learnt = bench.split(config, config.source)
     if config.supervision == "pseudo":
-        spent |= bench.masks(learnt)["seconds"]
+        spent |= bench.masks(learnt, row)["seconds"]
     val = bench.split(config, source)
+    on_log = row.log_metrics if row else None
     training = train_segmenter(learnt, bench.folders, val=val, on_log=on_log)
-    scores = evaluate_segmenter(val, learnt, bench.folders)["scores"]
+    found = evaluate_segmenter(val, learnt, bench.folders)
+    if row:
+        row.log_segmenter(val, found)
+    scores = found["scores"]
     values: Figures = {"mIoU": scores["miou"] if scores else None}
     return values, spent | {training["folder"]: training["seconds"]}
 

@@ -23,7 +23,7 @@ from diffground.errors import InputError
 from diffground.masks.labels import read_labels
 from diffground.masks.store import mask_path
 from diffground.metrics.miou import Confusion
-from diffground.reporting.tables import Figures, ResultTable, measured_row
+from diffground.reporting.tables import SCALE_WORDS, Figures, ResultTable, Scale, measured_row
 from diffground.text2mask.api import TextToMask
 from diffground.text2mask.samples import SegmentationSample, load_mask
 from diffground.text2mask.tables_config import paper_figures, published
@@ -136,7 +136,7 @@ def similarity_figure(
     points: Sequence[Similarity],
     groups: Sequence[tuple[float, float]],
     lines: Lines,
-    scale: str,
+    scale: Scale,
 ) -> Figure:
     """The scatter of images, and of the groups with their straight line."""
     figure = Figure(figsize=(5.6, 4.2), layout="constrained")
@@ -151,7 +151,7 @@ def similarity_figure(
             axis.plot(table[:, 0], fitted, color="C0", linewidth=1.5)
     axis.set_xlabel("mean cosine between the text embeddings of an image's classes")
     axis.set_ylabel("mIoU of the image (%)")
-    axis.set_title(f"{scale} scale", fontsize=11)
+    axis.set_title(SCALE_WORDS[scale], fontsize=11)
     axis.grid(alpha=0.25)
     axis.legend(fontsize=8)
     return figure

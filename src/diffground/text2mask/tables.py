@@ -7,7 +7,7 @@ share maps and masks wherever these do not differ, and what is finished is not m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -19,19 +19,15 @@ from diffground.reporting.tables import (
     measured_row,
     ordering,
 )
-from diffground.text2mask.bench import Bench, place_of, row_config
+from diffground.text2mask.bench import Bench, RowLog, place_of, row_config
 from diffground.text2mask.segmenter_rows import segmenter_row
 from diffground.text2mask.tables_config import (
     TableName,
     paper_figures,
     published,
 )
-from diffground.text2mask.training import (
-    OnLog,
-)
+from diffground.text2mask.variant import Text2MaskConfig
 
-#: Opens what one row reports to: called with the row's name and what it is.
-OpenRow = Callable[[str, dict[str, Any]], AbstractContextManager[OnLog]]
 DCRF = "mIoU"
 
 
@@ -62,13 +58,13 @@ def _table(bench: Bench, name: TableName) -> ResultTable:
         config, source = place_of(bench, place, row["change"])
         if row.get("own") and place == "train" and config == recipe:
             continue  # the recipe itself, which has a row
-        with _opened(bench, f"{name}: {row['name']}", row["change"]) as on_log:
+        with _opened(bench, f"{name}: {row['name']}", config) as log:
             if row.get("segmenter"):
-                values, spent = segmenter_row(bench, config, source, row.get("start"), on_log)
+                values, spent = segmenter_row(bench, config, source, row.get("start"), log)
             else:
-                result = bench.masks(bench.split(config, source))
+                result = bench.masks(bench.split(config, source), log)
                 values, spent = _figures(result, entry["columns"]), result["seconds"]
-            _report(on_log, values)
+            _report(log, values)
         seconds |= spent
         shown = {column: v for column, v in row["paper"].items() if column in values}
         rows.append(measured_row(row["name"], [values], shown))
@@ -98,10 +94,10 @@ def _seeds(bench: Bench) -> ResultTable:
     seconds: dict[str, float] = {}
     for seed in bench.tables.seeds:
         config = row_config(bench.base, {"attention": {"noises": 1}}, seed=seed)
-        with _opened(bench, f"seeds: {seed}", {"seed": seed}) as on_log:
-            result = bench.masks(bench.split(config, bench.tables.train))
+        with _opened(bench, f"seeds: {seed}", config) as row:
+            result = bench.masks(bench.split(config, bench.tables.train), row)
             values = _figures(result, entry["columns"])
-            _report(on_log, values)
+            _report(row, values)
         seconds |= result["seconds"]
         runs.append(values)
         known = entry["paper"].get(str(seed))
@@ -118,10 +114,10 @@ def _sweeps(bench: Bench) -> list[ResultTable]:
     seconds: dict[str, dict[str, float]] = {}
     for curve, name, change in bench.tables.sweeps.points():
         config = row_config(bench.base, {"attention": {"noises": 1, **change}})
-        with _opened(bench, f"sweeps: {name}", change) as on_log:
-            result = bench.masks(bench.split(config, bench.tables.train))
+        with _opened(bench, f"sweeps: {name}", config) as row:
+            result = bench.masks(bench.split(config, bench.tables.train), row)
             values = _figures(result, ("initial", "dCRF"))
-            _report(on_log, values)
+            _report(row, values)
         curves.setdefault(curve, []).append(measured_row(name, [values]))
         seconds.setdefault(curve, {}).update(result["seconds"])
     return [
@@ -173,12 +169,12 @@ def _result(
 
 
 def _opened(
-    bench: Bench, name: str, change: Mapping[str, Any]
-) -> AbstractContextManager[OnLog | None]:
-    return bench.open_row(name, dict(change)) if bench.open_row else nullcontext()
+    bench: Bench, name: str, config: Text2MaskConfig
+) -> AbstractContextManager[RowLog | None]:
+    return bench.open_row(name, config) if bench.open_row else nullcontext()
 
 
-def _report(on_log: OnLog | None, values: Figures) -> None:
-    if on_log:
+def _report(row: RowLog | None, values: Figures) -> None:
+    if row:
         numbers = {f"table/{column}": v for column, v in values.items() if v is not None}
-        on_log({name.replace("/s", " per s"): value for name, value in numbers.items()}, 0)
+        row.log_metrics({name.replace("/s", " per s"): v for name, v in numbers.items()}, 0)

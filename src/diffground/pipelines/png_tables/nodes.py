@@ -5,22 +5,25 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from diffground.png.experiment import OnLog
+from diffground.pipelines.png_eval.nodes import draw_overlays, draw_recall_curve
+from diffground.png.evaluate import Prediction
 from diffground.png.figures import draw_attention, draw_predictions, figure_samples
 from diffground.png.splits import broken_samples
 from diffground.png.tables import PngTablesConfig, full_model, phrase_rows, run_tables
 from diffground.png.variant import PngConfig, PngFolders
 from diffground.reporting.curves import recall_curves
-from diffground.reporting.run_log import code_version
+from diffground.reporting.run_log import code_version, numbers
 from diffground.reporting.tables import render
-from diffground.tracking import get_tracker
+from diffground.tracking import Tracker, get_tracker
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +46,7 @@ def run_png_tables(
         folders,
         png.load_backbone(diffusion),
         broken=broken_samples(doctor),
-        open_row=_open_row,
+        open_row=_open_row if get_tracker().keeps else None,
         commit=code_version(Path(__file__).parent)["git.commit"],
     )
     text = "\n".join(render(table) for table in tables)
@@ -51,11 +54,42 @@ def run_png_tables(
     return [table.model_dump(mode="json") for table in tables], text
 
 
+@dataclass(frozen=True)
+class _Row:
+    """Logs one row and seed as the pipeline png_train logs a run: names, figures and all."""
+
+    tracker: Tracker
+    config: PngConfig
+
+    def log_metrics(self, values: dict[str, float], step: int) -> None:
+        self.tracker.log_metrics(values, step)
+
+    def log_results(
+        self,
+        training: dict[str, Any],
+        metrics: dict[str, Any],
+        phrases: list[dict[str, Any]],
+        predictions: list[Prediction],
+    ) -> None:
+        found = numbers(training, "png_training") | numbers(metrics, "png_metrics")
+        self.tracker.log_metrics(found)
+        self.tracker.log_dict(metrics, "reporting/png_metrics.json")
+        rule = {key: metrics[key] for key in ("protocol", "plural_rule")}
+        with TemporaryDirectory() as folder:
+            curve = Path(folder) / "png_recall_curve.png"
+            draw_recall_curve({"rows": phrases, **rule}, metrics).savefig(curve, dpi=120)
+            self.tracker.log_artifact(curve, "reporting")
+            if predictions:
+                overlays = Path(folder) / "png_overlays.png"
+                draw_overlays(predictions, self.config).save(overlays)
+                self.tracker.log_artifact(overlays, "reporting")
+
+
 @contextmanager
-def _open_row(name: str, model: dict[str, Any]) -> Iterator[OnLog]:
-    """A run of its own, under this one, for a row."""
-    with get_tracker().child(name, {"model": model}) as tracker:
-        yield tracker.log_metrics
+def _open_row(name: str, config: PngConfig) -> Iterator[_Row]:
+    """A run of its own, under this one, for a row and seed."""
+    with get_tracker().child(name, {"png": config}) as tracker:
+        yield _Row(tracker, config)
 
 
 def draw_components(

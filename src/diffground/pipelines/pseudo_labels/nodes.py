@@ -44,12 +44,17 @@ def measure(
     for split in _splits(folders, diffusion, text2mask):
         result = measure_split(split)
         found.append(result)
-        for step in ("initial", "dcrf"):
-            if result[step] and result[step]["miou"] is not None:
-                miou = result[step]["miou"]
-                log.info("%s, %s: mIoU %.1f", result["masks"], step, miou)
-                get_tracker().log_metrics({f"miou/{split.name}/{step}": miou})
+        figures = mask_figures(result)
+        for name, miou in figures.items():
+            log.info("%s, %s: mIoU %.1f", result["masks"], name.rpartition("/")[2], miou)
+        get_tracker().log_metrics(figures)
     return found
+
+
+def mask_figures(result: dict[str, Any]) -> dict[str, float]:
+    """What the run log keeps of a split's masks: mIoU before the CRF and after."""
+    found = {step: result[step]["miou"] for step in ("initial", "dcrf") if result[step]}
+    return {f"miou/{result['split']}/{step}": v for step, v in found.items() if v is not None}
 
 
 def draw_masks(

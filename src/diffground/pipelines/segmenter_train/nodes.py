@@ -59,15 +59,20 @@ def evaluate(
     found = evaluate_segmenter(val, learnt, folders, predictions)
     before = next(row["dcrf"] for row in metrics if row["masks"] == val.masks.name)
     pseudo = before["miou"] if before else None
-    if found["scores"]:
-        miou = found["scores"]["miou"]
+    for miou in segmenter_figures(found).values():
         log.info("DeepLabV2 on %s: mIoU %.1f, pseudo masks %s", val.name, miou, pseudo)
-        get_tracker().log_metrics({f"miou/{val.name}/segmenter": miou})
+    get_tracker().log_metrics(segmenter_figures(found))
     if text2mask.test:
         test = Split.of(text2mask, folders, text2mask.test, fingerprint)
         labelled = evaluate_segmenter(test, learnt, folders, predictions)
         found |= {"test": {name: labelled[name] for name in ("folder", "images", "skipped")}}
     return found | {"pseudo_masks_miou": pseudo, "scale": text2mask.scale}
+
+
+def segmenter_figures(result: dict[str, Any]) -> dict[str, float]:
+    """What the run log keeps of a segmenter beside its JSON: its mIoU, next to the masks'."""
+    miou = result["scores"]["miou"] if result["scores"] else None
+    return {} if miou is None else {f"miou/{result['split']}/segmenter": miou}
 
 
 def _fingerprint(diffusion: Path, text2mask: Text2MaskConfig) -> str:

@@ -5,15 +5,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from matplotlib.figure import Figure
+from PIL import Image
 
-from diffground.reporting.run_log import code_version
+from diffground.pipelines.pseudo_labels.nodes import mask_figures
+from diffground.pipelines.segmenter_train.nodes import segmenter_figures
+from diffground.reporting.run_log import code_version, numbers
 from diffground.reporting.tables import render
 from diffground.text2mask.bench import Bench
-from diffground.text2mask.figures import sweep_curves
+from diffground.text2mask.figures import mask_sheet, sweep_curves
 from diffground.text2mask.similarity import (
     class_similarities,
     correlation,
@@ -22,9 +27,8 @@ from diffground.text2mask.similarity import (
 )
 from diffground.text2mask.tables import run_tables
 from diffground.text2mask.tables_config import Text2MaskTablesConfig
-from diffground.text2mask.training import OnLog
-from diffground.text2mask.variant import Frozen, Text2MaskConfig, Text2MaskFolders
-from diffground.tracking import get_tracker
+from diffground.text2mask.variant import Frozen, Split, Text2MaskConfig, Text2MaskFolders
+from diffground.tracking import Tracker, get_tracker
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +42,8 @@ def run_text2mask_tables(
     """The tables as data and as text, and Figures B.8 and D.9; finished rows are not run again."""
     commit = code_version(Path(__file__).parent)["git.commit"]
     frozen = Frozen(diffusion, text2mask)
-    bench = Bench(text2mask, tables, folders, frozen, _open_row, commit)
+    open_row = _open_row if get_tracker().keeps else None
+    bench = Bench(text2mask, tables, folders, frozen, open_row, commit)
     found = run_tables(bench)
     split = bench.recipe()
     points = class_similarities(split, frozen)
@@ -51,8 +56,30 @@ def run_text2mask_tables(
     return data, text, sweep_curves(found), scatter
 
 
+@dataclass(frozen=True)
+class _Row:
+    """Logs one row as the pipelines pseudo_labels and segmenter_train log a run."""
+
+    tracker: Tracker
+    config: Text2MaskConfig
+
+    def log_metrics(self, values: dict[str, float], step: int) -> None:
+        self.tracker.log_metrics(values, step)
+
+    def log_masks(self, split: Split, result: dict[str, Any]) -> None:
+        self.tracker.log_metrics(mask_figures(result))
+        with TemporaryDirectory() as folder:
+            file = Path(folder) / "text2mask_figure4.png"
+            Image.fromarray(mask_sheet(split, self.config.figures)).save(file)
+            self.tracker.log_artifact(file, "reporting")
+
+    def log_segmenter(self, split: Split, result: dict[str, Any]) -> None:
+        figures = numbers(result, "text2mask_segmenter_metrics")
+        self.tracker.log_metrics(figures | segmenter_figures(result))
+
+
 @contextmanager
-def _open_row(name: str, change: dict[str, Any]) -> Iterator[OnLog]:
+def _open_row(name: str, config: Text2MaskConfig) -> Iterator[_Row]:
     """A run of its own, under this one, for a row."""
-    with get_tracker().child(name, {"change": change}) as tracker:
-        yield tracker.log_metrics
+    with get_tracker().child(name, {"text2mask": config}) as tracker:
+        yield _Row(tracker, config)
