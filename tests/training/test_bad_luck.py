@@ -182,13 +182,13 @@ def half(folder: Path) -> None:
     assert steps == [14, 7] and not list(folder.glob(".*"))
 
 
-@pytest.mark.parametrize("sealed", [True, False])
-@pytest.mark.parametrize("damage", [cut, flip, empty])
+@pytest.mark.parametrize(
+    ("damage", "sealed"),  # nothing but its seal tells a flipped bit
+    [(cut, True), (flip, True), (empty, True), (cut, False), (empty, False)],
+)
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(
     tmp_path: Path, damage: object, sealed: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    if damage is flip and not sealed:
-        pytest.skip("nothing tells a flipped bit without a seal")
     half(tmp_path / "cut")
     damage(tmp_path / "cut" / LAST)
     if not sealed:
