@@ -177,14 +177,18 @@ class RunLogHook:
 def run_name(pipelines: Sequence[str], env: str, changes: Mapping[str, str]) -> str:
     """What tells a run from others: ``png_train train.seed=1``.
 
-    A change's first part is left out where the pipeline's name says it, and only so many changes
-    are named as fit.
+    Changes of the pipeline's own parameters come first, without their first part, which its name
+    says, and only so many changes are named as fit.
     """
     known = {part for name in pipelines for part in (name, name.partition("_")[0])}
-    words = []
+    own, others = [], []
     for key, value in changes.items():
         top, _, rest = key.partition(".")
-        words.append(f"{rest if rest and top in known else key}={value}")
+        if rest and top in known:
+            own.append(f"{rest}={value}")
+        else:
+            others.append(f"{key}={value}")
+    words = own + others
     shown: list[str] = []
     while words and len(" ".join([*shown, words[0]])) <= NAME_LENGTH:
         shown.append(words.pop(0))
