@@ -60,14 +60,15 @@ def test_commands_of_the_readme_are_installed_by_default(root: Path, base: set[s
     text = (root / "README.md").read_text("utf-8")
     commands = {*re.findall(r"(?m)^\| `([a-z]+) [^`]+`", text), *re.findall(r"(?m)^\$ (\w+)", text)}
     commands -= {"make"}
-    assert {"kedro", "papermill"} <= commands
+    assert {"kedro", "papermill", "diffground"} <= commands
     scripts = {
         entry.name
         for name in base
         for entry in distribution(name).entry_points
         if entry.group == "console_scripts"
     }
-    assert commands <= scripts
+    project = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"]
+    assert commands <= scripts | project["scripts"].keys()
 
 
 def test_hints_can_be_typed(root: Path) -> None:

@@ -1,3 +1,36 @@
-"""diffground: frozen text-to-image diffusion models as open-vocabulary segmenters."""
+"""diffground: frozen text-to-image diffusion models as open-vocabulary segmenters.
 
+from diffground import FrozenDiffusion, NarrativeGrounder, PhraseMasks, TextToMask
+
+What is named here is imported when it is first asked for: ``import diffground`` itself costs
+nothing, and loads no torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from diffground.backbone.frozen import FrozenDiffusion
+    from diffground.masks.phrase_masks import PhraseMasks
+    from diffground.png.grounder import NarrativeGrounder
+    from diffground.text2mask.api import TextToMask
+
+__all__ = ["FrozenDiffusion", "NarrativeGrounder", "PhraseMasks", "TextToMask"]
 __version__ = "0.1.0"
+
+_HOMES = {
+    "FrozenDiffusion": "diffground.backbone.frozen",
+    "NarrativeGrounder": "diffground.png.grounder",
+    "PhraseMasks": "diffground.masks.phrase_masks",
+    "TextToMask": "diffground.text2mask.api",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

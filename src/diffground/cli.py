@@ -14,8 +14,8 @@ import click
 from kedro.framework.cli.project import run as kedro_run
 from kedro.framework.project import pipelines as registered
 
-from diffground.errors import HINT, InputError
-from diffground.failures import message
+from diffground.errors import InputError
+from diffground.failures import told
 from diffground.hooks.checks import nearest
 
 
@@ -31,18 +31,14 @@ def _run(**options: Any) -> Any:
     """
     before = signal.signal(signal.SIGTERM, _terminated)
     try:
-        for name in options["pipelines"] or [options["pipeline"]]:
-            if name and name not in registered:
-                known = sorted(set(registered) - {"__default__"})
-                reason = f"there is no such pipeline; {nearest(name, known)}"
-                raise InputError("--pipelines", name, reason)
-        assert kedro_run.callback is not None
-        return kedro_run.callback(**options)
-    except Exception as error:
-        text = message(error)
-        if text is None:
-            raise
-        raise click.ClickException(f"{text}\n\n{HINT}") from error
+        with told():
+            for name in options["pipelines"] or [options["pipeline"]]:
+                if name and name not in registered:
+                    known = sorted(set(registered) - {"__default__"})
+                    reason = f"there is no such pipeline; {nearest(name, known)}"
+                    raise InputError("--pipelines", name, reason)
+            assert kedro_run.callback is not None
+            return kedro_run.callback(**options)
     finally:
         signal.signal(signal.SIGTERM, before)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from diffground.errors import InputError, wants_traceback
+from diffground.errors import HINT, InputError, wants_traceback
 
 # Modules of Kedro that, where they raise by themselves, complain of the command or of a file.
 _COMPLAINERS = ("kedro.config", "kedro.framework.session", "kedro.pipeline", "kedro.validation")
@@ -30,6 +32,20 @@ def message(error: BaseException) -> str | None:
     if _raised_in(error).startswith(_COMPLAINERS):
         return str(error)
     return None
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Within it, what is the user's to mend ends a command of click with a message and code 1."""
+    import click
+
+    try:
+        yield
+    except Exception as error:
+        text = message(error)
+        if text is None:
+            raise
+        raise click.ClickException(f"{text}\n\n{HINT}") from error
 
 
 def _parameters(text: str) -> str:

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import tiny_png
-import torch
-from PIL import Image
 from pycocotools import mask as coco
 from pydantic import ValidationError
 
 from diffground.errors import InputError
 from diffground.io import read_image, write_png
-from diffground.png.data import to_input
+from diffground.io.paths import slug
 from diffground.png.model import PngModel
 from diffground.png.model_config import PngModelConfig
-from diffground.png.predict import PredictConfig, describe_mask, ground, predict
-from diffground.png.requests import read_requests, slug
+from diffground.png.predict import PredictConfig, predict
+from diffground.png.requests import read_requests
 from diffground.png.variant import PngConfig, PngTrainConfig
 
 pytestmark = pytest.mark.filterwarnings(  # pycocotools 2.0 with numpy 2, in decode alone
@@ -94,33 +91,6 @@ def test_files_of_one_image(tmp_path, image):
         "grass",
         "sky",
     ]
-
-
-def test_masks_are_the_resized_probabilities_cut_at_the_threshold(image):
-    config = png()
-    model = zero_shot(config)
-    pixels = read_image(image)
-    result = ground(model, pixels, PLAIN, SPANS, config.data, "ball")
-    assert result.masks.shape == (3, *SIZE) and result.masks.dtype == bool
-    with Image.open(image) as picture:
-        of_picture = ground(model, picture, PLAIN, SPANS, config.data, "ball")
-    assert np.array_equal(of_picture.masks, result.masks)
-    # by hand, through a benchmark's batch with its caption, phrases and pixels changed
-    batch = tiny_png.batch(0)
-    batch = replace(
-        batch,
-        captions=(PLAIN,),
-        spans=(tuple(SPANS),),
-        images=to_input(pixels, tiny_png.SIDE)[None],
-        targets=torch.zeros(1, 3, 16, 16),
-        categories=torch.zeros(1, 3, dtype=torch.int64),
-    )
-    prob = torch.nn.functional.interpolate(model.predict(batch), size=SIZE, mode="bilinear")[0]
-    far = (prob - 0.4).abs() > 1e-4  # rounding decides nearer
-    assert far.float().mean() > 0.99
-    assert ((prob > 0.4).numpy() == result.masks)[far.numpy()].all()
-    for one, mask, score in zip(prob, result.masks, result.scores, strict=True):
-        assert score is None or score == pytest.approx(float(one[mask].mean()), abs=1e-4)
 
 
 def test_a_later_prediction_replaces_an_earlier_one(tmp_path, image):
@@ -238,19 +208,6 @@ def test_tables_that_cannot_be_read(tmp_path):
 def test_parameters_that_make_no_sense(options, message):
     with pytest.raises(ValidationError, match=message):
         PredictConfig(**options)
-
-
-def test_masks_as_coco_has_them():
-    mask = np.zeros((5, 7), dtype=bool)
-    mask[1:3, 2:6] = True
-    described = describe_mask(mask)
-    assert described["area"] == 8 and described["bbox"] == [2, 1, 4, 2]
-    np.testing.assert_array_equal(coco.decode(described["segmentation"]), mask)
-    generator = np.random.default_rng(0)
-    for height, width in [(1, 1), (33, 64), (480, 640)]:
-        mask = generator.random((height, width)) > 0.5
-        described = json.loads(json.dumps(describe_mask(mask)))
-        np.testing.assert_array_equal(coco.decode(described["segmentation"]), mask)
 
 
 def test_names_of_files():

@@ -18,6 +18,7 @@ from diffground.backbone.folder import ModelFolder
 from diffground.errors import InputError
 from diffground.io import write_png
 from diffground.masks.crf import CrfConfig, dense_crf
+from diffground.masks.phrase_masks import PhraseMasks
 from diffground.masks.uncertainty import uncertain
 from diffground.text2mask.api import RECIPE_FILE, QueryConfig, TextToMask, TextToMaskConfig
 
@@ -40,12 +41,13 @@ def test_three_lines_from_a_file_to_a_picture(tmp_path, image):
     result = segmenter(path, ["cat", "sofa"])
     result.overlay().save(tmp_path / "overlay.png")
 
-    assert result.names == ("background", "cat", "sofa")
+    assert result.phrases == ("cat", "sofa") and isinstance(result, PhraseMasks)
     assert result.maps.shape == (2, 40, 60) and result.posterior.shape == (3, 40, 60)
     assert 0 <= result.maps.min() and result.maps.max() <= 1
     np.testing.assert_allclose(result.posterior.sum(0), 1, atol=1e-4)
     assert (result.labels == result.posterior.argmax(0)).all()
     assert (result.mask("sofa") == (result.labels == 2)).all()
+    assert (result.background() == (result.labels == 0)).all()
     width, height = Image.open(tmp_path / "overlay.png").size
     assert width >= 60 and height > 40
     with pytest.raises(KeyError, match="dog"):
@@ -105,11 +107,11 @@ def test_one_switch_for_attention_crf_and_uncertainty(image, compat):
     config = CONFIG.model_copy(update={"attention": attention})
     segmenter = TextToMask(tiny_png.backbone(), config)
     found = segmenter(Image.fromarray(image), ["cat"])  # its pixels are read-only
-    posterior = dense_crf(image, found.scores, config.crf, compat)
+    posterior = dense_crf(image, found.attention, config.crf, compat)
     assert (found.posterior == posterior).all()
     other = "paper" if compat == "official" else "official"
-    assert (dense_crf(image, found.scores, config.crf, other) != posterior).any()
-    scores = posterior if compat == "official" else found.scores
+    assert (dense_crf(image, found.attention, config.crf, other) != posterior).any()
+    scores = posterior if compat == "official" else found.attention
     assert (found.uncertain() == uncertain(scores, compat)).all()
     assert (segmenter(image, ["cat "]).labels == found.labels).all(), "a blank is no other class"
     with pytest.raises(ValidationError, match="compat"):
@@ -131,32 +133,33 @@ def test_without_a_crf_there_is_no_posterior(image, compat):
     bare = BARE.model_copy(update={"attention": attention})
     result = TextToMask(tiny_png.backbone(), bare)(image, ["cat", "sofa"])
     assert result.posterior is None
-    assert (result.uncertain() == uncertain(result.scores, "paper")).all()
-    assert (result.uncertain() != uncertain(result.scores, "official")).any()
-    same = result.labels == result.scores.argmax(0)
+    assert (result.uncertain() == uncertain(result.attention, "paper")).all()
+    assert (result.uncertain() != uncertain(result.attention, "official")).any()
+    same = result.labels == result.attention.argmax(0)
     assert same.all() if compat == "paper" else 0.5 < same.mean() < 1, "decided on the grid"
 
 
 def test_words_of_which_there_is_nothing_are_said_to_be_doubtful(image, caplog, monkeypatch):
     segmenter = TextToMask(tiny_png.backbone(), BARE)
     known = segmenter(image, ["cat", "sofa"])
-    assert known.presence.shape == (2,) and (known.presence > 0).all()
-    between = float(known.presence.mean())
-    low = known.names[1 + int(known.presence.argmin())]
+    presence = known.scores
+    assert known.score == "presence" and len(presence) == 2 and min(presence) > 0
+    between = sum(presence) / 2
+    low = known.phrases[presence.index(min(presence))]
     caplog.clear()
     legends = []
     monkeypatch.setattr(
-        "diffground.text2mask.api.overlay",
+        "diffground.masks.phrase_masks.overlay",
         lambda image, masks, legend: legends.append(legend) or image,
     )
     strict = BARE.model_copy(update={"doubt_below": between})
     found = TextToMask(tiny_png.backbone(), strict)(image, ["cat", "sofa"])
     assert found.doubtful == (low,) and (found.labels == known.labels).all()
     (said,) = caplog.messages
-    assert f"probably not in the image: {low} ({known.presence.min():.1f})" in said
+    assert f"probably not in the image: {low} ({min(presence):.1f})" in said
     found.overlay()
     assert sorted("doubtful" in text for text in legends[0]) == [False, True]
-    assert all(f"(presence {p:.1f}" in t for t, p in zip(legends[0], found.presence, strict=True))
+    assert all(f"(presence {p:.1f}" in t for t, p in zip(legends[0], found.scores, strict=True))
     none = BARE.model_copy(update={"doubt_below": 0.0})
     assert TextToMask(tiny_png.backbone(), none)(image, ["cat", "sofa"]).doubtful == ()
 

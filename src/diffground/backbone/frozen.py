@@ -95,6 +95,10 @@ class FrozenDiffusion(nn.Module):
             )
         return cls(unet, vae, tokenizers, encoders, _load_scheduler(source), source).to(device)
 
+    def __repr__(self) -> str:
+        precision = str(self.dtype).removeprefix("torch.")
+        return f"<FrozenDiffusion {self.folder.name}: {self.family}, {precision} on {self.device}>"
+
     @property
     def device(self) -> torch.device:
         """Where the UNet is."""

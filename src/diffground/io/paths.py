@@ -1,7 +1,8 @@
-"""Paths that data files name: kept within the data's own folder."""
+"""Paths that data files name, kept within the data's own folder, and names made of texts."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path, PurePosixPath
 
 from diffground.errors import InputError
@@ -37,3 +38,8 @@ def is_file(path: Path) -> bool:
         return path.is_file()
     except OSError as error:
         raise InputError.denied(path, error) from error
+
+
+def slug(text: str) -> str:
+    """A text as a part of a file name: lower case letters, digits and underscores, at most 40."""
+    return re.sub(r"\W+", "_", text.lower()).strip("_")[:40] or "phrase"

@@ -244,6 +244,7 @@ def _summary(
     return {
         "trained": True,
         "how": settings,  # none of which names the variant
+        "data": config.data.model_dump(mode="json"),
         "steps": result.steps,
         "resumed_at": result.resumed_at,
         "seconds": round(result.seconds, 1),

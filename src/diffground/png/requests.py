@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 
 from diffground.backbone.alignment import Span
 from diffground.errors import InputError
-from diffground.io.paths import inside
+from diffground.io.paths import inside, slug
 
 COLUMNS = ("image", "narrative")
 
@@ -66,11 +65,6 @@ def read_requests(table: Path, images: Path) -> list[Request]:
     if not requests:
         raise InputError(table, "rows", "the table has none")
     return requests
-
-
-def slug(text: str) -> str:
-    """A text as a part of a file name: lower case letters, digits and underscores, at most 40."""
-    return re.sub(r"\W+", "_", text.lower()).strip("_")[:40] or "phrase"
 
 
 def _csv_rows(table: Path, text: str) -> Iterator[tuple[int, Any]]:

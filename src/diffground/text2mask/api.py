@@ -18,7 +18,6 @@ from typing import Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from pydantic import NonNegativeFloat
 
 from diffground.attention.aggregate import (
@@ -29,14 +28,14 @@ from diffground.attention.aggregate import (
     initial_labels,
 )
 from diffground.attention.queries import Prompt, Style, TokenRoom, compose
-from diffground.attention.vocabulary import BACKGROUND, Vocabulary
+from diffground.attention.vocabulary import Vocabulary
 from diffground.backbone.frozen import FrozenDiffusion
 from diffground.config import Compat, Config
 from diffground.errors import InputError
 from diffground.io.images import ImageSource, read_image
 from diffground.masks.crf import CrfConfig, dense_crf
+from diffground.masks.phrase_masks import PhraseMasks
 from diffground.masks.uncertainty import uncertain
-from diffground.reporting.overlays import overlay
 
 log = logging.getLogger(__name__)
 
@@ -78,35 +77,32 @@ class TextToMaskConfig(Config):
             raise InputError(file, "settings", str(error)) from error
 
 
-@dataclass(frozen=True)
-class TextMasks:
-    """What was found in one image. Every class gets a mask, so see ``presence`` and ``doubtful``.
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class TextMasks(PhraseMasks):
+    """What was found in one image. Every class gets a mask, so see ``scores`` and ``doubtful``.
 
-    ``labels`` are what counts. With a CRF they are ``posterior.argmax(0)``. Without one they are
-    the initial labels of ``compat``: ``paper`` decides pixel by pixel and has ``scores.argmax(0)``;
-    ``official`` decides on the attention's grid and enlarges the labels by the nearest pixel, as
-    the public code does, which differs from ``scores.argmax(0)`` along the borders.
+    ``scores`` are the classes' presence, >= 0: how much of each there is; None where not known.
+    Masks do not overlap: ``labels`` are the same. With a CRF they are ``posterior.argmax(0)``.
+    Without one they are the initial labels of ``compat``: ``paper`` decides pixel by pixel and has
+    ``attention.argmax(0)``; ``official`` decides on the attention's grid and enlarges the labels by
+    the nearest pixel, as the public code does, which differs from it along the borders.
     """
 
-    image: NDArray[np.uint8]  # RGB (H, W, 3)
-    names: tuple[str, ...]  # "background" and the K classes
-    labels: NDArray[np.uint8]  # (H, W), index into names
-    scores: NDArray[np.float32]  # (K + 1, H, W) in [0, 1], of the attention; no probabilities
+    attention: NDArray[np.float32]  # (K + 1, H, W) in [0, 1], background first; no probabilities
     posterior: NDArray[np.float32] | None  # (K + 1, H, W) of the CRF, sums to 1; None without one
-    presence: NDArray[np.float32]  # (K,) ≥ 0, how much of each class there is; NaN if not known
     doubtful: tuple[str, ...]  # classes that are probably not in the image
     compat: Compat  # which reading of "uncertain"
 
     @property
     def maps(self) -> NDArray[np.float32]:
         """The classes' attention (K, H, W) in [0, 1], without the background and the CRF."""
-        return self.scores[1:]
+        return self.attention[1:]
 
-    def mask(self, name: str) -> NDArray[np.bool_]:
-        """Where a class is, bool (H, W); KeyError for one that was not asked for."""
-        if name not in self.names:
-            raise KeyError(f"{name!r} was not asked for: {', '.join(self.names)}")
-        found: NDArray[np.bool_] = self.labels == self.names.index(name)
+    @property
+    def labels(self) -> NDArray[np.uint8]:
+        """The place of each pixel's class, uint8 (H, W), counted from 1; 0 is the background."""
+        places = np.arange(1, len(self) + 1, dtype=np.uint8)[:, None, None]
+        found: NDArray[np.uint8] = (self.masks * places).max(axis=0)
         return found
 
     def uncertain(self) -> NDArray[np.bool_]:
@@ -116,17 +112,16 @@ class TextMasks:
         Otherwise: the two best attention scores are less than 0.05 apart.
         """
         if self.posterior is None or self.compat == "paper":
-            return uncertain(self.scores, "paper")
+            return uncertain(self.attention, "paper")
         return uncertain(self.posterior, "official")
 
-    def overlay(self) -> Image.Image:
-        """The image with the classes in colours, and below their names and presence scores."""
-        masks = np.stack([self.labels == index for index in range(1, len(self.names))])
-        legend = [
-            f"{name} (presence {score:.1f}{', doubtful' if name in self.doubtful else ''})"
-            for name, score in zip(self.names[1:], self.presence, strict=True)
+    def notes(self) -> list[str]:
+        """Each class's presence, and whether it is doubtful."""
+        return [
+            f"presence {'-' if score is None else f'{score:.1f}'}"
+            f"{', doubtful' if name in self.doubtful else ''}"
+            for name, score in zip(self.phrases, self.scores, strict=True)
         ]
-        return Image.fromarray(overlay(self.image, masks, legend))
 
 
 class TextToMask:
@@ -147,6 +142,13 @@ class TextToMask:
             attention = self.config.attention.for_dataset(vocabulary.dataset)
             self.config = self.config.model_copy(update={"attention": attention})
         self._room = TokenRoom.of(model)
+
+    def __repr__(self) -> str:
+        attention = self.config.attention
+        borders = "no CRF" if self.config.crf is None else "CRF"
+        words = "any words" if self.vocabulary is None else f"{len(self.vocabulary.names)} classes"
+        method = f"{attention.method}, compat {attention.compat}"
+        return f"<TextToMask of {self.model.folder.name}: {method}, {borders}, {words}>"
 
     @classmethod
     def from_pretrained(
@@ -196,11 +198,12 @@ class TextToMask:
         presence = maps.presence.numpy()
         return TextMasks(
             image=pixels,
-            names=(BACKGROUND, *maps.keys),
-            labels=labels,
-            scores=scores,
+            phrases=tuple(maps.keys),
+            masks=np.stack([labels == label for label in range(1, len(maps.keys) + 1)]),
+            scores=tuple(None if np.isnan(each) else float(each) for each in presence),
+            score="presence",
+            attention=scores,
             posterior=posterior,
-            presence=presence,
             doubtful=self._doubtful(maps.keys, presence),
             compat=compat,
         )

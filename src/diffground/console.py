@@ -1,0 +1,170 @@
+"""The console command ``diffground``: masks, the data doctor and the mini world without Kedro.
+
+    diffground ground photo.jpg "a cat; a sofa"
+    diffground doctor path/to/coco
+    diffground world path/to/new/folder
+
+A thin layer over the functions of the rooms. It works wherever the package is installed, in any
+folder; pipelines are run by ``kedro run`` (:mod:`diffground.cli`) in a checkout.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import click
+
+from diffground import __version__
+from diffground.errors import InputError
+from diffground.failures import told
+from diffground.shipped import CONF, MINI_MODEL, shipped
+
+DATASETS = ("coco", "voc2012", "coco2014", "mug19")
+ENVIRONMENTS = ("base", "mini")  # of the configuration, the later ones say what differs
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def main() -> None:
+    """Frozen text-to-image diffusion models as open-vocabulary segmenters."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # models are local folders
+
+
+@main.command()
+@click.argument("image", type=click.Path(path_type=Path))
+@click.argument("words")
+@click.option(
+    "--model",
+    type=click.Path(path_type=Path),
+    help="A Stable Diffusion folder in diffusers layout. Default: the mini model.",
+)
+@click.option(
+    "--checkpoint",
+    type=click.Path(path_type=Path),
+    help="What png_train trained in the model: grounds narratives. Default: TextToMask.",
+)
+@click.option(
+    "--vocabulary", help="voc, coco, mini or a JSON file: their words alone, with synonyms."
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="The folder to make. Default: here, named like IMAGE.",
+)
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, mps.")
+def ground(
+    image: Path,
+    words: str,
+    model: Path | None,
+    checkpoint: Path | None,
+    vocabulary: str | None,
+    out: Path | None,
+    device: str,
+) -> None:
+    """Finds WORDS in IMAGE.
+
+    It makes a folder with an overlay, a mask for each phrase as PNG, and masks.json.
+
+    WORDS are phrases between semicolons, "a cat; a sofa". With --checkpoint also a narrative:
+    "a [puppy] stands on the [bench]"; without brackets its noun phrases are found.
+    """
+    with told():
+        if model is None:
+            model = shipped(MINI_MODEL)
+            said = "the mini model, which knows the mini world only; --model names another"
+            click.echo(f"{model.name}: {said}", err=True)
+        if checkpoint is not None and vocabulary is not None:
+            raise click.UsageError("--vocabulary is of TextToMask, which --checkpoint replaces")
+        click.echo(_ground(image, words, model, checkpoint, vocabulary, out, device))
+
+
+def _ground(
+    image: Path,
+    words: str,
+    model: Path,
+    checkpoint: Path | None,
+    vocabulary: str | None,
+    out: Path | None,
+    device: str,
+) -> str:
+    """What was found, a line per phrase, and where it lies."""
+    from diffground import NarrativeGrounder, PhraseMasks, TextToMask
+    from diffground.training.processes import check_device, chosen_device
+
+    check_device(device, "--device")
+    device = chosen_device(device)
+    result: PhraseMasks
+    if checkpoint is None:
+        segmenter = TextToMask.from_pretrained(model, vocabulary=vocabulary, device=device)
+        result = segmenter(image, phrases(words), item=image.stem)
+    else:
+        grounder = NarrativeGrounder.from_pretrained(model, checkpoint, device=device)
+        asked = phrases(words) if ";" in words else words
+        result = grounder(image, asked, item=image.stem)
+    folder = result.save(Path(f"{image.stem}_masks") if out is None else out)
+    lines = [
+        f"{phrase}: {100 * mask.mean():.1f} % of the image, {note}"
+        for phrase, mask, note in zip(result.phrases, result.masks, result.notes(), strict=True)
+    ]
+    return "\n".join([*lines, f"{folder}: overlay.png, masks.json, a PNG per phrase"])
+
+
+def phrases(words: str) -> list[str]:
+    """The phrases between semicolons, without their articles: a prompt brings its own.
+
+    Raises InputError if there is none.
+    """
+    parts = (part.strip() for part in words.split(";"))
+    found = [re.sub(r"^(?:an?|the)\s+", "", part, flags=re.I) for part in parts if part]
+    if not found:
+        raise InputError("WORDS", "phrases", 'there is none; say what to look for: "a cat; a sofa"')
+    return found
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--split", default="val2017", show_default=True, help="train2017 or val2017.")
+@click.option("--deep", is_flag=True, help="Opens every image and PNG as well.")
+def doctor(folder: Path, split: str, deep: bool) -> None:
+    """Looks over a copy of COCO.
+
+    It tells how many of the images, panoptic PNGs and narratives in FOLDER are there and usable,
+    which are not, and what to do.
+    """
+    from diffground.png.doctor import examine, render
+    from diffground.png.samples import PngBenchmark
+
+    with told():
+        found = examine(PngBenchmark(folder, split), deep=deep)
+        click.echo(render(found), nl=False)
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--only", multiple=True, type=click.Choice(DATASETS), help="May be repeated.")
+def world(folder: Path, only: tuple[str, ...]) -> None:
+    """Draws the mini world.
+
+    Its datasets have the layouts of the public ones, each in a folder of FOLDER. What is there
+    already is not made again.
+    """
+    from omegaconf import OmegaConf
+
+    from diffground.world.coco_panoptic import make_coco_panoptic
+    from diffground.world.coco_segmentation import make_coco2014
+    from diffground.world.config import WorldConfig
+    from diffground.world.mug19 import make_mug19
+    from diffground.world.voc import make_voc2012
+
+    makers = (make_coco_panoptic, make_voc2012, make_coco2014, make_mug19)
+    with told():
+        files = [shipped(CONF) / env / "parameters_world.yml" for env in ENVIRONMENTS]
+        content = OmegaConf.merge(*(OmegaConf.load(file) for file in files if file.is_file()))
+        settings = OmegaConf.to_container(OmegaConf.select(content, "world"))
+        config = WorldConfig.model_validate(settings)
+        for name, make in zip(DATASETS, makers, strict=True):
+            if name in (only or DATASETS):
+                make(folder / name, config)
+                click.echo(str(folder / name))
