@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from diffground.errors import InputError
 from diffground.io.files import is_sound, seal_of
 from diffground.png.experiment import evaluate_variant, train_variant
+from diffground.png.grounder import NarrativeGrounder
 from diffground.png.model import CONFIG, WEIGHTS, PngModel
 from diffground.png.trained import TRAINING, load_checkpoint, load_variant
 from diffground.png.variant import PngConfig, PngFolders, Variant
@@ -179,6 +180,13 @@ def test_a_model_is_taken_by_its_name_or_path(folders: PngFolders) -> None:
             tiny_png.backbone(),
             folder.name,
         )
+
+
+def test_what_was_trained_is_enough_to_ground_with(folders: PngFolders) -> None:
+    folder = trained(config(), folders)
+    grounder = NarrativeGrounder.from_pretrained(tiny_png.backbone().folder, folder)
+    want, _ = load_variant(config(), folders, tiny_png.backbone())
+    assert same(grounder.model, want) and grounder.data == config().data
 
 
 def test_a_validation_split_that_is_not_there_is_said_before_the_training(
