@@ -17,8 +17,8 @@ from diffground.console import main, phrases
 from diffground.errors import InputError
 from diffground.io import write_png
 from diffground.io.files import write_json
+from diffground.png.config import PngModelConfig
 from diffground.png.model import PngModel
-from diffground.png.model_config import PngModelConfig
 from diffground.png.trained import TRAINING
 
 

@@ -5,13 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Any, Final, Literal, get_args
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    StringConstraints,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 #: Marks a field that results do not depend on, ``workers: Annotated[int, NOT_IN_KEY] = 0``: how
@@ -20,6 +14,11 @@ NOT_IN_KEY: Final = "not in key"
 
 #: Where From Text to Mask (002) and its public code differ: the code step by step, or the text.
 Compat = Literal["official", "paper"]
+
+#: How public evaluators of panoptic narrative grounding differ: on which grid masks are compared,
+#: and what counts as a plural. :mod:`diffground.metrics.average_recall` has the table.
+Protocol = Literal["original", "ppmn", "png_soft"]
+PluralRule = Literal["count", "flag"]
 
 
 class Config(BaseModel):

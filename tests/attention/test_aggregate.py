@@ -13,17 +13,17 @@ from random_model import random_model
 from text2mask_reference import reference
 
 from diffground.attention.aggregate import (
-    AggregationConfig,
     ClassMaps,
-    Method,
     background_score,
     class_maps,
     image_scores,
     initial_labels,
     latent_maps,
+    layers_read,
     scores,
 )
 from diffground.attention.baselines import daam_layers
+from diffground.attention.config import AggregationConfig, Method
 from diffground.attention.queries import Phrase, Prompt
 from diffground.backbone.frozen import FrozenDiffusion
 from diffground.backbone.layers import cross_sites
@@ -234,7 +234,7 @@ def test_presence_is_that_of_the_probed_maps(method) -> None:
     classes = [tokens((18, 21)), tokens((23, 29))]
     words = tokens((0, 17), (21, 22), (29, 30), (31, 34), (38, 39))
     if method == "selfcross":
-        sites, size, resize = config.layers(model).cross, (8, 8), "bilinear"
+        sites, size, resize = layers_read(model, config).cross, (8, 8), "bilinear"
     else:
         sites, size, resize = daam_layers(cross_sites(model.unet)), (16, 16), "bicubic"
     steps = (500, 0) if method == "daam_trajectory" else (0,)
@@ -297,8 +297,8 @@ def test_cross_and_selfcross_together() -> None:
 
 def test_layers_by_the_papers_numbers() -> None:
     config = AggregationConfig(long_side=128, cross_layers=(4, 5, 6, 7, 8), self_layer=11)
-    table = config.layers(tiny())
-    assert table == AggregationConfig().layers(tiny())
+    table = layers_read(tiny(), config)
+    assert table == layers_read(tiny(), AggregationConfig())
     assert table.cross[2] == "mid_block.attentions.0.transformer_blocks.0.attn2"
     fine = config.model_copy(update={"self_layer": 13})
     assert maps(fine).maps.shape[-1] == 2 * maps(config).maps.shape[-1]

@@ -18,7 +18,7 @@ from diffusers.models.attention_processor import Attention
 from random_model import random_model
 
 from diffground.attention import aggregate
-from diffground.attention.aggregate import AggregationConfig, ClassMaps
+from diffground.attention.aggregate import AggregationConfig, ClassMaps, layers_read
 from diffground.attention.official import box_mask
 from diffground.attention.preprocess import Geometry, sizes
 from diffground.attention.selfcross import aggregate_cross, minmax, propagate
@@ -137,7 +137,7 @@ def test_all_steps_of_the_maps(compat: str, name: str) -> None:
     config = AggregationConfig(
         compat=compat, cross_layers=(4, 5), self_layer=11, box_threshold=plain.BOXES[-1]
     )
-    table = config.layers(model)
+    table = layers_read(model, config)
     captured = probed(table.cross, table.self_layer)
     words = aggregate._Words(plain.TOKENS, neutral=[1, 2])  # the neutral ones change no map
     found, cross, _ = aggregate._normalised_maps(model, captured, words, config, 0)

@@ -139,13 +139,13 @@ def test_a_class_is_not_its_own_background() -> None:
 
 def test_a_model_counts_as_its_tokenizers_do() -> None:
     model = tiny_png.backbone()  # one token per letter
-    room = TokenRoom.of(model)
+    room = model.token_room
     assert room.limit == 75 and room.count(["", "cat", "a cat."]) == [0, 3, 5]
 
 
 def test_an_overflowing_sentence_is_split() -> None:
     model = tiny_png.backbone()
-    room = TokenRoom.of(model)
+    room = model.token_room
     vocabulary = Vocabulary.from_names(
         ["aeroplane", "bicycle", "bottle", "chair", "motorbike", "sheep", "sofa"],
         background=["sky", "grass"],
@@ -187,7 +187,7 @@ def test_all_of_coco_in_the_mini_tokenizer() -> None:
 
 
 def test_background_words_give_way_to_classes(caplog: pytest.LogCaptureFixture) -> None:
-    room = TokenRoom.of(tiny_png.backbone())
+    room = tiny_png.backbone().token_room
     vocabulary = Vocabulary.from_names(["c" * 50, "cat"], background=["sky", "g" * 12, "sea"])
     with caplog.at_level(logging.WARNING):
         long, short = words(vocabulary, *vocabulary.names, room=room, compat="paper")
@@ -197,7 +197,7 @@ def test_background_words_give_way_to_classes(caplog: pytest.LogCaptureFixture) 
 
 
 def test_one_class_is_never_cut() -> None:
-    room = TokenRoom.of(tiny_png.backbone())
+    room = tiny_png.backbone().token_room
     fits = "c" * (75 - len("aphotoincluding."))
     vocabulary = Vocabulary.from_names([fits, fits + "c", "cat"])
     prompts = words(vocabulary, "cat", fits, room=room, compat="paper")

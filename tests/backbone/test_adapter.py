@@ -5,8 +5,9 @@ import torch
 from probing import TEXT2MASK, Case, assert_same, everything
 from torch import Tensor, nn
 
+from diffground.backbone.adapter import State
 from diffground.backbone.layers import CROSS_SITES, cross_sites, paper_layer
-from diffground.backbone.probe import ProbeRequest, State
+from diffground.backbone.probe import ProbeRequest
 from diffground.backbone.taps import Size
 
 

@@ -31,11 +31,10 @@ from measuring import compared, device_name, in_own_processes, peak_memory, sync
 from random_model import random_model
 
 from diffground.backbone.taps import Processor
+from diffground.png.config import LossConfig, PngModelConfig
 from diffground.png.data import PngBatch
 from diffground.png.feature_store import FrozenInputs
-from diffground.png.losses import LossConfig
 from diffground.png.model import PngModel
-from diffground.png.model_config import PngModelConfig
 
 PHRASES = 12
 CLASSES = tuple(range(133))  # of COCO panoptic

@@ -12,10 +12,8 @@ from kedro.runner import SequentialRunner
 from diffground.datasets import DataFolderDataset
 from diffground.errors import InputError
 from diffground.pipelines.png_predict import create_pipeline
+from diffground.png.config import PngConfig, PngModelConfig, PredictConfig
 from diffground.png.model import PngModel
-from diffground.png.model_config import PngModelConfig
-from diffground.png.predict import PredictConfig
-from diffground.png.variant import PngConfig
 
 
 def run(folder, predict=None, **model):

@@ -15,10 +15,10 @@ from diffground.errors import InputError
 from diffground.io import read_image, write_png
 from diffground.io.files import write_json
 from diffground.masks.phrase_masks import PhraseMasks
+from diffground.png.config import PngModelConfig
 from diffground.png.data import to_input
 from diffground.png.grounder import NarrativeGrounder
 from diffground.png.model import PngModel
-from diffground.png.model_config import PngModelConfig
 from diffground.png.trained import TRAINING
 
 PLAIN, SPANS = "a red ball on the grass below a blue sky.", [(2, 10), (18, 23), (37, 40)]

@@ -13,12 +13,11 @@ from pydantic import ValidationError
 from diffground.backbone.probe import ProbeRequest
 from diffground.errors import InputError
 from diffground.io.files import seal_of
-from diffground.png.data import UNKNOWN, PngDataConfig, PngDataset, cover, phrase_categories
-from diffground.png.evaluate import PngEvalConfig, evaluate
+from diffground.png.config import LossConfig, PngDataConfig, PngEvalConfig, PngModelConfig
+from diffground.png.data import UNKNOWN, PngDataset, cover, phrase_categories
+from diffground.png.evaluate import evaluate
 from diffground.png.features import frozen_inputs
-from diffground.png.losses import LossConfig
 from diffground.png.model import CONFIG, WEIGHTS, PngModel
-from diffground.png.model_config import PngModelConfig
 
 STATIC = {"insertion": "none", "decode": False}  # zero-shot static prompting
 

@@ -13,11 +13,10 @@ from pydantic import ValidationError
 from diffground.errors import InputError
 from diffground.io import read_image, write_png
 from diffground.io.paths import slug
+from diffground.png.config import PngConfig, PngModelConfig, PngTrainConfig, PredictConfig
 from diffground.png.model import PngModel
-from diffground.png.model_config import PngModelConfig
-from diffground.png.predict import PredictConfig, predict
+from diffground.png.predict import predict
 from diffground.png.requests import read_requests
-from diffground.png.variant import PngConfig, PngTrainConfig
 
 pytestmark = pytest.mark.filterwarnings(  # pycocotools 2.0 with numpy 2, in decode alone
     "ignore:__array__ implementation doesn't accept a copy keyword"

@@ -15,8 +15,9 @@ from torch.nn import functional
 from transformers import ResNetConfig, ResNetForImageClassification, ResNetModel
 
 from diffground.errors import InputError
-from diffground.segmenters.deeplab import DeepLabConfig, DeepLabV2, deeplab_loss
-from diffground.segmenters.resnet import CONFIG, WEIGHTS, ResNetShape, dilate
+from diffground.segmenters.config import DeepLabConfig, ResNetShape
+from diffground.segmenters.deeplab import DeepLabV2, deeplab_loss
+from diffground.segmenters.resnet import CONFIG, WEIGHTS, dilate
 
 NAMES = ("background", "ball", "mug", "tree", "car")
 SHAPE = ResNetShape(

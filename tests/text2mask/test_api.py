@@ -12,7 +12,8 @@ import yaml
 from PIL import Image
 from pydantic import ValidationError
 
-from diffground.attention.aggregate import AggregationConfig, class_maps, initial_labels
+from diffground.attention.aggregate import class_maps, initial_labels
+from diffground.attention.config import AggregationConfig
 from diffground.attention.vocabulary import Vocabulary
 from diffground.backbone.folder import ModelFolder
 from diffground.errors import InputError
@@ -20,7 +21,8 @@ from diffground.io import write_png
 from diffground.masks.crf import CrfConfig, dense_crf
 from diffground.masks.phrase_masks import PhraseMasks
 from diffground.masks.uncertainty import uncertain
-from diffground.text2mask.api import RECIPE_FILE, QueryConfig, TextToMask, TextToMaskConfig
+from diffground.text2mask.api import TextToMask
+from diffground.text2mask.config import RECIPE_FILE, QueryConfig, TextToMaskConfig
 
 ATTENTION = AggregationConfig(long_side=64)
 CONFIG = TextToMaskConfig(attention=ATTENTION, crf=CrfConfig(iterations=2))

@@ -21,21 +21,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from diffground.attention.baselines import (
-    cbp,
-    daam,
-    daam_layers,
-    daam_timesteps,
-    daam_trajectory,
-)
+from diffground.attention.baselines import cbp, daam, daam_layers, daam_timesteps, daam_trajectory
+from diffground.attention.config import AggregationConfig
 from diffground.attention.official import box_mask
 from diffground.attention.preprocess import Geometry, prepare
 from diffground.attention.presence import neutral_tokens, presence
@@ -45,104 +39,13 @@ from diffground.backbone.frozen import FrozenDiffusion
 from diffground.backbone.layers import LayerTable, cross_sites, paper_layer
 from diffground.backbone.probe import ProbeRequest, ProbeResult
 from diffground.backbone.text import Overflow, PromptEncoding
-from diffground.config import Compat, Config
 from diffground.errors import InputError
 from diffground.seeds import derive_seed
 
 log = logging.getLogger(__name__)
 
-#: "daam" is ours, of one time step; "daam_trajectory" is its public code's, summed over many.
-Method = Literal["selfcross", "cross", "cross+selfcross", "cbp", "daam", "daam_trajectory"]
-
 #: Part of the keys of stored maps; raised where the same settings give other maps than before.
 MAPS_VERSION = 2
-
-VOC_THRESHOLDS, COCO_THRESHOLDS = (0.2, 0.5), (0.5, 0.35)  # of the box mask, of the background
-
-
-class AggregationConfig(Config):
-    """How class maps are made. The defaults are the public code's for VOC.
-
-    ``compat`` decides whatever is None here, and beyond: the query's words and length
-    (:mod:`.queries`), the picture that the dense CRF sees (:mod:`diffground.masks.crf`), and which
-    pixels are uncertain (:mod:`diffground.masks.uncertainty`).
-
-    - ``official``: images are padded, Cross is min-maxed before it is propagated, a box mask limits
-      it, several noises are averaged as maps of the classes, the background is scored of their
-      mean, initial masks are enlarged by the nearest pixel.
-    - ``paper``: images are rescaled and not padded (§5.1), Cross is propagated as it is and no box
-      limits it (eq. 3), the *masks* of several noises are averaged ("we can easily ensemble
-      segmentation masks generated from different noises", §5.1): each draw is taken to its own SC,
-      background included (§3.2). Votes of labels instead would leave the CRF no scores. Labels are
-      decided after the enlarging (§3.2).
-
-    The paper does not say, and the public code decides in either mode: the long side of an image,
-    one VAE sample for all draws, kernels of the CRF. Both draw from the VAE's posterior (§3.1).
-    """
-
-    compat: Compat = "official"
-    method: Method = "selfcross"
-    timestep: int = Field(default=150, ge=0, lt=1000)  # 0-based, of the training schedule
-    # Layers by the papers' numbers; None: the model folder's own table, else 4 to 8 and 11.
-    cross_layers: tuple[int, ...] | None = Field(default=None, min_length=1)
-    self_layer: int | None = None
-    iterations: int = Field(default=2, ge=0)  # of Self in SelfCross
-    sharpen: PositiveFloat = 1.0  # power of the self map's entries; 1 = the paper's
-    noises: PositiveInt = 1  # draws that are averaged
-    noise_batch: PositiveInt | None = None  # draws times prompts per pass; None: all in one
-    vae_sample: bool = True  # a draw from the VAE's posterior, else its mean
-    # Pixels, aimed at (see `preprocess.sizes`); None: the public code's rule, 704 to 1024
-    long_side: PositiveInt | None = None
-    normalise_cross: bool | None = None  # min-max before the propagation
-    box_mask: bool | None = None  # class-aware boxes around what Cross finds
-    # None: the dataset's, see `for_dataset`; without a dataset VOC's
-    box_threshold: float | None = Field(default=None, ge=0, lt=1)  # of a map's maximum
-    background_threshold: PositiveFloat | None = None  # in (2·threshold - max)^power
-    background_power: PositiveFloat = 2.0
-    segments: PositiveInt = 5  # of CBP
-    daam_steps: PositiveInt = 30  # time steps that daam_trajectory sums over; its public default
-
-    @property
-    def normalises_cross(self) -> bool:
-        """Whether Cross is min-maxed before it is propagated."""
-        return self.compat == "official" if self.normalise_cross is None else self.normalise_cross
-
-    @property
-    def masks_boxes(self) -> bool:
-        """Whether Cross passes through the box mask."""
-        return self.compat == "official" if self.box_mask is None else self.box_mask
-
-    @property
-    def averages_masks(self) -> bool:
-        """Whether several draws are averaged as masks, else as maps of the classes."""
-        return self.compat == "paper" and self.noises > 1
-
-    @property
-    def thresholds(self) -> tuple[float, float]:
-        """Of the box mask and of the background."""
-        box, background = VOC_THRESHOLDS
-        return (
-            box if self.box_threshold is None else self.box_threshold,
-            background if self.background_threshold is None else self.background_threshold,
-        )
-
-    def for_dataset(self, dataset: str) -> AggregationConfig:
-        """The same with the thresholds of a dataset: the public code has others for COCO."""
-        box, background = self.thresholds
-        if self.compat == "official" and dataset == "coco2014":
-            box = COCO_THRESHOLDS[0] if self.box_threshold is None else box
-            background = COCO_THRESHOLDS[1] if self.background_threshold is None else background
-        return self.model_copy(update={"box_threshold": box, "background_threshold": background})
-
-    def layers(self, model: FrozenDiffusion) -> LayerTable:
-        """The layers that are read."""
-        own = model.layers
-        cross, affinity = own.cross, own.self_layer
-        if self.cross_layers is not None:
-            cross = tuple(f"{paper_layer(index)}.attn2" for index in self.cross_layers)
-        if self.self_layer is not None:
-            affinity = f"{paper_layer(self.self_layer)}.attn1"
-        return LayerTable(cross=cross, self_layer=affinity)
 
 
 @dataclass(frozen=True)
@@ -168,6 +71,16 @@ class ClassMaps:
     def with_maps(self, maps: Tensor) -> ClassMaps:
         """The same with other maps (K, h, w), whose background is scored of themselves."""
         return replace(self, maps=maps, peaks=_peaks(maps))
+
+
+def layers_read(model: FrozenDiffusion, config: AggregationConfig) -> LayerTable:
+    """The layers that are read: those of ``config``, else the model folder's own."""
+    cross, affinity = model.layers.cross, model.layers.self_layer
+    if config.cross_layers is not None:
+        cross = tuple(f"{paper_layer(index)}.attn2" for index in config.cross_layers)
+    if config.self_layer is not None:
+        affinity = f"{paper_layer(config.self_layer)}.attn1"
+    return LayerTable(cross=cross, self_layer=affinity)
 
 
 @torch.no_grad()
@@ -385,7 +298,7 @@ def _class_tokens(encoding: PromptEncoding, row: int, prompt: Prompt) -> list[li
 
 def _request(model: FrozenDiffusion, config: AggregationConfig) -> ProbeRequest:
     """What the method reads, and nothing else: the pass ends after the last of it."""
-    table = config.layers(model)
+    table = layers_read(model, config)
     if config.method in {"daam", "daam_trajectory"}:
         sites = daam_layers(cross_sites(model.unet))
         heads = sites if config.method == "daam_trajectory" else ()
@@ -412,7 +325,7 @@ def _normalised_maps(
         heads = {layer: maps[0] for layer, maps in result.heads.items()}
         raw = daam_trajectory(heads, both, result.sizes["conv_in"])
     else:
-        table = config.layers(model)
+        table = layers_read(model, config)
         raw = aggregate_cross(result, table.cross, both, result.sizes[table.self_layer])
     raw, neutral = raw[: len(tokens)], raw[len(tokens) :]
     there, cross = presence(raw, neutral), minmax(raw)

@@ -28,8 +28,8 @@ import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
+from diffground.attention.config import Style
 from diffground.attention.vocabulary import ClassEntry, Vocabulary
 from diffground.backbone.alignment import Span
 from diffground.backbone.text import TokenRoom
@@ -39,8 +39,6 @@ from diffground.errors import InputError, shortened
 __all__ = ["ClassEntry", "Phrase", "Prompt", "TokenRoom", "Vocabulary", "compose"]
 
 log = logging.getLogger(__name__)
-
-Style = Literal["composed", "separate"]
 
 
 @dataclass(frozen=True)
@@ -92,7 +90,7 @@ def compose(
     Args:
         classes: names of the vocabulary; ascending label ids in the public code.
         synonyms: takes the vocabulary's synonyms in place of the class names.
-        room: :meth:`TokenRoom.of` the model.
+        room: :attr:`FrozenDiffusion.token_room` of the model.
 
     Raises:
         InputError: there is no class, one is unknown or given twice, one has no token, or with

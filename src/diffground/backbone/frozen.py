@@ -22,11 +22,12 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from diffground.backbone import latents as of_latents
+from diffground.backbone.adapter import SiteAdapter
 from diffground.backbone.alignment import Span
 from diffground.backbone.folder import Family, ModelFolder
 from diffground.backbone.layers import LayerTable
-from diffground.backbone.probe import ProbeRequest, ProbeResult, SiteAdapter, probe_unet
-from diffground.backbone.text import Overflow, PromptEncoding, encode, phrase_means
+from diffground.backbone.probe import ProbeRequest, ProbeResult, probe_unet
+from diffground.backbone.text import Overflow, PromptEncoding, TokenRoom, encode, phrase_means
 from diffground.errors import InputError
 from diffground.loading import without_bars
 
@@ -34,6 +35,7 @@ from diffground.loading import without_bars
 class FrozenDiffusion(nn.Module):
     """Stable Diffusion 1.x, 2.x or SDXL: encode, add noise, probe. No parameter is trainable.
 
+    It generates by :func:`diffground.backbone.sampler.sample`.
     Gradients still flow *through* it, from what is probed to the context and the latents.
     """
 
@@ -170,6 +172,11 @@ class FrozenDiffusion(nn.Module):
         """
         return of_latents.decoder_feature(self.vae, latents)
 
+    @property
+    def token_room(self) -> TokenRoom:
+        """How many tokens texts have, and how many fit into a prompt."""
+        return TokenRoom.of(self.tokenizers, list(self.text_encoders))
+
     def encode_prompts(
         self, prompts: Sequence[str], *, overflow: Overflow = "error"
     ) -> PromptEncoding:
@@ -212,7 +219,7 @@ class FrozenDiffusion(nn.Module):
     def probe(
         self,
         latents: Tensor,
-        timestep: int,
+        timestep: float,
         context: Tensor,
         request: ProbeRequest,
         *,
@@ -232,20 +239,7 @@ class FrozenDiffusion(nn.Module):
             raise InputError(
                 "probe", "context", f"shape {tuple(context.shape)}, not (B, K, {self.context_dim})"
             )
-        if (pooled is not None) != (self.family == "sdxl"):
-            raise InputError(
-                "probe",
-                "pooled",
-                f"{self.family} {'needs' if pooled is None else 'has no'} pooled text",
-            )
         batch = latents.shape[0]
-        added = None
-        if pooled is not None:
-            # SDXL was told each image's original size, crop corner and target size.
-            height, width = (side * self.latent_stride for side in latents.shape[-2:])
-            ids = [height, width, 0, 0, height, width]
-            time_ids = torch.tensor([ids] * batch, device=latents.device, dtype=latents.dtype)
-            added = {"text_embeds": _repeated(pooled, batch), "time_ids": time_ids}
         return probe_unet(
             self.unet,
             latents,
@@ -253,11 +247,31 @@ class FrozenDiffusion(nn.Module):
             _repeated(context, batch),
             request,
             context_mask=None if context_mask is None else _repeated(context_mask, batch),
-            added=added,
+            added=self.added(latents, pooled),
             adapter=adapter,
             checkpoint=checkpoint,
             where=str(self.folder / "unet"),
         )
+
+    def added(self, latents: Tensor, pooled: Tensor | None) -> dict[str, Tensor] | None:
+        """What SDXL's UNet reads beside the context, for latents (B, 4, h, w); None for others.
+
+        ``pooled`` (B or 1, P) is required by SDXL and by no other. The time ids say of each image
+        its original size, crop corner and target size: that it is whole.
+        """
+        if (pooled is not None) != (self.family == "sdxl"):
+            raise InputError(
+                "probe",
+                "pooled",
+                f"{self.family} {'needs' if pooled is None else 'has no'} pooled text",
+            )
+        if pooled is None:
+            return None
+        batch = latents.shape[0]
+        height, width = (side * self.latent_stride for side in latents.shape[-2:])
+        ids = [height, width, 0, 0, height, width]
+        time_ids = torch.tensor([ids] * batch, device=latents.device, dtype=latents.dtype)
+        return {"text_embeds": _repeated(pooled, batch), "time_ids": time_ids}
 
     def fingerprint(self) -> str:
         """A hash of the model folder's weights and configs, for the run log. Reads them once."""
@@ -273,11 +287,9 @@ class FrozenDiffusion(nn.Module):
             raise InputError(
                 "noise", "seeds", f"{len(seeds)} seeds for a batch of {latents.shape[0]}"
             )
-        shape = latents.shape[1:]
-        drawn = [
-            torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed)) for seed in seeds
-        ]
-        return torch.stack(drawn).to(latents.device, latents.dtype)
+        generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+        drawn = of_latents.gaussian(latents.shape[1:], generators)
+        return drawn.to(latents.device, latents.dtype)
 
 
 def _load(kind: Any, source: ModelFolder, part: str, **dtype: torch.dtype) -> Any:

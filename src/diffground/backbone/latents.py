@@ -6,12 +6,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
 from diffground.errors import InputError
+
+
+def gaussian(size: Sequence[int], generators: Sequence[torch.Generator]) -> Tensor:
+    """One draw of ``size`` per CPU generator, stacked (B, ...), float32 on the CPU.
+
+    Drawn item by item: batching, order, device and the model's precision do not change it.
+    """
+    return torch.stack([torch.randn(tuple(size), generator=generator) for generator in generators])
 
 
 def unscaled(vae: AutoencoderKL, latents: Tensor) -> Tensor:

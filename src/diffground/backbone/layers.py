@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from diffusers import UNet2DConditionModel
 from pydantic import ValidationError
 
 from diffground.config import Config
 from diffground.errors import InputError
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
 
 LAYERS_FILE = "diffground_layers.json"
 

@@ -12,10 +12,10 @@ the probe itself is over.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -25,7 +25,8 @@ from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as run_checkpointed
 
-from diffground.backbone.taps import Frame, Processor, Size, State, Stop, Tag, as_map
+from diffground.backbone.adapter import SiteAdapter, Size, State
+from diffground.backbone.taps import Frame, Processor, Stop, Tag, tap_feature
 from diffground.errors import InputError
 
 
@@ -76,6 +77,21 @@ class ProbeResult:
     heads: dict[str, Tensor] = field(default_factory=dict)
     state: State | None = None
 
+    def take(self, frame: Frame, where: str) -> None:
+        """Takes what a pass kept; :class:`InputError` if the UNet left out something asked for."""
+        if frame.pending:
+            names = ", ".join(sorted(name for _, name in frame.pending))
+            raise InputError(where, "request", f"the UNet never runs {names}")
+        groups = {
+            "cross": self.cross,
+            "score": self.scores,
+            "head": self.heads,
+            "self": self.self_,
+            "feature": self.features,
+        }
+        for (kind, name), (tensor, size) in frame.kept.items():
+            groups[kind][name], self.sizes[name] = tensor, size
+
     def item(self, index: int) -> ProbeResult:
         """The maps and features of one item, still with a batch axis of 1 (without the state)."""
 
@@ -92,41 +108,10 @@ class ProbeResult:
         )
 
 
-class SiteAdapter(Protocol):
-    """A bypass that reads image features and rewrites the context, site by site.
-
-    It must be pure: whatever one site passes to the next travels in ``state``, a tuple of tensors,
-    because checkpointing calls the methods a second time. ``sites`` are the attn2 modules before
-    which :meth:`before` is called; a site not listed attends to :meth:`context` of the state.
-    """
-
-    sites: tuple[str, ...]
-
-    def start(self, context: Tensor, context_mask: Tensor) -> State:
-        """The first state, from the prompt's context (B, K, C) and its bool mask (B, K)."""
-        ...
-
-    def before(self, site: str, features: Tensor, size: Size, state: State) -> tuple[Tensor, State]:
-        """Between self- and cross-attention of a block: the context (B, K, C) of this site.
-
-        ``features`` (B, N, C_v) is the hidden state after the self-attention residual, before the
-        norm of the cross-attention.
-        """
-        ...
-
-    def after(self, site: str, probs: Tensor, state: State) -> State:
-        """After the cross-attention of a site in ``request.cross``, given its maps (B, K, h, w)."""
-        ...
-
-    def context(self, state: State) -> Tensor:
-        """The context (B, K, C) that the state holds."""
-        ...
-
-
 def probe_unet(
     unet: UNet2DConditionModel,
     latents: Tensor,
-    timestep: int,
+    timestep: float,
     context: Tensor,
     request: ProbeRequest,
     *,
@@ -159,20 +144,29 @@ def probe_unet(
             added_cond_kwargs=added,
             return_dict=False,
         )
-    if root.pending:
-        names = ", ".join(sorted(name for _, name in root.pending))
-        raise InputError(where, "request", f"the UNet never runs {names}")
     result = ProbeResult(state=None if adapter is None else root.state)
-    groups = {
-        "cross": result.cross,
-        "score": result.scores,
-        "head": result.heads,
-        "self": result.self_,
-        "feature": result.features,
-    }
-    for (kind, name), (tensor, size) in root.kept.items():
-        groups[kind][name], result.sizes[name] = tensor, size
+    result.take(root, where)
     return result
+
+
+def check_tags(modules: Mapping[str, nn.Module], tags: Sequence[Tag], where: str) -> None:
+    """Raises :class:`InputError` for tags that name no fitting module, and for none at all."""
+    if not tags:
+        raise InputError(where, "request", "nothing is requested: name at least one module")
+    for kind, name in tags:
+        path = name.removeprefix("input:") if kind == "feature" else name
+        if kind in {"score", "head"} and ("cross", name) not in tags:
+            raise InputError(where, kind, f"{name!r} must be in `cross` as well")
+        of_cross = dict.fromkeys(("cross", "score", "head", "before"), ".attn2")
+        end = (of_cross | {"self": ".attn1"}).get(kind, "")
+        if path and path in modules and path.endswith(end):
+            continue
+        known = [known for known in modules if known.endswith(end)]
+        near = difflib.get_close_matches(path, known, n=3, cutoff=0.0)
+        what = f"an attention module (*{end})" if end else "a module"
+        raise InputError(
+            where, kind, f"{name!r} is not {what} of this UNet; near: {', '.join(near)}"
+        )
 
 
 class _Plan:
@@ -187,42 +181,25 @@ class _Plan:
         checkpoint: bool,
         where: str,
     ) -> None:
-        self.adapter, self.checkpoint, self.where = adapter, checkpoint, where
+        self.adapter, self.checkpoint = adapter, checkpoint
         self.modules = dict(unet.named_modules())
         self.tags = request.tags()
         if adapter is not None:
             self.tags += [("before", site) for site in adapter.sites]
-        if not self.tags:
-            raise InputError(where, "request", "nothing is requested: name at least one module")
+        check_tags(self.modules, self.tags, where)
         self.units = {
             name: module
             for name, module in self.modules.items()
             if isinstance(module, (Transformer2DModel, ResnetBlock2D))
         }
         self.taps: dict[str, list[Tag]] = {name: [] for name in ("", *self.units)}
-        for tag in self.tags:
-            self.taps[self._owner(self._check(tag))].append(tag)
+        for kind, name in self.tags:
+            self.taps[self._owner(name.removeprefix("input:"))].append((kind, name))
         # With an adapter the context changes from block to block, so every attn2 must ask for it.
         self.sites: dict[str, list[str]] = {name: [] for name in self.taps}
         for name, module in self.modules.items():
             if adapter is not None and name.endswith(".attn2") and isinstance(module, Attention):
                 self.sites[self._owner(name)].append(name)
-
-    def _check(self, tag: Tag) -> str:
-        kind, name = tag
-        path = name.removeprefix("input:") if kind == "feature" else name
-        if kind in {"score", "head"} and ("cross", name) not in self.tags:
-            raise InputError(self.where, kind, f"{name!r} must be in `cross` as well")
-        of_cross = dict.fromkeys(("cross", "score", "head", "before"), ".attn2")
-        end = (of_cross | {"self": ".attn1"}).get(kind, "")
-        if path and path in self.modules and path.endswith(end):
-            return path
-        known = [known for known in self.modules if known.endswith(end)]
-        near = difflib.get_close_matches(path, known, n=3, cutoff=0.0)
-        what = f"an attention module (*{end})" if end else "a module"
-        raise InputError(
-            self.where, kind, f"{name!r} is not {what} of this UNet; near: {', '.join(near)}"
-        )
 
     def _owner(self, path: str) -> str:
         """The unit that the module lies in, or "" for one outside of all units."""
@@ -276,7 +253,7 @@ class _Plan:
             captured = set()
             for kind, name in self.taps[owner]:
                 if kind == "feature":
-                    undo.callback(self._tap_feature(name, frame).remove)
+                    undo.callback(tap_feature(self.modules, name, frame).remove)
                 elif kind == "before":
                     undo.callback(self._tap_hidden(name, frame).remove)
                 else:
@@ -287,23 +264,6 @@ class _Plan:
                 undo.callback(attn.set_processor, attn.processor)
                 attn.set_processor(Processor(name, frame, self.adapter, name in captured))
             yield
-
-    def _tap_feature(self, name: str, frame: Frame) -> Any:
-        module = self.modules[name.removeprefix("input:")]
-
-        def keep(tensor: Tensor) -> None:
-            feature = as_map(tensor, frame.size, name)
-            frame.keep(("feature", name), feature, (feature.shape[-2], feature.shape[-1]))
-
-        def entering(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            keep(args[0] if args else kwargs["hidden_states"])
-
-        def leaving(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            keep(output if isinstance(output, Tensor) else output[0])
-
-        if name.startswith("input:"):
-            return module.register_forward_pre_hook(entering, with_kwargs=True)
-        return module.register_forward_hook(leaving)
 
     def _tap_hidden(self, site: str, frame: Frame) -> Any:
         """Calls the adapter with what enters the norm before the cross-attention ``site``."""

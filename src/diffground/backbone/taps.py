@@ -5,20 +5,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
+from diffground.backbone.adapter import SiteAdapter, Size, State
 from diffground.errors import InputError
 
-if TYPE_CHECKING:
-    from diffground.backbone.probe import SiteAdapter
-
-State = tuple[Tensor, ...]
-Size = tuple[int, int]
 Tag = tuple[str, str]  # (kind, name): "cross", "score", "head", "self", "feature" and "before"
 
 
@@ -70,11 +68,15 @@ class Stop(Exception):
 
 @dataclass
 class Frame:
-    """What one run of a unit, or of the UNet around the units, captures and passes on."""
+    """What one run of a unit, or of the UNet around the units, captures and passes on.
+
+    ``stops`` says whether the run is over when nothing is pending.
+    """
 
     pending: set[Tag]
     state: State
     size: Size | None = None
+    stops: bool = True
     kept: dict[Tag, tuple[Tensor, Size]] = field(default_factory=dict)
     contexts: dict[str, Tensor] = field(default_factory=dict)
 
@@ -84,7 +86,7 @@ class Frame:
 
     def done(self, tag: Tag) -> None:
         self.pending.discard(tag)
-        if not self.pending:
+        if self.stops and not self.pending:
             raise Stop
 
 
@@ -134,6 +136,27 @@ class Processor:
             frame.state = self.adapter.after(self.name, maps, frame.state)
         frame.keep(("cross", self.name), maps, frame.size)
         return output
+
+
+def tap_feature(
+    modules: Mapping[str, nn.Module], name: str, frame: Frame, rows: slice | None = None
+) -> RemovableHandle:
+    """Keeps the feature ``name``, or a copy of some ``rows`` of its batch, when its module runs."""
+    module = modules[name.removeprefix("input:")]
+
+    def keep(tensor: Tensor) -> None:
+        feature = as_map(tensor if rows is None else tensor[rows].clone(), frame.size, name)
+        frame.keep(("feature", name), feature, (feature.shape[-2], feature.shape[-1]))
+
+    def entering(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        keep(args[0] if args else kwargs["hidden_states"])
+
+    def leaving(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        keep(output if isinstance(output, Tensor) else output[0])
+
+    if name.startswith("input:"):
+        return module.register_forward_pre_hook(entering, with_kwargs=True)
+    return module.register_forward_hook(leaving)
 
 
 def as_map(tensor: Tensor, size: Size | None, name: str) -> Tensor:

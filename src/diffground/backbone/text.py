@@ -7,16 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from diffground.backbone.alignment import Span, token_indices
 from diffground.errors import InputError, shortened
-
-if TYPE_CHECKING:
-    from diffground.backbone.frozen import FrozenDiffusion
 
 Overflow = Literal["error", "truncate"]
 
@@ -61,16 +58,15 @@ class TokenRoom:
     limit: int
 
     @classmethod
-    def of(cls, model: FrozenDiffusion) -> TokenRoom:
+    def of(cls, tokenizers: Sequence[Any], text_encoders: Sequence[Any]) -> TokenRoom:
         """A model's; where its two tokenizers differ (SDXL), the larger count and smaller limit."""
-        encoders: list[Any] = list(model.text_encoders)
-        positions = [int(encoder.config.max_position_embeddings) for encoder in encoders]
-        limits = [*positions, *(int(t.model_max_length) for t in model.tokenizers)]
+        positions = [int(encoder.config.max_position_embeddings) for encoder in text_encoders]
+        limits = [*positions, *(int(t.model_max_length) for t in tokenizers)]
 
         def count(texts: Sequence[str]) -> list[int]:
             rows = [
                 tokenizer(list(texts), add_special_tokens=False, verbose=False).input_ids
-                for tokenizer in model.tokenizers
+                for tokenizer in tokenizers
             ]
             return [max(map(len, column)) for column in zip(*rows, strict=True)]
 

@@ -9,18 +9,18 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from diffusers import StableDiffusionPipeline
 from numpy.typing import NDArray
 from torch import Tensor
 from transformers import CLIPModel, CLIPProcessor
 
 from diffground.backbone.frozen import FrozenDiffusion
+from diffground.backbone.sampler import sample
 from diffground.foundation.config import QualityConfig
 from diffground.foundation.localise import measure
 from diffground.foundation.scenes import CaptionedScene, to_image, to_tensor
 from diffground.loading import without_bars
 from diffground.metrics.detection import AveragePrecision, Instances
-from diffground.seeds import derive_seed, generator
+from diffground.seeds import derive_seed
 from diffground.segmenters.instance import Detections, InstanceSegmenter
 from diffground.world.vocabulary import BY_NAME, COLOURS, SETTINGS, THINGS
 
@@ -79,26 +79,21 @@ def two_object_prompts(count: int, seed: int) -> list[TwoObjects]:
 
 @torch.no_grad()
 def generate(
-    folder: Path, prompts: Sequence[str], config: QualityConfig, device: str = "cpu"
+    model: FrozenDiffusion, prompts: Sequence[str], config: QualityConfig
 ) -> list[NDArray[np.uint8]]:
-    """Images of the prompts by the stock ``StableDiffusionPipeline``, seeded per prompt."""
-    with without_bars():
-        pipeline: Any = StableDiffusionPipeline.from_pretrained(
-            folder, local_files_only=True, dtype=torch.float32
-        )
-    pipeline.to(device)
-    pipeline.set_progress_bar_config(disable=True)
+    """Images (H, W, 3) of the prompts; image i depends on i, its prompt and the config's seed."""
     images: list[NDArray[np.uint8]] = []
     for start in range(0, len(prompts), 16):
-        part = list(prompts[start : start + 16])
-        decoded = pipeline(
-            part,
-            num_inference_steps=config.inference_steps,
-            guidance_scale=config.guidance,
-            generator=[generator(config.seed, start + i, "generate") for i in range(len(part))],
-            output_type="pt",
-        ).images
-        images += [to_image(image * 2 - 1) for image in decoded]
+        part = prompts[start : start + 16]
+        for step in sample(
+            model,
+            model.encode_prompts(part),
+            [derive_seed(config.seed, start + i, "generate") for i in range(len(part))],
+            steps=config.inference_steps,
+            guidance=config.guidance,
+        ):
+            latents = step.latents
+        images += [to_image(image) for image in model.decode_latents(latents)]
     return images
 
 
@@ -154,7 +149,7 @@ def assess(
     )
     ap50, per_category = average_precision(detector, scenes)
     prompts = two_object_prompts(config.images, config.seed)
-    images = generate(diffusion, [p.text for p in prompts], config, device)
+    images = generate(model, [p.text for p in prompts], config)
     found = both_found(prompts, images, detector, config.found_score)
     figures = {
         "scale": "mini",

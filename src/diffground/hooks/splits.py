@@ -16,7 +16,7 @@ from kedro.pipeline import Pipeline
 from diffground.errors import InputError
 
 if TYPE_CHECKING:  # their modules bring in torch, which only a run that has them waits for
-    from diffground.png.variant import PngConfig
+    from diffground.png.config import PngConfig
     from diffground.text2mask.lists import Source
     from diffground.world.config import WorldConfig
 

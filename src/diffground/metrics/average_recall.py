@@ -34,7 +34,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -42,10 +42,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from diffground.config import PluralRule, Protocol
 from diffground.metrics.iou import divide
 
-Protocol = Literal["original", "ppmn", "png_soft"]
-PluralRule = Literal["count", "flag"]
 Key = tuple[str | int, int]
 
 GROUPS = ("overall", "things", "stuff", "singulars", "plurals")

@@ -10,42 +10,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from pydantic import PositiveInt, model_validator
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from diffground.config import Config
 from diffground.io.panoptic import read_panoptic
 from diffground.png.annotations import CategoryMap
+from diffground.png.config import PngDataConfig
 from diffground.png.feature_store import CachedFeatures, FeatureStore, FrozenInputs
 from diffground.png.samples import PngPhrase, PngSample, load_image, load_targets
 
 UNKNOWN = -1  # class index of a padded phrase
-LATENT_STRIDE = 64  # the VAE's 8 times a UNet's three halvings
-
-
-class PngDataConfig(Config):
-    """How a narrative becomes tensors."""
-
-    image_size: PositiveInt = 1024  # pixels of the square that images are resized to
-    mask_stride: PositiveInt = 4  # masks are predicted and supervised at image_size / mask_stride
-    max_phrases: PositiveInt = 30  # grounded phrases of a training narrative; the rest is left out
-
-    @model_validator(mode="after")
-    def _sizes_divide(self) -> PngDataConfig:
-        for name, step in (
-            ("64 (the UNet's grid)", LATENT_STRIDE),
-            ("mask_stride", self.mask_stride),
-        ):
-            if self.image_size % step:
-                raise ValueError(f"image_size {self.image_size} is no multiple of {name}")
-        return self
-
-    @property
-    def mask_size(self) -> tuple[int, int]:
-        """``(h, w)`` of predicted and supervised masks."""
-        side = self.image_size // self.mask_stride
-        return side, side
 
 
 @dataclass(frozen=True)

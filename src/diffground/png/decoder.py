@@ -27,10 +27,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
-from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import Mask2FormerConfig
@@ -40,21 +38,11 @@ from transformers.models.mask2former.modeling_mask2former import (
     Mask2FormerSinePositionEmbedding,
 )
 
-from diffground.config import Config
 from diffground.errors import InputError
+from diffground.png.config import DecoderConfig
 from diffground.png.maps import open_rows
 
 LEVELS = 3  # 1/8, 1/16, 1/32
-
-
-class DecoderConfig(Config):
-    """The decoder's sizes; the defaults are Mask2Former's."""
-
-    layers: PositiveInt = 9
-    heads: PositiveInt = 8
-    ffn: PositiveInt = 2048  # hidden channels
-    levels: Literal["in_turn", "together"] = "in_turn"  # what a layer attends to: one level, or all
-    dropout: float = Field(default=0.0, ge=0, lt=1)
 
 
 class MaskFeature(nn.Module):

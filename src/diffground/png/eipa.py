@@ -38,40 +38,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
-from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from diffground.config import Config
+from diffground.backbone.adapter import State
 from diffground.errors import InputError
+from diffground.png.config import EipaConfig, Insertion
 from diffground.png.maps import minmax, open_rows, resize_maps
 
-Insertion = Literal["none", "encoder", "decoder", "both"]
-State = tuple[Tensor, ...]
 _FIXED = 3  # entries of the state before the sites' outputs: see EIPA.start
-
-
-class EipaConfig(Config):
-    """The adapter's sizes and choices; the defaults are the paper's where it names one."""
-
-    zoom: PositiveInt = 64  # D, channels inside the adapter
-    heads: PositiveInt = 8
-    ffn: PositiveInt = 32  # hidden channels of the FFN
-    norm: Literal["pre", "post"] = "pre"
-    features: Literal["normalised", "raw"] = "normalised"  # F_itm as keys and values see it
-    attention_mask: Literal["accumulated", "previous", "none"] = "accumulated"
-    mask_threshold: float = Field(default=0.5, ge=0, le=1)  # of the min-max normalised map
-    zoom_out_init: Literal["zero", "default"] = "zero"
-    zoom_out_gain: float = Field(default=1.0, gt=0)  # times what a site adds to the phrases
-
-    @model_validator(mode="after")
-    def _heads_divide_zoom(self) -> EipaConfig:
-        if self.zoom % self.heads:
-            raise ValueError(f"zoom {self.zoom} is no multiple of heads {self.heads}")
-        return self
 
 
 def insertion_sites(sites: tuple[str, ...], insertion: Insertion) -> tuple[str, ...]:

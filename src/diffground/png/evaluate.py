@@ -13,27 +13,21 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from accelerate.utils import gather_object
 from numpy.typing import NDArray
-from pydantic import Field, PositiveInt
 from torch import Tensor
 from torch.nn import functional
 
-from diffground.config import NOT_IN_KEY, Config
+from diffground.config import PluralRule
 from diffground.errors import InputError, Problem, ProblemReport
-from diffground.metrics.average_recall import (
-    AverageRecall,
-    Key,
-    PluralRule,
-    Protocol,
-    phrase_iou,
-)
+from diffground.metrics.average_recall import AverageRecall, Key, phrase_iou
 from diffground.png.annotations import CategoryMap
-from diffground.png.data import PngDataConfig, PngItem, collate, make_item
+from diffground.png.config import PngDataConfig, PngEvalConfig
+from diffground.png.data import PngItem, collate, make_item
 from diffground.png.feature_store import FeatureStore
 from diffground.png.model import PngModel
 from diffground.png.phrases import check_caption
@@ -42,19 +36,6 @@ from diffground.reporting.overlays import Comparison
 from diffground.training.processes import processes
 
 log = logging.getLogger(__name__)
-
-
-class PngEvalConfig(Config):
-    """How a model is measured. The first two stand beside every number."""
-
-    protocol: Protocol = "original"
-    plural_rule: PluralRule = "count"
-    # Of a training with evaluate_every: its last weights, or the best among those it evaluated,
-    # which were chosen by this very split (PNG has no other) and so flatter.
-    weights: Literal["last", "best"] = "last"
-    batch_size: Annotated[int, Field(gt=0, le=4096), NOT_IN_KEY] = 8
-    limit: PositiveInt | None = None  # narratives, in file order; None = all
-    overlays: Annotated[int, Field(ge=0), NOT_IN_KEY] = 8  # predictions kept to be drawn
 
 
 @dataclass(frozen=True)

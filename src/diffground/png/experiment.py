@@ -31,6 +31,7 @@ from diffground.errors import InputError
 from diffground.io.files import read_json, write_json
 from diffground.io.notes import FileNote, is_unchanged, note_of
 from diffground.png.annotations import CategoryMap
+from diffground.png.config import PngConfig, PngFolders
 from diffground.png.data import PngDataset, collate
 from diffground.png.evaluate import PngEvaluation, evaluate
 from diffground.png.features import FeatureStore, count_phrases, open_store
@@ -40,7 +41,7 @@ from diffground.png.pretrained import load_panoptic_weights
 from diffground.png.samples import PngSample
 from diffground.png.splits import read_split
 from diffground.png.trained import TRAINING, finished, weights_file
-from diffground.png.variant import PngConfig, PngFolders, Variant
+from diffground.png.variant import Variant
 from diffground.training.loop import TrainResult, train
 from diffground.training.processes import only_training, processes
 

@@ -19,17 +19,16 @@ from typing import Any
 
 import torch
 from filelock import FileLock
-from pydantic import NonNegativeInt, PositiveInt, model_validator
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from diffground.backbone.frozen import FrozenDiffusion
-from diffground.config import Config
 from diffground.errors import InputError, Problem, ProblemReport
 from diffground.io.files import seal_of, write_whole
 from diffground.io.notes import FileNote, is_unchanged, note_of
 from diffground.manifest import remove_manifest, write_manifest
+from diffground.png.config import FeatureExtractionConfig
 from diffground.png.data import to_input
 from diffground.png.feature_store import (
     INDEX,
@@ -51,26 +50,6 @@ from diffground.png.samples import PngSample, load_image
 from diffground.progress import Progress
 
 log = logging.getLogger(__name__)
-
-
-class FeatureExtractionConfig(Config):
-    """How features are extracted: ``params:feature_extraction``. What they are is ``params:png``.
-
-    Several machines that share the folder each take a part of the shards; whoever ends last
-    finishes the folder.
-    """
-
-    batch_size: PositiveInt = 8  # images, and captions, encoded at once
-    shard_size: PositiveInt = 1024  # narratives a file; what a killed run loses at most
-    num_workers: NonNegativeInt = 0  # processes that read images
-    machine: NonNegativeInt = 0  # this one's number, from 0
-    machines: PositiveInt = 1
-
-    @model_validator(mode="after")
-    def _one_of_them(self) -> FeatureExtractionConfig:
-        if self.machine >= self.machines:
-            raise ValueError(f"machine {self.machine} is not in 0 … {self.machines - 1}")
-        return self
 
 
 def extract_features(

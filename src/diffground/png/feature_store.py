@@ -37,12 +37,12 @@ from diffground.errors import InputError, Problem
 from diffground.io.files import is_sound, read_json
 from diffground.io.notes import FileNote, is_unchanged
 from diffground.manifest import config_hash, is_valid
+from diffground.png.config import Precision
 from diffground.png.phrases import LongCaptions
 from diffground.png.samples import PngSample
 
 log = logging.getLogger(__name__)
 
-Precision = Literal["float16", "float32"]
 Kind = Literal["latents", "phrases"]
 
 KINDS: tuple[Kind, ...] = ("phrases", "latents")

@@ -19,14 +19,9 @@ from torch import Tensor
 
 from diffground.backbone.frozen import FrozenDiffusion
 from diffground.errors import InputError
-from diffground.png.data import PngBatch, PngDataConfig
-from diffground.png.feature_store import (
-    DTYPES,
-    FeatureKey,
-    FeatureStore,
-    FrozenInputs,
-    Precision,
-)
+from diffground.png.config import PngDataConfig, Precision
+from diffground.png.data import PngBatch
+from diffground.png.feature_store import DTYPES, FeatureKey, FeatureStore, FrozenInputs
 from diffground.png.phrases import LongCaptions, Span, encode_captions, lost_phrases
 from diffground.png.splits import data_fingerprint
 

@@ -9,12 +9,12 @@ import torch
 from numpy.typing import NDArray
 
 from diffground.png.annotations import CategoryMap
+from diffground.png.config import PngConfig, PngFolders
 from diffground.png.data import collate, make_item
 from diffground.png.evaluate import compare, evaluate
 from diffground.png.experiment import read_validation
 from diffground.png.model import PngModel
 from diffground.png.samples import PngSample, load_image, load_targets
-from diffground.png.variant import PngConfig, PngFolders
 from diffground.reporting.attention_layers import LayerRow, attention_layers
 from diffground.reporting.overlays import Comparison, side_by_side
 from diffground.reporting.tables import SCALE_WORDS

@@ -23,7 +23,8 @@ from diffground.errors import InputError
 from diffground.io.files import read_json
 from diffground.io.images import ImageSource, read_image
 from diffground.masks.phrase_masks import PhraseMasks
-from diffground.png.data import UNKNOWN, PngBatch, PngDataConfig, to_input
+from diffground.png.config import PngDataConfig
+from diffground.png.data import UNKNOWN, PngBatch, to_input
 from diffground.png.maps import resize_maps
 from diffground.png.model import WEIGHTS, WRITE_AGAIN, PngModel
 from diffground.png.nouns import read_narrative

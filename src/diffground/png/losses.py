@@ -31,27 +31,12 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor
 
-from diffground.config import Config
+from diffground.png.config import LossConfig
 from diffground.png.heads import PngOutputs
 
 EPSILON = 1e-6  # added inside a logarithm: a map may be exactly 0 where a softmax underflows
-
-
-class LossConfig(Config):
-    """Weights and variants of the losses; the paper's is the plain sum."""
-
-    diffusion_ce: Literal["paper", "binary"] = "paper"
-    diffusion: float = Field(default=1.0, ge=0)  # weight of equation 11
-    category: float = Field(default=1.0, ge=0)  # weights inside equations 12 and 13
-    bce: float = Field(default=1.0, ge=0)
-    dice: float = Field(default=1.0, ge=0)
-    reduction: Literal["sum", "mean"] = "sum"  # over the adapter's sites, the decoder's layers
-    points: int = Field(default=0, ge=0)  # points per mask for BCE and Dice; 0 = every cell
-    oversample: float = Field(default=3.0, ge=1)  # Mask2Former's point sampling
-    importance: float = Field(default=0.75, ge=0, le=1)
 
 
 def png_losses(

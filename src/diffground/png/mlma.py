@@ -51,7 +51,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as run_checkpointed
 from transformers import GroundingDinoConfig
@@ -64,35 +63,10 @@ from transformers.models.grounding_dino.modeling_grounding_dino import (
 )
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerSinePositionEmbedding
 
-from diffground.config import Config
 from diffground.errors import InputError
+from diffground.png.config import MlmaConfig
 from diffground.png.decoder import LEVELS
 from diffground.png.maps import open_rows
-
-
-class MlmaConfig(Config):
-    """MLMA's sizes and parts; the defaults fit the weights of Mask2Former and ODISE."""
-
-    width: PositiveInt = 256  # C_m, a multiple of 4 and of heads
-    layers: PositiveInt = 6
-    heads: PositiveInt = 8  # even: bi-attention and self-attention have half of the deformable's
-    points: PositiveInt = 4  # samples of the deformable attention per head and level
-    ffn: PositiveInt = 1024  # hidden channels; half of it on the phrase side and in bi-attention
-    bi_attention: bool = True
-    deformable: bool = True
-    self_attention: bool = True
-    fusion_scale: float = Field(default=1e-4, ge=0)  # γ at first: gain of what bi-attention adds
-    dropout: float = Field(default=0.0, ge=0, lt=1)  # where Grounding DINO has it, drop path too
-
-    @model_validator(mode="after")
-    def _sizes_divide(self) -> MlmaConfig:
-        if self.heads % 2:
-            raise ValueError(f"heads {self.heads} is odd, but the phrase side has half of them")
-        if self.width % self.heads or self.width % 4:
-            raise ValueError(f"width {self.width} is no multiple of 4 and of heads {self.heads}")
-        if self.ffn % self.heads:
-            raise ValueError(f"ffn {self.ffn} is no multiple of heads {self.heads}")
-        return self
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from diffground.backbone.layers import cross_sites
 from diffground.backbone.probe import ProbeRequest, ProbeResult
 from diffground.errors import InputError
 from diffground.io.files import check_seal, write_json
+from diffground.png.config import LossConfig, PngModelConfig
 from diffground.png.data import PngBatch
 from diffground.png.decoder import DecoderMasks, MaskFeature, PhraseDecoder
 from diffground.png.eipa import EIPA, insertion_sites
@@ -42,17 +43,11 @@ from diffground.png.heads import (
     PngOutputs,
 )
 from diffground.png.levels import STRIDES, ImageLevels, phrase_levels
-from diffground.png.losses import LossConfig, png_losses
+from diffground.png.losses import png_losses
 from diffground.png.maps import minmax, resize_maps
 from diffground.png.mlma import MLMA
-from diffground.png.model_config import PngModelConfig
 from diffground.seeds import derive_seed
-from diffground.training.checkpoint import (
-    load_weights,
-    put_weights,
-    save_weights,
-    trainable_state,
-)
+from diffground.training.checkpoint import load_weights, put_weights, save_weights, trainable_state
 
 WEIGHTS, CONFIG = "png.safetensors", "png.json"
 WRITE_AGAIN = "train with the same settings: what is finished is written again from last.pt"

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from diffground.backbone.alignment import Span, token_indices
 from diffground.backbone.frozen import FrozenDiffusion
-from diffground.backbone.text import TokenRoom, tokenize
+from diffground.backbone.text import tokenize
 from diffground.errors import InputError
 from diffground.png.windows import LongCaptions, cut_caption
 
@@ -68,7 +68,7 @@ def check_caption(
 ) -> None:
     """Raises the :class:`InputError` that encoding this caption would raise; encodes nothing."""
     windows = _windows(backbone, caption, spans, long_captions)
-    limit = TokenRoom.of(backbone).limit + 2
+    limit = backbone.token_room.limit + 2
     for tokenizer in backbone.tokenizers:
         _, _, offsets = tokenize(tokenizer, [window.text for window in windows], limit, "error")
         for window, tokens in zip(windows, offsets, strict=True):
@@ -109,7 +109,7 @@ def _windows(
         if not 0 <= start < end <= len(caption):
             raise InputError(name, "phrases", f"({start}, {end}) is no part of the caption")
     windows: list[_Window] = []
-    room = TokenRoom.of(backbone)
+    room = backbone.token_room
     cuts = cut_caption(caption, spans, room.count, room.limit, long_captions)
     for start, end in cuts:
         inside = [i for i, (a, b) in enumerate(spans) if start <= a and b <= end]

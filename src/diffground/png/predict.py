@@ -15,47 +15,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, PositiveInt, model_validator
-
-from diffground.config import Config
 from diffground.errors import InputError, ProblemReport
 from diffground.manifest import make_folder
 from diffground.masks.phrase_masks import write_readable
-from diffground.png.data import PngDataConfig
+from diffground.png.config import PngConfig, PngDataConfig, PngSplits, PredictConfig
 from diffground.png.grounder import NarrativeGrounder
 from diffground.png.model import PngModel
-from diffground.png.nouns import STOP_WORDS, read_narrative
+from diffground.png.nouns import read_narrative
 from diffground.png.requests import Request, read_requests
-from diffground.png.splits import PngSplits, read_split
-from diffground.png.variant import PngConfig
+from diffground.png.splits import read_split
 
 log = logging.getLogger(__name__)
 
 REPORT = "report.json"
-
-
-class PredictConfig(Config):
-    """What to ground: ``params:png_predict``. Paths count from where the command runs.
-
-    Without ``image`` and ``table``: the first validation sample with its own phrases.
-    """
-
-    # A trained model by its name, or by the path of its folder or of a file of weights in it; null:
-    # the one that params:png describe.
-    model: str | None = Field(default=None, min_length=1)
-    image: Path | None = None  # a file; with a table, the folder of its images (null: the table's)
-    narrative: str | None = None  # of the image; [brackets] mark phrases, without any they're found
-    table: Path | None = None  # .csv or .jsonl with the columns image and narrative
-    stop_words: tuple[str, ...] = STOP_WORDS  # found phrases that end in one are left out
-    max_phrases: PositiveInt = 30  # of a narrative, as in the paper; the rest is left out and said
-
-    @model_validator(mode="after")
-    def _choices_fit(self) -> PredictConfig:
-        if self.table is not None and self.narrative is not None:
-            raise ValueError("a table has its own narratives, narrative must be null")
-        if self.table is None and (self.image is None) != (self.narrative is None):
-            raise ValueError("image and narrative need each other (or both are null)")
-        return self
 
 
 def predict(

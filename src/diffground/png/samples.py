@@ -35,11 +35,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from diffground.config import PluralRule
 from diffground.errors import InputError, ProblemReport
 from diffground.io.images import read_image
 from diffground.io.panoptic import read_panoptic, segment_masks
 from diffground.io.paths import inside
-from diffground.metrics.average_recall import PluralRule, phrase_groups
+from diffground.metrics.average_recall import phrase_groups
 from diffground.png.annotations import (
     CategoryMap,
     Chunk,

@@ -9,28 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
-from pydantic import PositiveInt
 
-from diffground.config import Config
 from diffground.errors import ACCESS
 from diffground.io.files import read_json, write_json
 from diffground.io.notes import state_of
 from diffground.manifest import config_hash, fingerprint, read_manifest
 from diffground.png.annotations import CategoryMap, Layout
+from diffground.png.config import PngSplits
 from diffground.png.doctor import examine, problems_of
 from diffground.png.samples import PngBenchmark, PngSample
 
 log = logging.getLogger(__name__)
-
-
-class PngSplits(Config):
-    """Which narratives are read. PNG has no test split: validation is what papers report."""
-
-    train: str = "train2017"
-    val: str = "val2017"
-    layout: Layout = "auto"
-    train_limit: PositiveInt | None = None  # narratives, in file order
-    deep_check: bool = True  # opens every training file once, and skips the broken ones
 
 
 def data_fingerprint(coco: Path) -> str:

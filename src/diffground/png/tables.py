@@ -11,25 +11,23 @@ import json
 import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from importlib.resources import files
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
-from pydantic import Field, PositiveInt, ValidationError, model_validator
+from pydantic import ValidationError
 
 from diffground.backbone.frozen import FrozenDiffusion
-from diffground.config import Config
 from diffground.errors import InputError
 from diffground.metrics.average_recall import AverageRecall
+from diffground.png.config import PngConfig, PngFolders
 from diffground.png.evaluate import Prediction
 from diffground.png.experiment import evaluate_variant, kept_evaluation, train_variant
 from diffground.png.model import PngModel
+from diffground.png.tables_config import PngTablesConfig, TableName, paper_figures, published
 from diffground.png.trained import load_variant
-from diffground.png.variant import PngConfig, PngFolders, Variant
+from diffground.png.variant import Variant
 from diffground.reporting.tables import Figures, ResultRow, ResultTable, measured_row, ordering
 
 log = logging.getLogger(__name__)
-
-TableName = Literal["components", "insertion", "mlma"]
 
 
 class RowLog(Protocol):
@@ -52,24 +50,6 @@ class RowLog(Protocol):
 
 #: Opens what one row reports to: called with a name and the row's whole configuration.
 OpenRow = Callable[[str, PngConfig], AbstractContextManager[RowLog]]
-
-
-class PngTablesConfig(Config):
-    """The ablations: ``params:png_tables``. All else is ``params:png``."""
-
-    tables: tuple[TableName, ...] = Field(default=("components", "insertion", "mlma"), min_length=1)
-    seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
-    max_steps: PositiveInt | None = None  # of each training; None = png.train.max_steps
-    rows: tuple[str, ...] | None = None  # names of rows to run; None = all
-    figures: int = Field(default=4, ge=0)  # narratives in Figures 5 and 6
-
-    @model_validator(mode="after")
-    def _rows_exist(self) -> PngTablesConfig:
-        known = {row["name"] for table in self.tables for row in published(table)["rows"]}
-        unknown = set(self.rows or ()) - known
-        if unknown:
-            raise ValueError(f"no row {sorted(unknown)} in these tables; there are {sorted(known)}")
-        return self
 
 
 def row_config(
@@ -130,12 +110,6 @@ def run_tables(
             rows.append(measured_row(row["name"], runs, row["paper"]))
         tables.append(_table(base, ablation, entry, rows, commit, seconds))
     return tables
-
-
-def published(name: TableName) -> dict[str, Any]:
-    """A table of the paper: its title, note, rows (name, model, paper) and claims."""
-    table: dict[str, Any] = _paper()["tables"][name]
-    return table
 
 
 def reported(row: dict[str, Any], base: PngConfig) -> Figures:
@@ -236,7 +210,7 @@ def _table(
     present = {row.name for row in rows}
     beside = {row["name"]: reported(row, base) for row in entry["rows"]}
     return ResultTable(
-        paper=_paper()["paper"],
+        paper=paper_figures()["paper"],
         table=entry["table"],
         metric=f"Average Recall (%), protocol {base.eval.protocol}, "
         f"plural rule {base.eval.plural_rule}",
@@ -250,8 +224,8 @@ def _table(
         config={
             "protocol": base.eval.protocol,
             "plural_rule": base.eval.plural_rule,
-            "notes": [entry["note"], *_paper()["notes"]],
-            "source": _paper()["source"],
+            "notes": [entry["note"], *paper_figures()["notes"]],
+            "source": paper_figures()["source"],
             "ablation": ablation.model_dump(mode="json"),
             "png": base.model_dump(mode="json"),
         },
@@ -279,10 +253,3 @@ def _phrases(
     path = Variant.of(config, folders, backbone).phrases_path(config, folders)
     rows: list[dict[str, Any]] = json.loads(path.read_text("utf-8"))
     return rows
-
-
-def _paper() -> dict[str, Any]:
-    """The paper's figures."""
-    text = files("diffground.png").joinpath("paper_tables.json").read_text("utf-8")
-    content: dict[str, Any] = json.loads(text)
-    return content

@@ -11,10 +11,10 @@ from pydantic import ValidationError
 from diffground.backbone.frozen import FrozenDiffusion
 from diffground.errors import InputError
 from diffground.io.files import is_sound, read_json
+from diffground.png.config import PngConfig, PngFolders, PngModelConfig
 from diffground.png.model import CONFIG, TRAIN_ANEW, WEIGHTS, PngModel
-from diffground.png.model_config import PngModelConfig
 from diffground.png.samples import PngBenchmark
-from diffground.png.variant import READING, PngConfig, PngFolders, Variant
+from diffground.png.variant import READING, Variant
 from diffground.training.checkpoint import BEST
 
 log = logging.getLogger(__name__)

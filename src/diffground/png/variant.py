@@ -1,4 +1,4 @@
-"""What one PNG experiment is: its configuration, its folders, and the key that names its results.
+"""The key that names the results of one PNG experiment, and where they lie.
 
 Everything that trained weights depend on goes into the key, and settings of parts that a model
 lacks stay out of it: variants never mix, and equal ones are trained once.
@@ -6,82 +6,19 @@ lacks stay out of it: variants never mix, and equal ones are trained once.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from diffground.backbone.frozen import FrozenDiffusion
-from diffground.config import NOT_IN_KEY, AutoDevice, Config
+from diffground.config import Config
 from diffground.manifest import config_hash, fingerprint
-from diffground.png.data import PngDataConfig
-from diffground.png.evaluate import PngEvalConfig
-from diffground.png.losses import LossConfig
-from diffground.png.model_config import PngModelConfig
-from diffground.png.splits import PngSplits, data_fingerprint, left_out
-from diffground.training.config import TrainConfig
-from diffground.training.processes import chosen_device
+from diffground.png.config import PngConfig, PngFolders, PngModelConfig
+from diffground.png.splits import data_fingerprint, left_out
 
 # How a trained model is read off and run: a run's choice, whatever the training's was.
 READING = ("head", "probability", "threshold", "checkpoint")
-
-
-class PngTrainConfig(TrainConfig):
-    """The training loop's settings, and whether to begin anew."""
-
-    # throws the variant's checkpoint and finished model away
-    restart: Annotated[bool, NOT_IN_KEY] = False
-    adapter_rate: float = Field(default=1.0, gt=0)  # of EIPA and its head, times learning_rate
-
-    def loop(self, *, adapter: bool) -> TrainConfig:
-        """The settings that decide the result, of a model with or without an adapter."""
-        content = self.model_dump(exclude={"restart", "adapter_rate"})
-        if adapter and self.adapter_rate != 1.0:
-            parts = ("eipa.", "adapter_head.", "diffusion_head.")
-            content["rate_factors"] |= dict.fromkeys(parts, self.adapter_rate)
-        return TrainConfig(**content)
-
-
-class PngConfig(Config):
-    """A whole experiment: ``params:png``."""
-
-    scale: Literal["mini", "paper"]  # said beside every number
-    device: AutoDevice = "auto"  # auto = the GPU if there is one
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of the frozen model
-    # Latents and embeddings: from the store of feature_extraction, or computed in every step; auto
-    # takes the store if it is there and whole. The numbers are the same.
-    features: Literal["auto", "cached", "computed"] = "auto"
-    splits: PngSplits = PngSplits()
-    data: PngDataConfig
-    model: PngModelConfig
-    loss: LossConfig = LossConfig()
-    train: PngTrainConfig
-    eval: PngEvalConfig = PngEvalConfig()
-
-    @model_validator(mode="after")
-    def _the_best_are_looked_for(self) -> PngConfig:
-        if self.eval.weights == "best" and not self.train.evaluate_every:
-            raise self.refusal("eval.weights", "needs train.evaluate_every, which is 0")
-        return self
-
-    def load_backbone(self, folder: Path) -> FrozenDiffusion:
-        """The frozen model on the device and in the precision asked for."""
-        dtype: torch.dtype = getattr(torch, self.precision)
-        return FrozenDiffusion.from_pretrained(
-            folder, device=chosen_device(self.device), dtype=dtype
-        )
-
-
-@dataclass(frozen=True)
-class PngFolders:
-    """Where an experiment reads and writes."""
-
-    coco: Path  # the benchmark
-    models: Path  # trained variants
-    features: Path  # what feature_extraction made; may be missing
-    panoptic: Path  # Mask2Former weights to start from; only read for png.model.pretrained
 
 
 class Variant(Config):

@@ -12,55 +12,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, Self
+from typing import Self
 
 import torch
-from pydantic import PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import ResNetConfig, ResNetModel
 
-from diffground.config import Config
 from diffground.errors import InputError
 from diffground.io.files import check_seal, write_json
 from diffground.metrics.iou import UNSURE
 from diffground.seeds import derive_seed
+from diffground.segmenters.config import DeepLabConfig, ResNetShape
 from diffground.segmenters.resnet import (
     CONFIG,
     WEIGHTS,
-    ResNetShape,
     dilate,
     load_resnet,
     need_file,
     read_config,
 )
 from diffground.training.checkpoint import load_weights, save_weights
-
-
-class DeepLabConfig(Config):
-    """The network. Either ``weights`` or ``shape`` is given, as ``init`` says."""
-
-    init: Literal["weights", "random"]
-    weights: Path | None = None  # a ResNet folder of transformers, for init = weights
-    shape: ResNetShape | None = None  # for init = random
-    stem_pooling: bool = True  # the max pooling of the stem; without it the stem's stride is 2
-    output_stride: Literal[4, 8, 16, 32] = 8  # pixels per cell; later strides become dilation
-    rates: tuple[PositiveInt, ...] = (6, 12, 18, 24)  # dilation of the ASPP's branches, in cells
-    scales: tuple[PositiveFloat, ...] = (1.0, 0.5, 0.75)  # of the input, merged by their maximum
-    # frozen: statistics and affine parameters stay as loaded; not with init = random
-    batch_norm: Literal["frozen", "trained"] = "frozen"
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # of RGB in [0, 1]: ImageNet's
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-
-    @model_validator(mode="after")
-    def _one_beginning(self) -> DeepLabConfig:
-        if self.init == "weights" and (self.weights is None or self.shape is not None):
-            raise ValueError("init: weights needs `weights`, a folder, and takes the shape from it")
-        if self.init == "random" and (self.shape is None or self.weights is not None):
-            raise ValueError("init: random needs `shape`, and `weights` to be null")
-        if not self.rates or not self.scales or self.scales[0] != 1.0:
-            raise ValueError("rates and scales may not be empty, and the first scale is 1")
-        return self
 
 
 class DeepLabV2(nn.Module):

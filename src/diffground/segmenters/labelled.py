@@ -14,18 +14,17 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import Dataset
 
-from diffground.config import Config
 from diffground.errors import InputError, ProblemReport
 from diffground.io.images import image_size, read_image
 from diffground.masks.labels import read_labels
 from diffground.metrics.iou import UNSURE
 from diffground.seeds import generator
-from diffground.segmenters.deeplab import DeepLabConfig, normalise
+from diffground.segmenters.config import CropConfig, DeepLabConfig
+from diffground.segmenters.deeplab import normalise
 
 
 @dataclass(frozen=True)
@@ -51,14 +50,6 @@ class LabelledImage:
         if self.labels is None:
             raise InputError(self.image, "labels", f"{self.id} has no label mask")
         return read_labels(self.labels, size=size, classes=classes)
-
-
-class CropConfig(Config):
-    """Augmentation: a random scale, a random crop, a random mirror image."""
-
-    size: PositiveInt = 321  # pixels of the square; smaller images are padded
-    scales: tuple[PositiveFloat, ...] = Field((0.5, 0.75, 1.0, 1.25, 1.5), min_length=1)
-    flip: bool = True
 
 
 def usable(

@@ -25,18 +25,18 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object
 from numpy.typing import NDArray
-from pydantic import Field, PositiveFloat
 from torch import Tensor
 from torch.nn import functional
 
-from diffground.config import Compat, Config
+from diffground.config import Compat
 from diffground.errors import InputError, ProblemReport
 from diffground.io.images import ImageSource, read_image
-from diffground.masks.crf import CrfConfig, check_backend
+from diffground.masks.crf import check_backend
 from diffground.masks.labels import read_labels
 from diffground.masks.pool import outcomes
 from diffground.metrics.miou import Confusion
 from diffground.progress import progress
+from diffground.segmenters.config import PredictConfig
 from diffground.segmenters.deeplab import DeepLabV2, normalise
 from diffground.segmenters.labelled import LabelledImage
 from diffground.segmenters.outputs import (
@@ -52,14 +52,6 @@ from diffground.training.processes import processes
 log = logging.getLogger(__name__)
 
 VOC_SERVER = Path("results/VOC2012/Segmentation/comp6_test_cls")  # one indexed PNG an image
-
-
-class PredictConfig(Config):
-    """How a trained network is asked."""
-
-    scales: tuple[PositiveFloat, ...] = Field((1.0,), min_length=1)  # of the image
-    flip: bool = False  # mirror images too
-    crf: CrfConfig | None = None  # null = no dense CRF
 
 
 class SemanticSegmenter:

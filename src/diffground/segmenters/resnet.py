@@ -4,33 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import PositiveInt
 from torch import nn
-from transformers import ResNetConfig, ResNetModel
+from transformers import ResNetModel
 
-from diffground.config import Config
 from diffground.errors import InputError
 from diffground.loading import without_bars
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
-
-
-class ResNetShape(Config):
-    """The sizes of a ResNet, as in transformers' ``ResNetConfig``."""
-
-    layer_type: Literal["basic", "bottleneck"] = "bottleneck"
-    depths: tuple[PositiveInt, ...] = (3, 4, 23, 3)  # layers of each stage: ResNet-101
-    hidden_sizes: tuple[PositiveInt, ...] = (256, 512, 1024, 2048)  # channels of each stage
-    embedding_size: PositiveInt = 64  # channels of the stem
-    downsample_in_bottleneck: bool = False  # the stride is in the first 1x1, as in Caffe's ResNets
-
-    @classmethod
-    def of(cls, resnet: ResNetConfig) -> ResNetShape:
-        """The sizes of a configuration of transformers."""
-        return cls(**{name: getattr(resnet, name) for name in cls.model_fields})
 
 
 def dilate(backbone: ResNetModel, output_stride: int) -> None:

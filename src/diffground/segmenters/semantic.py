@@ -14,16 +14,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import model_validator
 from torch import Tensor, nn
 
-from diffground.config import Config
 from diffground.errors import InputError
 from diffground.io.files import is_sound, read_json, write_json
 from diffground.manifest import config_hash, fingerprint
-from diffground.segmenters.deeplab import DeepLabConfig, DeepLabV2, deeplab_loss
+from diffground.segmenters.config import PredictConfig, SemanticConfig
+from diffground.segmenters.deeplab import DeepLabV2, deeplab_loss
 from diffground.segmenters.labelled import (
-    CropConfig,
     LabelledCrops,
     LabelledImage,
     draws_for,
@@ -31,9 +29,8 @@ from diffground.segmenters.labelled import (
     fingerprint_labels,
     usable,
 )
-from diffground.segmenters.prediction import PredictConfig, SemanticSegmenter, predict
+from diffground.segmenters.prediction import SemanticSegmenter, predict
 from diffground.segmenters.resnet import CONFIG, WEIGHTS
-from diffground.training.config import TrainConfig
 from diffground.training.loop import train
 from diffground.training.processes import only_training, processes
 
@@ -41,30 +38,6 @@ log = logging.getLogger(__name__)
 
 MODEL, TRAINING = "model", "training.json"
 SEEN = "seen.json"  # the files a finished training was compared with; it may be deleted
-
-
-class SemanticConfig(Config):
-    """A segmenter: its network, training and prediction."""
-
-    network: DeepLabConfig
-    crops: CropConfig = CropConfig()
-    train: TrainConfig
-    predict: PredictConfig = PredictConfig()
-    deep_check: bool = True  # opens every training file once, and skips the broken ones
-
-    def train_content(self) -> dict[str, Any]:
-        """The training's settings that weights depend on.
-
-        The number of rounds is among them: a loss is the mean over the pixels of one round, as the
-        public code's, and so is what a trained batch norm sees.
-        """
-        return self.train.key_content() | {"accumulation": self.train.accumulation}
-
-    @model_validator(mode="after")
-    def _batch_norm_has_a_batch(self) -> SemanticConfig:
-        if self.network.batch_norm == "trained" and self.train.batch_size == 1:
-            raise ValueError("trained batch norms need a batch of more than one crop")
-        return self
 
 
 def train_semantic(

@@ -18,63 +18,19 @@ from typing import Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import NonNegativeFloat
 
-from diffground.attention.aggregate import (
-    AggregationConfig,
-    ClassMaps,
-    class_maps,
-    image_scores,
-    initial_labels,
-)
-from diffground.attention.queries import Prompt, Style, TokenRoom, compose
+from diffground.attention.aggregate import ClassMaps, class_maps, image_scores, initial_labels
+from diffground.attention.queries import Prompt, compose
 from diffground.attention.vocabulary import Vocabulary
 from diffground.backbone.frozen import FrozenDiffusion
-from diffground.config import Compat, Config
-from diffground.errors import InputError
+from diffground.config import Compat
 from diffground.io.images import ImageSource, read_image
-from diffground.masks.crf import CrfConfig, dense_crf
+from diffground.masks.crf import dense_crf
 from diffground.masks.phrase_masks import PhraseMasks
 from diffground.masks.uncertainty import uncertain
+from diffground.text2mask.config import TextToMaskConfig
 
 log = logging.getLogger(__name__)
-
-RECIPE_FILE = "diffground_text2mask.json"  # in a model folder: the settings that suit the model
-
-
-class QueryConfig(Config):
-    """How classes become prompts (002, §3.1, §5.2)."""
-
-    style: Style = "composed"  # one sentence for all classes, or one each
-    background: bool = True  # names what may surround them as well
-    synonyms: bool = True  # the vocabulary's richer names
-    lead: str | None = None  # how a sentence begins; None: as the vocabulary says
-
-
-class TextToMaskConfig(Config):
-    """The method: queries, attention, and the dense CRF (None leaves it out)."""
-
-    query: QueryConfig = QueryConfig()
-    attention: AggregationConfig = AggregationConfig()
-    crf: CrfConfig | None = CrfConfig()
-    # Classes with a lower presence score (see diffground.attention.presence) are doubtful, which is
-    # said; 0: none is. At 1 a class attracts the image no more than "a photo of a" does.
-    doubt_below: NonNegativeFloat = 1.0
-
-    @classmethod
-    def of(cls, folder: str | Path) -> Self:
-        """The settings in the model folder's ``diffground_text2mask.json``, else the defaults.
-
-        The mini model has such a file: it is smaller than what the defaults, those of the public
-        code for SD 1.4, are meant for. Raises InputError for a file that says anything else.
-        """
-        file = Path(folder) / RECIPE_FILE
-        if not file.exists():
-            return cls()
-        try:
-            return cls.model_validate_json(file.read_text("utf-8"))
-        except ValueError as error:
-            raise InputError(file, "settings", str(error)) from error
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -141,7 +97,7 @@ class TextToMask:
         if vocabulary is not None and vocabulary.dataset is not None:
             attention = self.config.attention.for_dataset(vocabulary.dataset)
             self.config = self.config.model_copy(update={"attention": attention})
-        self._room = TokenRoom.of(model)
+        self._room = model.token_room
 
     def __repr__(self) -> str:
         attention = self.config.attention

@@ -8,15 +8,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from diffground.errors import InputError
+from diffground.text2mask.config import AnySource, Text2MaskConfig, Text2MaskFolders
 from diffground.text2mask.experiment import aggregate, label, measure
 from diffground.text2mask.tables_config import Text2MaskTablesConfig
-from diffground.text2mask.variant import (
-    AnySource,
-    Frozen,
-    Split,
-    Text2MaskConfig,
-    Text2MaskFolders,
-)
+from diffground.text2mask.variant import Frozen, Split
 
 
 class RowLog(Protocol):

@@ -23,7 +23,8 @@ from diffground.masks.measure import measure as score_masks
 from diffground.masks.store import Layer, write_masks
 from diffground.text2mask.aggregation import maps_path, write_maps
 from diffground.text2mask.api import TextToMask
-from diffground.text2mask.variant import Frozen, Split, Text2MaskConfig, Text2MaskFolders
+from diffground.text2mask.config import Text2MaskConfig, Text2MaskFolders
+from diffground.text2mask.variant import Frozen, Split
 
 __all__ = [
     "Frozen",

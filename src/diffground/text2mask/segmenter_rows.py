@@ -5,12 +5,8 @@ from __future__ import annotations
 from diffground.errors import InputError
 from diffground.reporting.tables import Figures
 from diffground.text2mask.bench import Bench, RowLog, coco_config, row_config
-from diffground.text2mask.training import (
-    evaluate_segmenter,
-    train_segmenter,
-    trained_backbone,
-)
-from diffground.text2mask.variant import AnySource, Text2MaskConfig
+from diffground.text2mask.config import AnySource, Text2MaskConfig
+from diffground.text2mask.training import evaluate_segmenter, train_segmenter, trained_backbone
 
 
 def segmenter_row(

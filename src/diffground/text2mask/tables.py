@@ -20,13 +20,9 @@ from diffground.reporting.tables import (
     ordering,
 )
 from diffground.text2mask.bench import Bench, RowLog, place_of, row_config
+from diffground.text2mask.config import Text2MaskConfig
 from diffground.text2mask.segmenter_rows import segmenter_row
-from diffground.text2mask.tables_config import (
-    TableName,
-    paper_figures,
-    published,
-)
-from diffground.text2mask.variant import Text2MaskConfig
+from diffground.text2mask.tables_config import TableName, paper_figures, published
 
 DCRF = "mIoU"
 

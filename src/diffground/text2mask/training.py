@@ -17,19 +17,16 @@ from diffground.io.files import write_whole
 from diffground.io.locks import held
 from diffground.manifest import config_hash, fingerprint, is_valid
 from diffground.masks.store import mask_path
+from diffground.segmenters.config import SemanticConfig
 from diffground.segmenters.deeplab import DeepLabV2
 from diffground.segmenters.labelled import LabelledImage
 from diffground.segmenters.outputs import label_path
 from diffground.segmenters.prediction import VOC_SERVER, SemanticSegmenter, predict
 from diffground.segmenters.resnet import CONFIG
-from diffground.segmenters.semantic import (
-    MODEL,
-    TRAINING,
-    SemanticConfig,
-    train_semantic,
-)
+from diffground.segmenters.semantic import MODEL, TRAINING, train_semantic
+from diffground.text2mask.config import Text2MaskFolders
 from diffground.text2mask.lists import VocSource
-from diffground.text2mask.variant import Split, Text2MaskFolders
+from diffground.text2mask.variant import Split
 from diffground.training.processes import chosen_device, processes
 
 OnLog = Callable[[dict[str, float], int], None]

@@ -1,4 +1,4 @@
-"""What one Text2Mask experiment is: its configuration, its folders, and the keys of its files.
+"""The splits of one Text2Mask experiment, and the keys of their files.
 
 Everything that files depend on goes into a key, and lies in a folder of that name: variants never
 mix, a killed run goes on, and what is there is not made again. Maps do not depend on how the
@@ -16,37 +16,27 @@ import logging
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
-from pydantic import Field, PositiveInt, field_validator
 
-from diffground.attention.aggregate import (
-    MAPS_VERSION,
-    AggregationConfig,
-    ClassMaps,
-    image_scores,
-    initial_labels,
-)
+from diffground.attention.aggregate import MAPS_VERSION, ClassMaps, image_scores, initial_labels
+from diffground.attention.config import AggregationConfig
 from diffground.attention.vocabulary import BACKGROUND, Vocabulary
 from diffground.backbone.folder import ModelFolder
 from diffground.backbone.frozen import FrozenDiffusion
-from diffground.config import AutoDevice, Compat, Config
 from diffground.errors import InputError, ProblemReport
 from diffground.manifest import config_hash, read_manifest
-from diffground.masks.store import MaskConfig, MaskWork, WorkConfig
-from diffground.segmenters.semantic import SemanticConfig
+from diffground.masks.store import MaskWork
 from diffground.text2mask.aggregation import read_maps
-from diffground.text2mask.api import QueryConfig, TextToMaskConfig
-from diffground.text2mask.lists import (
-    CocoSource,
-    FolderList,
-    FolderSource,
-    Source,
-    VocSource,
-    open_list,
+from diffground.text2mask.config import (
+    AnySource,
+    Text2MaskConfig,
+    Text2MaskFolders,
+    TextToMaskConfig,
 )
+from diffground.text2mask.lists import FolderList, FolderSource, open_list
 from diffground.text2mask.samples import (
     SegmentationSample,
     folder_vocabulary,
@@ -56,65 +46,6 @@ from diffground.text2mask.samples import (
 from diffground.training.processes import chosen_device
 
 log = logging.getLogger(__name__)
-
-AnySource = VocSource | CocoSource | FolderSource
-
-
-class Text2MaskConfig(Config):
-    """A whole experiment: ``params:text2mask``."""
-
-    scale: Literal["mini", "paper"]  # said beside every number
-    device: AutoDevice = "auto"  # auto = the GPU if there is one
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of the frozen model
-    # "voc", "coco", "mini" or a JSON file; null: the names in the CSV of a folder source
-    vocabulary: str | None = None
-    seed: int = 42  # of noises and VAE, with the image's id
-    source: Source  # what pseudo masks are made of, and what the segmenter learns from
-    val: Source | None = None  # what the segmenter is judged on
-    test: Source | None = None  # what it labels for an evaluation server, without ground truth
-    limit: PositiveInt | None = None  # lines of each list that are looked at; null = all
-    query: QueryConfig = QueryConfig()
-    attention: AggregationConfig = AggregationConfig()
-    masks: MaskConfig = MaskConfig()
-    work: WorkConfig = WorkConfig()
-    segmenter: SemanticConfig | None = None  # null = none is trained
-    # The masks of `source` that it learns from; "truth" is the bound that pseudo masks aim at.
-    supervision: Literal["pseudo", "truth"] = "pseudo"
-    figures: int = Field(default=4, ge=0)  # images in Figure 4
-
-    @field_validator("source", "val", "test", mode="before")
-    @classmethod
-    def _nothing_is_no_field(cls, content: Any) -> Any:
-        """``split: null`` takes a field away, which parameters that are laid over others cannot."""
-        if not isinstance(content, dict):
-            return content
-        return {name: value for name, value in content.items() if value is not None}
-
-    @property
-    def compat(self) -> Compat:
-        """The one switch between paper and public code, of attention, CRF and uncertainty."""
-        return self.attention.compat
-
-    def sources(self) -> tuple[AnySource, ...]:
-        """The splits of which maps and masks are made: validation's as a yardstick."""
-        return (self.source,) if self.val is None else (self.source, self.val)
-
-
-@dataclass(frozen=True)
-class Text2MaskFolders:
-    """Where an experiment reads and writes."""
-
-    voc2012: Path
-    coco2014: Path
-    images: Path  # of a folder source
-    maps: Path
-    masks: Path
-    models: Path  # trained segmenters
-
-    def root(self, source: AnySource) -> Path:
-        """The folder of a source's dataset."""
-        roots = {"voc2012": self.voc2012, "coco2014": self.coco2014, "folder": self.images}
-        return roots[source.dataset]
 
 
 class Frozen:

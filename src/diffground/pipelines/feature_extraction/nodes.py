@@ -6,11 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from diffground.png.experiment import read_validation
-from diffground.png.feature_extraction import FeatureExtractionConfig, extract_features
-from diffground.png.features import feature_key
-from diffground.png.splits import read_split
-from diffground.png.variant import PngConfig
+from diffground.png.config import FeatureExtractionConfig, PngConfig
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +19,11 @@ def extract_png_features(
     extraction: FeatureExtractionConfig,
 ) -> dict[str, Any]:
     """Extracts what is missing for training and validation; what was done, by their names."""
+    from diffground.png.experiment import read_validation
+    from diffground.png.feature_extraction import extract_features
+    from diffground.png.features import feature_key
+    from diffground.png.splits import read_split
+
     backbone = png.load_backbone(diffusion)
     splits, data = png.splits, png.data
     training, _ = read_split(

@@ -6,8 +6,6 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
-
 from diffground.foundation.config import QualityConfig
 from diffground.world.config import WorldConfig
 
@@ -17,8 +15,10 @@ SHOWN = 6  # scenes in the grid of attention maps
 
 def assess(
     diffusion: Path, clip: Path, segmenter: Path, world: WorldConfig, config: QualityConfig
-) -> tuple[dict[str, Any], Figure, Figure]:
-    """The figures, the generated images, and attention maps of the first held-out scenes."""
+) -> tuple[dict[str, Any], Any, Any]:
+    """Numbers, and two figures of matplotlib: generated images, and attention maps of the first
+    held-out scenes.
+    """
     from diffground.backbone.frozen import FrozenDiffusion
     from diffground.foundation import quality
     from diffground.foundation.pictures import attention_grid, generation_grid

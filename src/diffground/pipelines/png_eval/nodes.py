@@ -8,16 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from PIL import Image
 
-from diffground.metrics.average_recall import AverageRecall
-from diffground.png.evaluate import Prediction, compare
-from diffground.png.experiment import evaluate_variant
-from diffground.png.figures import compared
-from diffground.png.trained import load_variant
-from diffground.png.variant import PngConfig, PngFolders
-from diffground.reporting.curves import recall_curves
+from diffground.png.config import PngConfig, PngFolders
 from diffground.tracking import get_tracker
 
 log = logging.getLogger(__name__)
@@ -32,8 +25,13 @@ def locate_png(coco: Path, models: Path, features: Path, panoptic: Path) -> PngF
 
 def evaluate_png(
     folders: PngFolders, diffusion: Path, png: PngConfig
-) -> tuple[dict[str, Any], dict[str, Any], list[Prediction]]:
-    """Average Recall, its per-phrase rows with the skipped narratives, and a few predictions."""
+) -> tuple[dict[str, Any], dict[str, Any], list[Any]]:
+    """Average Recall, its per-phrase rows with the skipped narratives, and a few
+    :class:`~diffground.png.evaluate.Prediction`.
+    """
+    from diffground.png.experiment import evaluate_variant
+    from diffground.png.trained import load_variant
+
     model, variant = load_variant(png, folders, png.load_backbone(diffusion))
     result, metrics = evaluate_variant(png, folders, model, variant)
     get_tracker().set_tags(
@@ -54,13 +52,16 @@ def evaluate_png(
 
 def evaluate_trained_png(
     folders: PngFolders, diffusion: Path, png: PngConfig, model: Path
-) -> tuple[dict[str, Any], dict[str, Any], list[Prediction]]:
+) -> tuple[dict[str, Any], dict[str, Any], list[Any]]:
     """:func:`evaluate_png` of the model that was just trained."""
     return evaluate_png(replace(folders, models=model.parent), diffusion, png)
 
 
-def draw_recall_curve(phrases: dict[str, Any], metrics: dict[str, Any]) -> Figure:
-    """Recall over the IoU threshold, by group."""
+def draw_recall_curve(phrases: dict[str, Any], metrics: dict[str, Any]) -> Any:
+    """A figure of matplotlib: recall over the IoU threshold, by group."""
+    from diffground.metrics.average_recall import AverageRecall
+    from diffground.reporting.curves import recall_curves
+
     recall = AverageRecall.from_rows(phrases["rows"], phrases["protocol"], phrases["plural_rule"])
     name = f"{metrics['insertion']}, {metrics['head']} head"
     return recall_curves(
@@ -72,8 +73,11 @@ def draw_recall_curve(phrases: dict[str, Any], metrics: dict[str, Any]) -> Figur
     )
 
 
-def draw_overlays(predictions: list[Prediction], png: PngConfig) -> Image.Image:
+def draw_overlays(predictions: list[Any], png: PngConfig) -> Image.Image:
     """The kept narratives: image, truth and prediction, with each phrase's IoU."""
+    from diffground.png.evaluate import compare
+    from diffground.png.figures import compared
+
     if not predictions:
         return Image.new("RGB", (320, 32), "white")  # none were asked for, or all were broken
     rows = [compare(p, png.model.threshold) for p in predictions]

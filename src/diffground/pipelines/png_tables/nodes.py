@@ -8,22 +8,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from PIL import Image
 
 from diffground.pipelines.png_eval.nodes import draw_overlays, draw_recall_curve
-from diffground.png.evaluate import Prediction
-from diffground.png.figures import draw_attention, draw_predictions, figure_samples
-from diffground.png.splits import broken_samples
-from diffground.png.tables import PngTablesConfig, full_model, phrase_rows, run_tables
-from diffground.png.variant import PngConfig, PngFolders
-from diffground.reporting.curves import recall_curves
+from diffground.png.config import PngConfig, PngFolders
+from diffground.png.tables_config import PngTablesConfig
 from diffground.reporting.run_log import code_version, numbers
 from diffground.reporting.tables import render
 from diffground.tracking import Tracker, get_tracker
+
+if TYPE_CHECKING:
+    from diffground.png.evaluate import Prediction
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +37,9 @@ def run_png_tables(
     ablation: PngTablesConfig,
 ) -> tuple[list[dict[str, Any]], str]:
     """The result tables, as data and as text; rows that are finished are not run again."""
+    from diffground.png.splits import broken_samples
+    from diffground.png.tables import run_tables
+
     log.info("features cached: %s", features)
     tables = run_tables(
         png,
@@ -94,8 +95,11 @@ def _open_row(name: str, config: PngConfig) -> Iterator[_Row]:
 
 def draw_components(
     folders: PngFolders, diffusion: Path, tables: Any, png: PngConfig, ablation: PngTablesConfig
-) -> Figure:
-    """Figure 4: recall over the IoU threshold, by row of Table 2 and by group."""
+) -> Any:
+    """Figure 4, of matplotlib: recall over the IoU threshold, by row of Table 2 and by group."""
+    from diffground.png.tables import phrase_rows
+    from diffground.reporting.curves import recall_curves
+
     assert tables, "the tables are made first"
     found = phrase_rows(png, ablation, folders, png.load_backbone(diffusion))
     return recall_curves(
@@ -111,6 +115,9 @@ def draw_narratives(
     folders: PngFolders, diffusion: Path, tables: Any, png: PngConfig, ablation: PngTablesConfig
 ) -> tuple[Image.Image, Image.Image]:
     """Figures 5 and 6: what EIPA's layers attend to, and predictions beside the truth."""
+    from diffground.png.figures import draw_attention, draw_predictions, figure_samples
+    from diffground.png.tables import full_model
+
     assert tables, "the tables are made first"
     found = full_model(png, ablation, folders, png.load_backbone(diffusion))
     if found is None or not ablation.figures:

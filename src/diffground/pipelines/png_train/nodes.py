@@ -6,12 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from diffground.png.doctor import render
-from diffground.png.experiment import train_variant
-from diffground.png.samples import PngBenchmark
-from diffground.png.splits import broken_samples
-from diffground.png.splits import examine_training_data as examine
-from diffground.png.variant import PngConfig, PngFolders
+from diffground.png.config import PngConfig, PngFolders
 from diffground.tracking import get_tracker
 
 log = logging.getLogger(__name__)
@@ -19,6 +14,10 @@ log = logging.getLogger(__name__)
 
 def examine_training_data(coco: Path, models: Path, png: PngConfig) -> tuple[dict[str, Any], str]:
     """The doctor's findings on the training split, as JSON and as Markdown."""
+    from diffground.png.doctor import render
+    from diffground.png.samples import PngBenchmark
+    from diffground.png.splits import examine_training_data as examine
+
     PngBenchmark(coco, png.splits.val, png.splits.layout)  # if it is missing, that is said now
     found = examine(coco, png.splits, png.data.max_phrases, models)
     for sentence in found["advice"]:
@@ -33,6 +32,9 @@ def train_png(
 
     Returns the model's folder and what the training did.
     """
+    from diffground.png.experiment import train_variant
+    from diffground.png.splits import broken_samples
+
     summary = train_variant(
         png,
         folders,

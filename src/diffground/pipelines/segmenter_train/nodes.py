@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from diffground.errors import InputError
-from diffground.text2mask.experiment import Frozen, Split, Text2MaskConfig, Text2MaskFolders
-from diffground.text2mask.training import evaluate_segmenter, train_segmenter
+from diffground.text2mask.config import Text2MaskConfig, Text2MaskFolders
 from diffground.tracking import get_tracker
 
 log = logging.getLogger(__name__)
@@ -26,6 +25,9 @@ def train(
     Judged on the validation split meanwhile, if ``segmenter.train.evaluate_every`` asks for it.
     Returns the segmenter's folder and what the training did.
     """
+    from diffground.text2mask.experiment import Split
+    from diffground.text2mask.training import train_segmenter
+
     assert masks, "the masks are made first"
     fingerprint = _fingerprint(diffusion, text2mask)
     split = Split.of(text2mask, folders, text2mask.source, fingerprint)
@@ -50,6 +52,9 @@ def evaluate(
 
     The images of ``text2mask.test`` are labelled as well.
     """
+    from diffground.text2mask.experiment import Split
+    from diffground.text2mask.training import evaluate_segmenter
+
     folders = replace(folders, models=segmenter.parent)
     if text2mask.val is None:
         raise InputError("text2mask", "val", "is null: there is nothing to judge the segmenter on")
@@ -76,4 +81,6 @@ def segmenter_figures(result: dict[str, Any]) -> dict[str, float]:
 
 
 def _fingerprint(diffusion: Path, text2mask: Text2MaskConfig) -> str:
+    from diffground.text2mask.experiment import Frozen
+
     return Frozen(diffusion, text2mask).fingerprint

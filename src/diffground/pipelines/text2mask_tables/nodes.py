@@ -8,27 +8,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from matplotlib.figure import Figure
 from PIL import Image
 
 from diffground.pipelines.pseudo_labels.nodes import mask_figures
 from diffground.pipelines.segmenter_train.nodes import segmenter_figures
 from diffground.reporting.run_log import code_version, numbers
 from diffground.reporting.tables import render
-from diffground.text2mask.bench import Bench
-from diffground.text2mask.figures import mask_sheet, sweep_curves
-from diffground.text2mask.similarity import (
-    class_similarities,
-    correlation,
-    similarity_figure,
-    similarity_table,
-)
-from diffground.text2mask.tables import run_tables
+from diffground.text2mask.config import Text2MaskConfig, Text2MaskFolders
 from diffground.text2mask.tables_config import Text2MaskTablesConfig
-from diffground.text2mask.variant import Frozen, Split, Text2MaskConfig, Text2MaskFolders
 from diffground.tracking import Tracker, get_tracker
+
+if TYPE_CHECKING:
+    from diffground.text2mask.variant import Split
 
 log = logging.getLogger(__name__)
 
@@ -38,8 +31,21 @@ def run_text2mask_tables(
     diffusion: Path,
     text2mask: Text2MaskConfig,
     tables: Text2MaskTablesConfig,
-) -> tuple[list[dict[str, Any]], str, Figure, Figure]:
-    """The tables as data and as text, and Figures B.8 and D.9; finished rows are not run again."""
+) -> tuple[list[dict[str, Any]], str, Any, Any]:
+    """The tables as data and as text, and Figures B.8 and D.9, of matplotlib; finished rows are not
+    run again.
+    """
+    from diffground.text2mask.bench import Bench
+    from diffground.text2mask.figures import sweep_curves
+    from diffground.text2mask.similarity import (
+        class_similarities,
+        correlation,
+        similarity_figure,
+        similarity_table,
+    )
+    from diffground.text2mask.tables import run_tables
+    from diffground.text2mask.variant import Frozen
+
     commit = code_version(Path(__file__).parent)["git.commit"]
     frozen = Frozen(diffusion, text2mask)
     open_row = _open_row if get_tracker().keeps else None
@@ -67,6 +73,8 @@ class _Row:
         self.tracker.log_metrics(values, step)
 
     def log_masks(self, split: Split, result: dict[str, Any]) -> None:
+        from diffground.text2mask.figures import mask_sheet
+
         self.tracker.log_metrics(mask_figures(result))
         with TemporaryDirectory() as folder:
             file = Path(folder) / "text2mask_figure4.png"
