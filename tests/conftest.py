@@ -17,6 +17,9 @@ os.environ["DIFFGROUND_RUN_LOG"] = "0"
 
 import pytest
 
+from diffground.config_loader import ProjectConfigLoader
+from diffground.settings import CONFIG_LOADER_ARGS
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -24,6 +27,12 @@ ROOT = Path(__file__).resolve().parents[1]
 def root() -> Path:
     """The repository."""
     return ROOT
+
+
+@pytest.fixture(scope="session")
+def conf() -> Callable[[str], ProjectConfigLoader]:
+    """``conf(env)`` reads an environment of the project as the repository has it."""
+    return lambda env: ProjectConfigLoader(str(ROOT / "conf"), env=env, **CONFIG_LOADER_ARGS)
 
 
 @pytest.fixture
@@ -75,7 +84,8 @@ def toy_project(tmp_path: Path) -> Iterator[Callable[..., Path]]:
             if not (project / "conf" / "base" / name).exists():
                 (project / "conf" / "base").mkdir(parents=True, exist_ok=True)
                 shutil.copy(ROOT / "conf" / "base" / name, project / "conf" / "base" / name)
-        (project / "conf" / "local").mkdir(parents=True, exist_ok=True)
+        for env in ("mini", "local"):
+            (project / "conf" / env).mkdir(parents=True, exist_ok=True)
         return project
 
     yield make

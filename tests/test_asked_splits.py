@@ -27,6 +27,7 @@ from diffground.world.config import WorldConfig
 
 PNG = {
     "scale": "mini",
+    "precision": "float32",
     "data": {},
     "model": {},
     "train": {"max_steps": 1, "batch_size": 1, "learning_rate": 1},
@@ -121,7 +122,7 @@ def test_lists_of_images(
         lists.mkdir(parents=True)
         for split in ("train_aug", "val"):
             (lists / f"{split}.txt").write_text("/JPEGImages/a.jpg /SegmentationClassAug/a.png\n")
-    given = {"world": world(make=make, voc2012={"train": 1, "val": 1, "test": 0})}
+    given = {"world": world(make=make, voc2012={"train": 1, "aug": 0, "val": 1, "test": 0})}
     fine = tiny_text2mask.config()
     check(pipelines["text2mask"], tmp_path, voc, text2mask=fine, **given)
     wrong = type(fine).model_validate(fine.model_dump() | {field: source})

@@ -21,8 +21,10 @@ from kedro.pipeline import Pipeline
 from kedro.validation import ParameterValidationError
 from pydantic import BaseModel
 
+from diffground.config_loader import MachineConfigLoader
 from diffground.errors import InputError, RunFailed
 from diffground.pipeline_registry import PIPELINES, compose, register_pipelines
+from diffground.settings import CONFIG_LOADER_ARGS
 
 TOY = """
     from kedro.pipeline import Node, Pipeline
@@ -96,8 +98,52 @@ def test_places_of_the_machine_are_known_to_every_environment(
     project = toy_project(TOY, CONF | places)
     assert kedro(project, "run", "--env", "paper", "--pipelines", "sum").exit_code == 0
     found = yaml.safe_load((project / "data/paper/toy.json").read_text())
-    assert found == {"steps": 3, "lr": 0.2}, "parameters of `local` stay with it"
+    assert found == {"steps": 3, "lr": 0.2}, "parameters of `local` are not this environment's"
     assert (project / "data/local/more.json").exists()
+
+
+def test_the_machine_has_the_last_word_where_no_environment_is_named(
+    toy_project: Callable[..., Path],
+) -> None:
+    files = {
+        "conf/mini/parameters.yml": "toy: {steps: 4, inner: {lr: 0.3}}\n",
+        "conf/mini/globals.yml": "here: data/mini\nthere: data/mini\n",
+        "conf/local/parameters.yml": "toy: {steps: 9}\n",
+        "conf/local/globals.yml": "there: data/local\n",
+        "conf/local/catalog.yml": "toy_out: {filepath: '${globals:here}/own.json'}\n",
+        "conf/local/credentials.yml": "store: {key: secret}\n",
+        "conf/base/globals.yml": "here: data/base\nthere: data/base\n",
+        "conf/base/catalog.yml": """
+            toy_out: {type: json.JSONDataset, filepath: "${globals:here}/toy.json"}
+            more_out: {type: json.JSONDataset, filepath: "${globals:there}/more.json"}
+        """,
+    }
+    project = toy_project(TOY, CONF | files)
+    loader = MachineConfigLoader(project / "conf", **CONFIG_LOADER_ARGS)
+    assert loader["credentials"] == {"store": {"key": "secret"}}
+    assert kedro(project, "run", "--pipelines", "sum").exit_code == 0
+    found = yaml.safe_load((project / "data/mini/own.json").read_text())
+    assert found == {"steps": 9, "lr": 0.3}
+    assert (project / "data/local/more.json").exists()
+
+
+def test_an_environment_may_build_on_the_mini_worlds(toy_project: Callable[..., Path]) -> None:
+    files = {
+        "conf/mini/parameters.yml": "toy: {steps: 4, inner: {lr: 0.3}}\n",
+        "conf/gpu/parameters.yml": "toy: {inner: {lr: 0.7}}\n",
+        "conf/local/parameters.yml": "toy: {steps: 9}\n",
+    }
+    project = toy_project(TOY, CONF | files)
+    assert kedro(project, "run", "--env", "gpu", "--pipelines", "sum").exit_code == 0
+    assert yaml.safe_load((project / "data/toy.json").read_text()) == {"steps": 4, "lr": 0.7}
+    result = kedro(project, "run", "--env", "local")
+    assert result.exit_code == 1 and "--env: local: is no environment" in result.output
+
+
+def test_local_places_are_lines(toy_project: Callable[..., Path]) -> None:
+    project = toy_project(TOY, CONF | {"conf/local/globals.yml": "- data\n"})
+    with pytest.raises(InputError, match=r"local/globals\.yml: globals: lines `name: place`"):
+        MachineConfigLoader(project / "conf", env="paper", **CONFIG_LOADER_ARGS)
 
 
 @pytest.mark.parametrize(
@@ -329,13 +375,6 @@ def test_nodes_have_names_and_typed_parameters(pipelines: dict[str, Pipeline]) -
             assert inspect.isclass(kind), f"{node.name}: {dataset} is {kind}: Kedro passes it raw"
             checked = issubclass(kind, (BaseModel, bool, int, float, str))
             assert checked, f"{node.name}: {dataset} is {kind}: Kedro passes it raw"
-
-
-@pytest.mark.parametrize("env", [None, "paper", "gpu", "long"])
-def test_every_environment_has_valid_parameters(root: Path, env: str | None) -> None:
-    bootstrap_project(root)
-    with KedroSession.create(root, env=env) as session:
-        assert isinstance(session.load_context().params["png"], BaseModel)
 
 
 def test_missing_weights_of_the_papers_are_asked_for_by_name(root: Path) -> None:

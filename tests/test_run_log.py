@@ -136,10 +136,10 @@ def locked(database: Path) -> Iterator[None]:
 
 def test_names_tell_runs_apart() -> None:
     changes = {"world.size": "64", "png.train.seed": "1"}
-    assert run_name(["png_train"], "local", {}) == "png_train"
+    assert run_name(["png_train"], "mini", {}) == "png_train"
     assert run_name(["png_train"], "paper", changes) == "png_train paper train.seed=1 world.size=64"
     many = {f"png.x{i:02d}": "1000" for i in range(20)}
-    name = run_name(["png_train", "png_eval"], "local", many)
+    name = run_name(["png_train", "png_eval"], "mini", many)
     assert name.startswith("png_train+png_eval x00=1000 x01=1000 ") and len(name) < 140
     assert name.endswith(" x10=1000 and 9 more")
 
@@ -172,7 +172,7 @@ def test_a_run_is_written_down(project: Path) -> None:
         ["git", "-C", str(project), "rev-parse", "HEAD"], capture_output=True, text=True, check=True
     ).stdout.strip()
     assert tags["git.commit"] == tags["mlflow.source.git.commit"] == head
-    assert tags["git.dirty"] == "false" and tags["version"] and tags["env"] == "local"
+    assert tags["git.dirty"] == "false" and tags["version"] and tags["env"] == "mini"
     assert tags["device"].startswith(("cpu", "cuda", "mps"))
     assert len(tags["model.model"]) == len(tags["data.data"]) == 16
 

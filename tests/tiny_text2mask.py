@@ -21,6 +21,7 @@ _FOLDERS = tempfile.TemporaryDirectory()  # removed when the tests end
 
 TINY: dict[str, Any] = {
     "scale": "mini",
+    "precision": "float32",
     "device": "cpu",
     "vocabulary": "mini",
     "source": {"dataset": "voc2012", "split": "train_aug"},

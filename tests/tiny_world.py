@@ -5,11 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 SMALL: dict[str, Any] = {
+    "make": True,
     "size": 64,
     "seed": 2017,
     "eval_seed": 4242,
     "coco_panoptic": {"train": 1, "val": 1},
     "voc2012": {"train": 6, "aug": 4, "val": 3, "test": 2},
     "coco2014": {"train": 5, "val": 3},
-    "mug19": {"scenes": 20, "views": 2, "max_references": 6, "scene_width": 128},
+    "mug19": {
+        "scenes": 20,
+        "views": 2,
+        "min_references": 5,
+        "max_references": 6,
+        "scene_width": 128,
+    },
 }

@@ -16,6 +16,7 @@ from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
 from numpy.typing import NDArray
 
+from diffground.config_loader import DEFAULT_ENV
 from diffground.errors import InputError, RunFailed
 from diffground.failures import message
 from diffground.reporting.overlays import Comparison
@@ -62,7 +63,7 @@ def run_pipeline(
     pipeline: str,
     changes: dict[str, Any],
     read: Sequence[str],
-    env: str = "local",
+    env: str = DEFAULT_ENV,
     *,
     nothing_else: bool = False,
 ) -> list[Any]:
@@ -70,7 +71,7 @@ def run_pipeline(
 
     Args:
         changes: nested parameters, as :func:`nested` makes them.
-        env: ``local`` for the mini world, ``paper`` for the papers' data and models.
+        env: ``mini`` for the mini world, ``paper`` for the papers' data and models.
         nothing_else: runs only what makes ``read``, say one dataset of the pipeline ``world``.
     """
     with _session(root, changes, env) as session:
@@ -79,7 +80,9 @@ def run_pipeline(
         return [catalog.load(name) for name in read]
 
 
-def load(root: Path, changes: dict[str, Any], read: Sequence[str], env: str = "local") -> list[Any]:
+def load(
+    root: Path, changes: dict[str, Any], read: Sequence[str], env: str = DEFAULT_ENV
+) -> list[Any]:
     """Loads catalog entries, also parameters (``params:text2mask``), and runs nothing."""
     with _session(root, changes, env) as session:
         catalog = session.load_context().catalog

@@ -3,7 +3,7 @@
 import os
 from typing import Any
 
-from diffground.config_loader import MachineConfigLoader
+from diffground.config_loader import DEFAULT_ENV, MachineConfigLoader
 from diffground.hooks import InputsHook, OneWriterHook, ParametersHook, ResultsHook, RunLogHook
 
 # Models and datasets are local folders. Whoever wants the network says so in the environment.
@@ -24,8 +24,8 @@ DISABLE_HOOKS_FOR_PLUGINS = ("kedro-viz",)
 CONFIG_LOADER_CLASS = MachineConfigLoader
 CONFIG_LOADER_ARGS: dict[str, Any] = {
     "base_env": "base",
-    "default_run_env": "local",
+    "default_run_env": DEFAULT_ENV,
     "config_patterns": {"mlflow": ["mlflow.yml"]},
-    # An environment says only what differs from base, at any depth.
+    # An environment says only what differs from what it builds on, at any depth.
     "merge_strategy": {"parameters": "soft", "catalog": "soft", "mlflow": "soft"},
 }

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
-from kedro.config import OmegaConfigLoader
 from transformers import CLIPModel, CLIPTokenizer
 
 from diffground.backbone.frozen import FrozenDiffusion
@@ -22,7 +21,6 @@ from diffground.foundation.pictures import attention_grid, generation_grid
 from diffground.foundation.quality import assess, two_object_prompts
 from diffground.foundation.scenes import captioned_scenes, to_image, to_tensor
 from diffground.foundation.tokenizer import train_tokenizer
-from diffground.settings import CONFIG_LOADER_ARGS
 from diffground.world.vocabulary import CATEGORIES, COLOURS
 
 TRAIN = {"max_steps": 2, "batch_size": 4, "learning_rate": 1e-3}
@@ -30,9 +28,11 @@ RECIPE = FoundationRecipe.model_validate(
     {
         "name": "test",
         "scenes": {"seed": 7, "count": 8, "size": 64},
-        "autoencoder": {"channels": [8, 8, 8, 8], "crop": 32, "scenes": 8, "train": TRAIN},
+        "autoencoder": {"channels": [8, 8, 8, 8], "crop": 32, "whole_share": 0.4, "scenes": 8,
+                        "train": TRAIN},
         "diffusion": {"channels": [8, 8, 16, 16], "text_width": 16, "text_heads": 2,
-                      "refine": {"train": TRAIN},
+                      "text_layers": 0, "mixed": 0.4,
+                      "refine": {"timestep_power": 1.0, "bare": 0.25, "train": TRAIN},
                       "train": TRAIN},
         "clip": {"width": 16, "layers": 1, "heads": 2, "train": TRAIN},
         "segmenter": {
@@ -41,7 +41,10 @@ RECIPE = FoundationRecipe.model_validate(
         },
     }
 )  # fmt: skip
-QUALITY = QualityConfig(scenes=32, images=2, inference_steps=2)
+QUALITY = QualityConfig(
+    scenes=32, images=2, timestep=100, iterations=1, sharpen=1.0, inference_steps=2, guidance=5.0,
+    variants=((1, 1.0), (2, 1.0), (2, 4.0)), found_score=0.5, seed=0,
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -155,14 +158,11 @@ def test_two_object_prompts_depend_on_their_index_only() -> None:
     assert two_object_prompts(3, 1) != few
 
 
-@pytest.mark.parametrize(("env", "name", "steps"), [("base", "cpu", 3000), ("long", "long", 11000)])
-def test_recipes_for_a_processor_differ_in_the_refinement_only(root, env, name, steps):
-    args = {**CONFIG_LOADER_ARGS, "default_run_env": env}
+@pytest.mark.parametrize(("env", "name", "steps"), [("mini", "cpu", 3000), ("long", "long", 11000)])
+def test_recipes_for_a_processor_differ_in_the_refinement_only(conf, env, name, steps):
     recipes = [
-        FoundationRecipe.model_validate(
-            OmegaConfigLoader(str(root / "conf"), **options)["parameters"]["foundation"]
-        )
-        for options in (args, {**CONFIG_LOADER_ARGS, "default_run_env": "base"})
+        FoundationRecipe.model_validate(conf(which)["parameters"]["foundation"])
+        for which in (env, "mini")
     ]
     assert recipes[0].name == name and recipes[0].diffusion.refine.train.max_steps == steps
     first, base = (

@@ -31,6 +31,7 @@ from diffground.reporting.tables import ResultTable
 
 TINY = {
     "scale": "mini",
+    "precision": "float32",
     "device": "cpu",
     "data": {"image_size": 64},
     "model": tiny_png.MODEL,
@@ -349,17 +350,12 @@ def test_the_paper_recipe_runs_at_tiny_sizes(run):
     assert (out["png_metrics"]["protocol"], out["png_metrics"]["plural_rule"]) == ("ppmn", "flag")
 
 
-def test_both_environments_configure_the_png_pipelines(root):
-    from kedro.config import OmegaConfigLoader
-
-    from diffground.settings import CONFIG_LOADER_ARGS
-
-    for env in ("base", "paper"):
-        args = {**CONFIG_LOADER_ARGS, "default_run_env": env}
-        parameters = OmegaConfigLoader(str(root / "conf"), **args)["parameters"]
+def test_both_environments_configure_the_png_pipelines(conf):
+    for env in ("mini", "paper"):
+        parameters = conf(env)["parameters"]
         png = PngConfig.model_validate(parameters["png"])
         PngTablesConfig.model_validate(parameters["png_tables"])
-        assert png.scale == {"base": "mini", "paper": "paper"}[env]
+        assert png.scale == env
     assert png.data.image_size == 1024 and png.data.mask_size == (256, 256)
     assert (png.train.learning_rate, png.train.batch_size) == (1e-4, 16)
     assert png.train.max_steps == 180_000 and png.train.mixed_precision == "bf16"

@@ -20,6 +20,7 @@ def run(folder, predict=None, **model):
     png = PngConfig.model_validate(
         {
             "scale": "mini",
+            "precision": "float32",
             "device": "cpu",
             "data": {"image_size": tiny_png.SIDE},
             "model": {"decode": False, "eipa": {"zoom": 16, "heads": 4, "ffn": 8}, **model},

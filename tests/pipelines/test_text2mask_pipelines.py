@@ -193,17 +193,12 @@ def test_parameters_fail_before_a_run():
         config(source={"dataset": "imagenet"})
 
 
-def test_both_environments_configure_the_pipelines(root):
-    from kedro.config import OmegaConfigLoader
-
-    from diffground.settings import CONFIG_LOADER_ARGS
-
-    for env in ("base", "paper"):
-        args = {**CONFIG_LOADER_ARGS, "default_run_env": env}
-        parameters = OmegaConfigLoader(str(root / "conf"), **args)["parameters"]
+def test_both_environments_configure_the_pipelines(conf):
+    for env in ("mini", "paper"):
+        parameters = conf(env)["parameters"]
         text2mask = Text2MaskConfig.model_validate(parameters["text2mask"])
         tables = Text2MaskTablesConfig.model_validate(parameters["text2mask_tables"])
-        assert text2mask.scale == {"base": "mini", "paper": "paper"}[env]
+        assert text2mask.scale == env
         assert text2mask.segmenter and tables.coco
     attention = text2mask.attention
     assert (attention.compat, attention.timestep, attention.noises) == ("official", 150, 10)

@@ -175,17 +175,11 @@ def test_blocked_pixels():
     assert both[0, 1].tolist() == [True] * 4 + [index != 5 for index in range(16)]
 
 
-def test_the_mini_decoder_sees_all_levels(root):
+def test_the_mini_decoder_sees_all_levels(conf):
     """And the paper's own visits them in turn, three times each."""
-    from kedro.config import OmegaConfigLoader
-
-    from diffground.settings import CONFIG_LOADER_ARGS
-
     read = {}
-    for env in ("base", "paper"):
-        args = {**CONFIG_LOADER_ARGS, "default_run_env": env}
-        parameters = OmegaConfigLoader(str(root / "conf"), **args)["parameters"]
-        config = DecoderConfig(**parameters["png"]["model"]["decoder"])
+    for env in ("mini", "paper"):
+        config = DecoderConfig(**conf(env)["parameters"]["png"]["model"]["decoder"])
         torch.manual_seed(0)
         decoder = PhraseDecoder(WIDTH, CLASSES, config.model_copy(update={"heads": HEADS}))
         inputs = Inputs()
@@ -193,8 +187,8 @@ def test_the_mini_decoder_sees_all_levels(root):
             image.requires_grad_()
         inputs(decoder).categories[-1].sum().backward()
         read[env] = [image.grad is not None and bool(image.grad.any()) for image in inputs.images]
-        assert config.levels == {"base": "together", "paper": "in_turn"}[env]
-    assert read == {"base": [True] * 3, "paper": [True] * 3}
+        assert config.levels == {"mini": "together", "paper": "in_turn"}[env]
+    assert read == {"mini": [True] * 3, "paper": [True] * 3}
 
 
 @torch.no_grad()

@@ -435,6 +435,7 @@ def test_the_pipeline_extracts_both_splits(tmp_path):
     png = PngConfig.model_validate(
         {
             "scale": "mini",
+            "precision": "float32",
             "device": "cpu",
             "data": {"image_size": 64, "max_phrases": 1},
             "model": {},

@@ -25,7 +25,12 @@ def test_the_scale_stands_above_and_the_yardstick_below(monkeypatch, scale, word
     masks = np.ones((1, 8, 8), bool)
     panels = {"ground truth": masks, "prediction": masks}
     row = Comparison(np.zeros((8, 8, 3), np.uint8), "A bear.", [(2, 6)], panels)
-    config = {"scale": scale, "data": {"image_size": 64}, "model": tiny_png.MODEL}
+    config = {
+        "scale": scale,
+        "precision": "float32",
+        "data": {"image_size": 64},
+        "model": tiny_png.MODEL,
+    }
     train = {"max_steps": 1, "batch_size": 1, "learning_rate": 1.0}
     figures.compared([row], PngConfig.model_validate(config | {"train": train}))
     assert lines["heading"].startswith(words)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from diffground.png import losses
 from diffground.png.decoder import DecoderMasks
 from diffground.png.heads import AdapterMasks, PngOutputs
 from diffground.png.losses import (
@@ -66,24 +67,26 @@ def test_mask_loss_of_equation_12():
     assert (float(bce), float(dice)) == pytest.approx(expected, rel=1e-4)
 
 
-def test_sampled_points_estimate_a_constant_loss():
+def test_sampled_points_estimate_a_constant_loss(monkeypatch):
+    monkeypatch.setattr(losses, "IMPORTANCE", 0.0)  # uniform
     y = torch.zeros(4, 16, 16)
     y[:, :, 8:] = 1.0
     logits = torch.full_like(y, -0.3)
-    config = LossConfig(points=64, importance=0.0)
+    config = LossConfig(points=64)
     for sampled, whole in zip(
         mask_loss(logits, y, config), mask_loss(logits, y, PAPER), strict=True
     ):
         assert float(sampled) == pytest.approx(float(whole), abs=0.08)
 
 
-def test_sampled_points_seek_the_unsure_border():
+def test_sampled_points_seek_the_unsure_border(monkeypatch):
     y = torch.zeros(2, 32, 32)
     logits = torch.full_like(y, -20.0)
     logits[:, :, 16] = 0.0  # only here is anything to lose
     torch.manual_seed(0)
-    uniform = mask_loss(logits, y, LossConfig(points=512, importance=0.0))[0]
-    seeking = mask_loss(logits, y, LossConfig(points=512, importance=0.75))[0]
+    seeking = mask_loss(logits, y, LossConfig(points=512))[0]
+    monkeypatch.setattr(losses, "IMPORTANCE", 0.0)
+    uniform = mask_loss(logits, y, LossConfig(points=512))[0]
     assert float(seeking) > 1.5 * float(uniform)
 
 

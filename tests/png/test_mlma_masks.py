@@ -87,9 +87,8 @@ def test_levels_reach_each_other():
     assert (before.phrases[2] - after.phrases[2]).abs().max() > 1e-2  # F_3 to R̂_5
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.2])
-def test_every_parameter_gets_a_finite_gradient(dropout: float):
-    model, (images, phrases) = make(randomised=False, layers=2, dropout=dropout).train(), inputs()
+def test_every_parameter_gets_a_finite_gradient():
+    model, (images, phrases) = make(randomised=False, layers=2).train(), inputs()
     outputs = model(images, phrases, VALID)
     # What the decoder reads: all images, and the phrases of 1/32.
     used = [*outputs.images, outputs.phrases[2][VALID]]

@@ -16,6 +16,7 @@ def base(scale: str, *, pretrained: bool) -> PngConfig:
     return PngConfig.model_validate(
         {
             "scale": scale,
+            "precision": "float32",
             "data": PngDataConfig(image_size=64),
             "model": {**tiny_png.MODEL, "pretrained": pretrained},
             "train": {"max_steps": 1, "batch_size": 1, "learning_rate": 1e-3},

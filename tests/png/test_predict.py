@@ -30,6 +30,7 @@ def png(**model) -> PngConfig:
     settings = {"insertion": "none", "decode": False, "threshold": 0.4, **model}
     return PngConfig(
         scale="mini",
+        precision="float32",
         data=tiny_png.DATA,
         model=PngModelConfig(**settings),
         train=PngTrainConfig(max_steps=1, batch_size=1, learning_rate=1e-3),

@@ -27,6 +27,7 @@ BASELINE = {"insertion": "none", "inner_product": "frozen", "decode": False}
 def config(**changes: dict) -> PngConfig:
     content: dict = {
         "scale": "mini",
+        "precision": "float32",
         "device": "cpu",
         "data": {"image_size": 64},
         "model": {**tiny_png.MODEL, **BASELINE},
@@ -211,7 +212,7 @@ def test_a_seal_is_no_condition(folders: PngFolders) -> None:
 
 @pytest.mark.parametrize(
     ("section", "field", "value"),
-    [("eval", "overlays", -1), ("eval", "batch_size", 1_000_000), ("model", "noise_seed", True)],
+    [("eval", "overlays", -1), ("eval", "batch_size", 1_000_000), ("model", "time_step", True)],
 )
 def test_values_that_no_experiment_can_mean(section: str, field: str, value: object) -> None:
     with pytest.raises(ValidationError, match=field):

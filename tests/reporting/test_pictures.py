@@ -41,7 +41,7 @@ def test_pictures_are_reduced_and_look_alike() -> None:
 
 
 def test_what_was_not_made_is_named_with_its_command(root: Path, tmp_path: Path) -> None:
-    shutil.copytree(root / "conf/base", tmp_path / "conf/base")
+    shutil.copytree(root / "conf", tmp_path / "conf", ignore=shutil.ignore_patterns("local"))
     with pytest.raises(InputError, match=r"png_overlays.*kedro run --pipelines png_train"):
         write_pictures(tmp_path)
     (tmp_path / "data/08_reporting").mkdir(parents=True)

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny_png
-import yaml
 from PIL import Image
 from pydantic import ValidationError
 
@@ -69,9 +68,8 @@ def test_a_model_folder_may_say_how_it_is_used(tmp_path):
         TextToMask.from_pretrained(folder)
 
 
-def test_the_shipped_folder_says_what_the_pipelines_do(root):
-    parameters = yaml.safe_load((root / "conf/base/parameters_text2mask.yml").read_text())
-    content = parameters["text2mask"]
+def test_the_shipped_folder_says_what_the_pipelines_do(root, conf):
+    content = conf("mini")["parameters"]["text2mask"]
     shipped = TextToMaskConfig.of(root / "data/06_models/mini-sd")
     assert shipped.query == QueryConfig.model_validate(content["query"])
     assert shipped.attention == AggregationConfig.model_validate(content["attention"])

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_world import SMALL
 
 from diffground.io import read_panoptic
 from diffground.png.samples import PngBenchmark, load_targets
@@ -119,7 +120,8 @@ def test_the_projects_reader_reads_all_of_it(world: Path, split: str) -> None:
 
 
 def test_crowds_are_one_segment(tmp_path: Path) -> None:
-    config = WorldConfig(size=64, seed=2017, eval_seed=1, coco_panoptic={"train": 60, "val": 1})
+    content = SMALL | {"eval_seed": 1, "coco_panoptic": {"train": 60, "val": 1}}
+    config = WorldConfig.model_validate(content)
     make_coco_panoptic(tmp_path / "coco", config)
     rows = [
         row

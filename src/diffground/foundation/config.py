@@ -13,18 +13,18 @@ class SceneSource(Config):
 
     seed: int  # of the training scenes; another one than that of the datasets and the evaluation
     count: PositiveInt
-    size: PositiveInt = 128  # canvas, pixels
+    size: PositiveInt  # canvas, pixels
 
 
 class AutoencoderRecipe(Config):
     """The VAE: 8x, four latent channels."""
 
-    channels: tuple[int, int, int, int] = (8, 16, 32, 64)
+    channels: tuple[int, int, int, int]
     norm_groups: PositiveInt = 8
-    crop: PositiveInt = 64  # pixels; crops are cheaper than whole images
-    whole_share: float = Field(default=0.4, ge=0, le=1)  # share of the steps on whole images
+    crop: PositiveInt  # pixels; crops are cheaper than whole images
+    whole_share: float = Field(ge=0, le=1)  # share of the steps on whole images
     kl_weight: float = Field(default=1e-6, ge=0)
-    scenes: PositiveInt = 6000
+    scenes: PositiveInt
     train: TrainConfig
 
 
@@ -34,25 +34,25 @@ class Refinement(Config):
     The first leans towards noise, where words decide what is where; this one is for shapes.
     """
 
-    timestep_power: float = Field(default=1.0, gt=0)
-    bare: float = Field(default=0.25, ge=0, le=1)  # share of prompts without colours and patterns
+    timestep_power: float = Field(gt=0)
+    bare: float = Field(ge=0, le=1)  # share of prompts without colours and patterns
     train: TrainConfig
 
 
 class DiffusionRecipe(Config):
     """The UNet of SD-1.x topology and the text encoder, trained together."""
 
-    channels: tuple[int, int, int, int] = (32, 48, 64, 64)
+    channels: tuple[int, int, int, int]
     heads: PositiveInt = 2
     norm_groups: PositiveInt = 8
     text_width: PositiveInt = 64
     # Without a layer every token stands for itself. A causal layer lets the padding to 77 tokens
     # collect the whole caption: most attention then goes there, and words do not localise.
-    text_layers: int = Field(default=0, ge=0)
+    text_layers: int = Field(ge=0)
     text_heads: PositiveInt = 4
     vocabulary: PositiveInt = 1200  # byte-pair tokens
     narratives: float = Field(default=0.4, ge=0, le=1)  # share of narratives among the captions
-    mixed: float = Field(default=0.4, ge=0, le=1)  # share of scenes' stuff drawn anew
+    mixed: float = Field(ge=0, le=1)  # share of scenes' stuff drawn anew
     empty: float = Field(default=0.1, ge=0, le=1)  # share of empty captions, for guidance
     timestep_power: float = Field(default=0.5, gt=0)  # t = 1000 * u**power; 1 = uniform
     train: TrainConfig
@@ -81,7 +81,7 @@ class SegmenterRecipe(Config):
     decoder_layers: PositiveInt = 3
     queries: PositiveInt = 16
     points: PositiveInt = 1024  # sampled per mask for the loss
-    scenes: PositiveInt = 6000
+    scenes: PositiveInt
     train: TrainConfig
 
 
@@ -99,14 +99,14 @@ class FoundationRecipe(Config):
 class QualityConfig(Config):
     """How the mini models are judged."""
 
-    scenes: PositiveInt = 128  # held-out scenes, of world.eval_seed
-    images: PositiveInt = 48  # generated
-    timestep: int = Field(default=100, ge=0, lt=1000)  # of the probed latents
-    iterations: PositiveInt = 1  # of SelfCross; the paper's are 2 (002, §5.1)
-    sharpen: float = Field(default=1.0, gt=0)  # power of the self map's rows; 1 = the paper's
+    scenes: PositiveInt  # held-out scenes, of world.eval_seed
+    images: PositiveInt  # generated
+    timestep: int = Field(ge=0, lt=1000)  # of the probed latents
+    iterations: PositiveInt  # of SelfCross; the paper's are 2 (002, §5.1)
+    sharpen: float = Field(gt=0)  # power of the self map's rows; 1 = the paper's
     # Further (iterations, sharpen), reported beside it
-    variants: tuple[tuple[PositiveInt, float], ...] = ((1, 1.0), (2, 1.0), (2, 4.0))
-    inference_steps: PositiveInt = 30
-    guidance: float = Field(default=5.0, gt=0)
-    found_score: float = Field(default=0.5, gt=0, lt=1)  # a detection below is no find
-    seed: int = 0
+    variants: tuple[tuple[PositiveInt, float], ...]
+    inference_steps: PositiveInt
+    guidance: float = Field(gt=0)
+    found_score: float = Field(gt=0, lt=1)  # a detection below is no find
+    seed: int

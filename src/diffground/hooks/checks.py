@@ -15,6 +15,7 @@ from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
 
 from diffground.config import devices
+from diffground.config_loader import DEFAULT_ENV, LOCAL
 from diffground.datasets import FolderDataset
 from diffground.errors import InputError
 from diffground.hooks.splits import check_splits
@@ -34,8 +35,13 @@ class ParametersHook:
         loader = context.config_loader
         assert isinstance(loader, AbstractConfigLoader)
         conf = Path(loader.conf_source)
+        if context.env == LOCAL:
+            reason = (
+                f"is no environment: it is read last by a run that names none, over {DEFAULT_ENV}"
+            )
+            raise InputError("--env", LOCAL, reason)
         if context.env and conf.is_dir() and not (conf / context.env).is_dir():
-            there = sorted(path.name for path in conf.iterdir() if path.is_dir())
+            there = sorted(p.name for p in conf.iterdir() if p.is_dir() and p.name != LOCAL)
             reason = f"there is no such environment; {nearest(context.env, there)}"
             raise InputError("--env", context.env, reason)
         try:

@@ -16,12 +16,12 @@ from typing import Any
 from kedro.config import AbstractConfigLoader, MissingConfigException
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
-from kedro.framework.project import settings
 from kedro.io import DataCatalog, MemoryDataset
 from kedro.pipeline import Pipeline
 
 from diffground import tracking
 from diffground.config import Config
+from diffground.config_loader import DEFAULT_ENV, MachineConfigLoader
 from diffground.datasets import DataFolderDataset, FolderDataset
 from diffground.hooks.results import file_of, layer
 from diffground.reporting import run_log
@@ -96,7 +96,7 @@ class RunLogHook:
         if config is None or not config.enabled or off:
             return
         names = sorted(run_params["pipeline_names"] or ["__default__"])
-        env = str(run_params["env"] or "local")
+        env = str(run_params["env"] or DEFAULT_ENV)
         keys = sorted(name for name in pipeline.inputs() if name.startswith("params:"))
         params = {key.removeprefix("params:"): catalog.load(key) for key in keys}
         changes = {k: v for k, v in self._changes.items() if k.partition(".")[0] in params}
@@ -193,19 +193,16 @@ def run_name(pipelines: Sequence[str], env: str, changes: Mapping[str, str]) -> 
     while words and len(" ".join([*shown, words[0]])) <= NAME_LENGTH:
         shown.append(words.pop(0))
     more = [f"and {len(words)} more"] if words else []
-    place = [env] if env != "local" else []
+    place = [env] if env != DEFAULT_ENV else []
     return " ".join(["+".join(pipelines), *place, *shown, *more])
 
 
 def _changes(loader: AbstractConfigLoader) -> dict[str, str]:
-    """Parameters that are other than the environment's, or base's, files say; flattened."""
-    env = loader.env if loader.env not in (None, "local") else "base"
-    plain = settings.CONFIG_LOADER_CLASS(
-        conf_source=loader.conf_source, env=env, **settings.CONFIG_LOADER_ARGS
-    )
+    """Parameters that are other than the repository's files say for the environment; flattened."""
+    assert isinstance(loader, MachineConfigLoader)
     try:
         given = run_log.flatten(loader["parameters"])
-        usual = run_log.flatten(plain["parameters"])
+        usual = run_log.flatten(loader.usual_parameters())
     except MissingConfigException:
         return {}
     return {key: value for key, value in given.items() if usual.get(key) != value}

@@ -27,14 +27,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt, model_validator
 
-from diffground.config import Compat, Config
+from diffground.config import NOT_IN_KEY, Compat, Config
 from diffground.errors import InputError, Problem, ProblemReport
 from diffground.io.files import read_json, write_json
 from diffground.io.notes import digest_of
@@ -98,7 +98,8 @@ class WorkConfig(Config):
     """Who makes the files. What they are does not depend on it."""
 
     shard: ShardConfig = ShardConfig()
-    workers: NonNegativeInt = 0  # processes for the CRF; 0 = this one, while nothing else is made
+    # Processes for the CRF; 0 = this one, while nothing else is made.
+    workers: Annotated[NonNegativeInt, NOT_IN_KEY] = 0
     look_ahead: PositiveInt | None = None  # images in memory at once; None = 2 x workers
 
     @model_validator(mode="after")

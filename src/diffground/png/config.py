@@ -90,7 +90,6 @@ class MlmaConfig(Config):
     deformable: bool = True
     self_attention: bool = True
     fusion_scale: float = Field(default=1e-4, ge=0)  # γ at first: gain of what bi-attention adds
-    dropout: float = Field(default=0.0, ge=0, lt=1)  # where Grounding DINO has it, drop path too
 
     @model_validator(mode="after")
     def _sizes_divide(self) -> MlmaConfig:
@@ -110,7 +109,6 @@ class DecoderConfig(Config):
     heads: PositiveInt = 8
     ffn: PositiveInt = 2048  # hidden channels
     levels: Literal["in_turn", "together"] = "in_turn"  # what a layer attends to: one level, or all
-    dropout: float = Field(default=0.0, ge=0, lt=1)
 
 
 class PngModelConfig(Config):
@@ -123,12 +121,12 @@ class PngModelConfig(Config):
     fusion: Literal["auto", "mean", "learned"] = "auto"  # Diffusion head; auto: mean if zero-shot
     time_step: int = Field(default=1, ge=0, lt=1000)  # the paper: 1 in section 3.1, 0 in 4.2
     noise: Literal["none", "seeded"] = "none"  # seeded: noise of the time step, by sample id
-    noise_seed: int = 0
     probability: Literal["minmax", "raw"] = "minmax"  # Diffusion head: how a map becomes a mask
     threshold: float = Field(default=0.5, gt=0, lt=1)  # a pixel above it is in the mask
     long_captions: LongCaptions = "per_sentence"  # captions beyond the encoder's 77 positions
     frozen_precision: Precision = "float16"  # what latents and embeddings are rounded to
-    checkpoint: bool = False  # activation checkpointing of the frozen networks in training
+    # Activation checkpointing of the frozen networks in training.
+    checkpoint: Annotated[bool, NOT_IN_KEY] = False
     # What the VAE decoder sees: the clean latent as the UNet's output estimates it, that output
     # itself (a literal reading of section 3.3), or the image's own latent.
     mask_latent: Literal["denoised", "output", "clean"] = "denoised"
@@ -183,8 +181,6 @@ class LossConfig(Config):
     dice: float = Field(default=1.0, ge=0)
     reduction: Literal["sum", "mean"] = "sum"  # over the adapter's sites, the decoder's layers
     points: int = Field(default=0, ge=0)  # points per mask for BCE and Dice; 0 = every cell
-    oversample: float = Field(default=3.0, ge=1)  # Mask2Former's point sampling
-    importance: float = Field(default=0.75, ge=0, le=1)
 
 
 class PngTrainConfig(TrainConfig):
@@ -221,7 +217,7 @@ class PngConfig(Config):
 
     scale: Literal["mini", "paper"]  # said beside every number
     device: AutoDevice = "auto"  # auto = the GPU if there is one
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of the frozen model
+    precision: Literal["float32", "bfloat16", "float16"]  # of the frozen model
     # Latents and embeddings: from the store of feature_extraction, or computed in every step; auto
     # takes the store if it is there and whole. The numbers are the same.
     features: Literal["auto", "cached", "computed"] = "auto"
@@ -270,7 +266,7 @@ class FeatureExtractionConfig(Config):
 
     batch_size: PositiveInt = 8  # images, and captions, encoded at once
     shard_size: PositiveInt = 1024  # narratives a file; what a killed run loses at most
-    num_workers: NonNegativeInt = 0  # processes that read images
+    num_workers: Annotated[NonNegativeInt, NOT_IN_KEY] = 0  # processes that read images
     machine: NonNegativeInt = 0  # this one's number, from 0
     machines: PositiveInt = 1
 

@@ -118,7 +118,7 @@ class PhraseDecoder(nn.Module):
             hidden_dim=width,
             num_attention_heads=config.heads,
             dim_feedforward=config.ffn,
-            dropout=config.dropout,
+            dropout=0.0,
             pre_norm=False,
             activation_function="relu",
         )
@@ -231,13 +231,10 @@ def decoder_layer(
         Queries (K, B, C).
     """
 
-    def dropped(tensor: Tensor) -> Tensor:
-        return functional.dropout(tensor, layer.dropout, layer.training)
-
     mixed, _ = layer.cross_attn(x, keys, values, attn_mask=blocked, need_weights=False)
-    x = layer.cross_attn_layer_norm(x + dropped(mixed))
+    x = layer.cross_attn_layer_norm(x + mixed)
     # The library cannot do without position embeddings here.
     mixed, _ = layer.self_attn(x, attention_mask=bias, position_embeddings=torch.zeros_like(x))
-    x = layer.self_attn_layer_norm(x + dropped(mixed))
-    hidden = layer.fc2(dropped(layer.activation_fn(layer.fc1(x))))
-    return layer.final_layer_norm(x + dropped(hidden))
+    x = layer.self_attn_layer_norm(x + mixed)
+    hidden = layer.fc2(layer.activation_fn(layer.fc1(x)))
+    return layer.final_layer_norm(x + hidden)

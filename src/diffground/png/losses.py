@@ -36,6 +36,10 @@ from torch import Tensor
 from diffground.png.config import LossConfig
 from diffground.png.heads import PngOutputs
 
+# Mask2Former's point sampling: how many times as many points are looked at, and the share of those
+# taken that are the least sure.
+OVERSAMPLE = 3
+IMPORTANCE = 0.75
 EPSILON = 1e-6  # added inside a logarithm: a map may be exactly 0 where a softmax underflows
 
 
@@ -149,15 +153,15 @@ def mask_loss(logits: Tensor, masks: Tensor, config: LossConfig) -> tuple[Tensor
 def _sample(logits: Tensor, masks: Tensor, config: LossConfig) -> tuple[Tensor, Tensor]:
     """Logits and targets ``(M, points)`` at random points, most of them where the mask is unsure.
 
-    Mask2Former's importance sampling: of ``oversample`` times as many uniform points the
-    ``importance`` share with the smallest ``|logit|`` is kept and filled up with uniform ones.
+    Mask2Former's importance sampling: of :data:`OVERSAMPLE` times as many uniform points the
+    :data:`IMPORTANCE` share with the smallest ``|logit|`` is kept and filled up with uniform ones.
     """
     from transformers.models.mask2former.modeling_mask2former import sample_point
 
     number, device = len(logits), logits.device
-    unsure = int(config.importance * config.points)
+    unsure = int(IMPORTANCE * config.points)
     with torch.no_grad():
-        drawn = torch.rand(number, int(config.points * config.oversample), 2, device=device)
+        drawn = torch.rand(number, OVERSAMPLE * config.points, 2, device=device)
         values = sample_point(logits[:, None], drawn, align_corners=False)[:, 0]
         chosen = (-values.abs()).topk(unsure, dim=1).indices
         near = drawn.gather(1, chosen[..., None].expand(-1, -1, 2))

@@ -261,9 +261,9 @@ def _library_config(config: MlmaConfig) -> GroundingDinoConfig:
         encoder_attention_heads=config.heads,
         encoder_ffn_dim=config.ffn,
         activation_function="relu",
-        dropout=config.dropout,
-        fusion_dropout=config.dropout,
-        fusion_droppath=config.dropout,
-        text_enhancer_dropout=config.dropout,
+        dropout=0.0,
+        fusion_dropout=0.0,
+        fusion_droppath=0.0,
+        text_enhancer_dropout=0.0,
         disable_custom_kernels=True,  # compiled ones are fetched from the hub
     )

@@ -115,7 +115,7 @@ class PngModel(nn.Module):
             inputs = frozen_inputs(backbone, batch, config.long_captions, config.frozen_precision)
             seeds = None
             if config.noise == "seeded":
-                seeds = [derive_seed(config.noise_seed, item) for item in batch.ids]
+                seeds = [derive_seed(0, item) for item in batch.ids]
             noisy = backbone.add_noise(inputs.latents, config.time_step, seeds)
         with nullcontext() if self.eipa is not None else torch.no_grad():
             result = backbone.probe(

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from diffground.config import Config
+from diffground.config_loader import DEFAULT_ENV, ProjectConfigLoader
 from diffground.errors import InputError
 
 DOCS = Path("catalog_docs") / "README.md"
@@ -35,7 +36,7 @@ PLACES = "places"  # no layer: folders to read and write in, whatever lies there
 HEAD = """# The data catalog
 
 Written by `make catalog_docs` from `conf/base/catalog*.yml` and the pipelines: change it there.
-Paths are those of the mini scale (`conf/base`); `--env paper` may name other places. Sizes are
+Paths are those of the mini scale (`conf/mini`); `--env paper` may name other places. Sizes are
 given for both scales. `make viz` shows the same beside every entry, and what it holds now.
 
 Layers: what is read (raw, pretrained: models that nothing here changes), what is made of it
@@ -78,19 +79,15 @@ class EntryMetadata(Config):
         return self
 
 
-def load_catalog(project: Path, env: str = "base") -> dict[str, dict[str, Any]]:
+def load_catalog(project: Path, env: str = DEFAULT_ENV) -> dict[str, dict[str, Any]]:
     """The catalog's entries as configured, with paths relative to the project.
 
     Raises:
         InputError: naming the entry and the field whose metadata is missing or wrong.
     """
-    from kedro.config import OmegaConfigLoader
-
     from diffground.settings import CONFIG_LOADER_ARGS
 
-    loader = OmegaConfigLoader(
-        str(project / "conf"), **{**CONFIG_LOADER_ARGS, "default_run_env": env}
-    )
+    loader = ProjectConfigLoader(str(project / "conf"), env=env, **CONFIG_LOADER_ARGS)
     entries = {k: dict(v) for k, v in loader["catalog"].items() if not k.startswith("_")}
     for name, entry in entries.items():
         try:
@@ -98,7 +95,7 @@ def load_catalog(project: Path, env: str = "base") -> dict[str, dict[str, Any]]:
         except ValidationError as error:
             first = error.errors()[0]
             field = ".".join(str(part) for part in ("metadata", *first["loc"]))
-            raise InputError(f"conf/{env}: {name}", field, first["msg"]) from error
+            raise InputError(f"conf/base: {name}", field, first["msg"]) from error
     return entries
 
 

@@ -61,7 +61,7 @@ class Text2MaskConfig(Config):
 
     scale: Literal["mini", "paper"]  # said beside every number
     device: AutoDevice = "auto"  # auto = the GPU if there is one
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of the frozen model
+    precision: Literal["float32", "bfloat16", "float16"]  # of the frozen model
     # "voc", "coco", "mini" or a JSON file; null: the names in the CSV of a folder source
     vocabulary: str | None = None
     seed: int = 42  # of noises and VAE, with the image's id

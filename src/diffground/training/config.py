@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveInt, field_validator, model_validator
 
 from diffground.config import NOT_IN_KEY, Config
 
@@ -42,6 +42,12 @@ class TrainConfig(Config):
     checkpoint_every: Annotated[PositiveInt, NOT_IN_KEY] = 200  # steps
     # Steps; 0 = only at the end. Moves no weight, but the best are chosen among those evaluated.
     evaluate_every: Annotated[int, Field(ge=0), NOT_IN_KEY] = 0
+
+    @field_validator("rate_factors", "decay_factors", mode="before")
+    @classmethod
+    def _nothing_is_no_factor(cls, content: Any) -> Any:
+        """``null`` takes base's factors away; ``{}``, laid over them, would change none."""
+        return {} if content is None else content
 
     @model_validator(mode="after")
     def _warms_up_in_time(self) -> TrainConfig:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import NonNegativeInt, PositiveInt, model_validator
 
 from diffground.config import Config
 
@@ -16,34 +16,34 @@ RENDERERS = {"coco_panoptic": 2, "voc2012": 1, "coco2014": 1, "mug19": 1}
 class CocoPanopticCounts(Config):
     """Images of the COCO-2017 panoptic dataset, each with one narrative."""
 
-    train: NonNegativeInt = 1200  # paper: 118,287
-    val: NonNegativeInt = 200  # paper: 5,000
+    train: NonNegativeInt
+    val: NonNegativeInt
 
 
 class VocCounts(Config):
     """Images of the VOC-2012 dataset. ``train_aug`` is ``train`` and ``aug`` together."""
 
-    train: NonNegativeInt = 160  # paper: 1,464
-    aug: NonNegativeInt = 840  # only in train_aug; paper: 9,118
-    val: NonNegativeInt = 160  # paper: 1,449
-    test: NonNegativeInt = 0  # images without masks; paper: 1,456
+    train: NonNegativeInt
+    aug: NonNegativeInt  # only in train_aug
+    val: NonNegativeInt
+    test: NonNegativeInt = 0  # images without masks; VOC has 1,456, in an archive of their own
 
 
 class Coco2014Counts(Config):
     """Images of the COCO-2014 segmentation dataset."""
 
-    train: NonNegativeInt = 800  # paper: 82,081
-    val: NonNegativeInt = 120  # paper: 40,137
+    train: NonNegativeInt
+    val: NonNegativeInt
 
 
 class Mug19Counts(Config):
     """Mug19 (paper 002, section 4): nineteen items, scenes of three to five of them."""
 
-    scenes: PositiveInt = 47  # paper: 47
-    views: PositiveInt = 4  # pictures of a scene; paper: 100
-    min_references: PositiveInt = 5  # pictures of an item; paper: 5 to 10
-    max_references: PositiveInt = 10
-    scene_width: PositiveInt = 256  # pixels, scenes are `size` high; paper: 1137 x 640
+    scenes: PositiveInt
+    views: PositiveInt  # pictures of a scene
+    min_references: PositiveInt  # pictures of an item
+    max_references: PositiveInt
+    scene_width: PositiveInt  # pixels, scenes are `size` high
 
     @model_validator(mode="after")
     def _references_in_order(self) -> Mug19Counts:
@@ -61,14 +61,14 @@ class WorldConfig(Config):
     mini models learn from scenes of a third seed (``foundation.scenes.seed``).
     """
 
-    make: bool = True  # False: the datasets are somebody's own, and are only looked at
-    size: PositiveInt = 128  # canvas, pixels
+    make: bool  # False: the datasets are somebody's own, and are only looked at
+    size: PositiveInt  # canvas, pixels
     seed: NonNegativeInt
     eval_seed: NonNegativeInt  # of held-out scenes
-    coco_panoptic: CocoPanopticCounts = Field(default_factory=CocoPanopticCounts)
-    voc2012: VocCounts = Field(default_factory=VocCounts)
-    coco2014: Coco2014Counts = Field(default_factory=Coco2014Counts)
-    mug19: Mug19Counts = Field(default_factory=Mug19Counts)
+    coco_panoptic: CocoPanopticCounts
+    voc2012: VocCounts
+    coco2014: Coco2014Counts
+    mug19: Mug19Counts
 
     @model_validator(mode="after")
     def _nothing_is_left_empty(self) -> WorldConfig:
