@@ -93,3 +93,19 @@ def toy_project(tmp_path: Path) -> Iterator[Callable[..., Path]]:
     for name in set(sys.modules) - modules:
         if name.split(".")[0] == "toy_project":
             del sys.modules[name]
+
+
+@pytest.fixture
+def made_by(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], str]]:
+    """``made_by("a")`` lets the code be that of the commit "aaa…", which it returns."""
+    from diffground import provenance
+
+    def commit(digit: str) -> str:
+        state = provenance.Checkout(digit * 40, changed=False)
+        monkeypatch.setattr(provenance, "checkout", lambda folder: state)
+        monkeypatch.setattr(provenance, "_git", lambda folder, *args: "")
+        provenance.commit.cache_clear()
+        return state.commit
+
+    yield commit
+    provenance.commit.cache_clear()

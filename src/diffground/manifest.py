@@ -9,8 +9,8 @@ away::
 
 Files are made in a hidden sibling folder that takes the final name when it is whole, so readers
 never see half a dataset, and files of an earlier configuration never mix with the new ones.
-Code that changes what a configuration produces should be part of the configuration, say as
-``"renderer": 3``: the code itself is not hashed.
+Code that changes what a configuration produces has a number in the configuration, under ``"code"``
+(:mod:`diffground.provenance`): the code itself is not hashed.
 """
 
 from __future__ import annotations
@@ -30,9 +30,10 @@ from pydantic import BaseModel, ValidationError
 
 from diffground.config import Config
 from diffground.errors import InputError
+from diffground.provenance import Made, say_why
 
 MANIFEST = "manifest.json"
-VERSION = 1  # of the manifest's own format
+FORMAT = 1  # of the manifest itself
 MODEL_FILES = ("*.safetensors", "*.bin", "*.json", "*.txt")  # weights, configs, vocabularies
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,7 @@ class Manifest(Config):
     size_bytes: int
     digest: str  # of the configuration and every file's path and size, 16 hexadecimal digits
     contents: str | None = None  # of every file's path and bytes, the same; None: not taken
+    made: Made = Made()  # by which commits the files were made, and when the last of them was
 
 
 def config_hash(config: Configuration) -> str:
@@ -73,7 +75,7 @@ def is_valid(folder: str | Path, config: Configuration | None = None) -> bool:
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
-    if manifest is None or manifest.version != VERSION:
+    if manifest is None or manifest.version != FORMAT:
         return False
     if config is not None and manifest.config_hash != config_hash(config):
         return False
@@ -81,25 +83,30 @@ def is_valid(folder: str | Path, config: Configuration | None = None) -> bool:
 
 
 def write_manifest(
-    folder: str | Path, config: Configuration, *, contents: bool = False
+    folder: str | Path,
+    config: Configuration,
+    *,
+    contents: bool = False,
+    commit: str | None = None,
 ) -> Manifest:
     """Declares that ``folder`` is finished: counts its files and writes the manifest in one step.
 
     For folders that are filled in place, such as checkpoints; call :func:`remove_manifest` before
     the first change. Hidden files are not counted. ``contents`` reads every byte and notes its
-    hash.
+    hash. ``commit`` names those that made the files, if it was not all done just now.
     """
     folder = Path(folder)
     hashed = config_hash(config)
     files, size, digest = _listing(folder, hashed)
     manifest = Manifest(
-        version=VERSION,
+        version=FORMAT,
         config_hash=hashed,
         config=_plain(config),
         files=files,
         size_bytes=size,
         digest=digest,
         contents=_contents(folder) if contents else None,
+        made=Made.now(commit),
     )
     partial = folder / f".{MANIFEST}.{os.getpid()}"
     with partial.open("w", encoding="utf-8") as stream:
@@ -138,6 +145,8 @@ def make_folder(
             if manifest.contents in (None, _contents(folder)):
                 return manifest
             log.warning("%s was damaged since it was made, and is made again", folder)
+        elif manifest is not None:
+            say_why(folder, _plain(config), [folder / MANIFEST], "config")
         accounted = manifest is None or is_valid(folder)
         # A finished folder that was killed just before it took its name needs no second making.
         if not is_valid(partial, config):

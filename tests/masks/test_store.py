@@ -19,7 +19,8 @@ from mask_world import BROKEN, CLASSES, CONFIG, IDS, RECIPE, make, scene
 from pydantic import ValidationError
 
 from diffground.errors import InputError
-from diffground.manifest import is_valid
+from diffground.manifest import is_valid, read_manifest
+from diffground.masks import crf
 from diffground.masks.crf import CrfConfig, dense_crf
 from diffground.masks.labels import labels_of, read_confidence, read_labels, write_labels
 from diffground.masks.measure import measure
@@ -339,6 +340,31 @@ def test_folders_of_other_parameters_are_left_alone(tmp_path):
         with pytest.raises(InputError, match=rf"recipe\.json: {name}: .* other parameters"):
             write_masks(tmp_path, ids=IDS[:2], **change)
     assert contents(tmp_path) == before
+
+
+def test_masks_of_other_code_are_not_taken(tmp_path, monkeypatch):
+    write_masks(tmp_path, ids=IDS[:2])
+    monkeypatch.setattr(crf, "CODE_VERSION", 2)
+    with pytest.raises(InputError, match=r"made with other code \(crf 1 → 2\)"):
+        write_masks(tmp_path, ids=IDS[:2])
+
+
+def test_the_commits_of_all_runs_are_kept(tmp_path, made_by):
+    """Also that of a run which was killed before it could note what it had made."""
+
+    def killed(item):
+        if item == IDS[1]:
+            raise KeyboardInterrupt
+        return make(item)
+
+    first = made_by("a")
+    with pytest.raises(KeyboardInterrupt):
+        write_masks(tmp_path, ids=IDS[:2], make=killed)
+    second = made_by("b")
+    assert write_masks(tmp_path, ids=IDS[:2])["complete"]
+    noted = json.loads((tmp_path / "shard-000-of-001.json").read_text())["items"]
+    assert [by for *_, by in noted.values()] == [first, second]
+    assert read_manifest(tmp_path).made.commit == f"{first}, {second}"
 
 
 def test_names(tmp_path):

@@ -47,6 +47,7 @@ def key_of(**changes) -> FeatureKey:
         "backbone_precision": "float32",
         "coco": "0" * 16,
         "split": "train2017",
+        "code": {"features": 1},
         "image_size": tiny_png.SIDE,
         "max_phrases": 30,
         "long_captions": "per_sentence",

@@ -64,7 +64,7 @@ def test_what_is_ours_is_printed_with_every_table():
         entry = published(name)
         rows = [measured_row(r["name"], [{"overall": 50.0}], r["paper"]) for r in entry["rows"]]
         png = base("paper", pretrained=False)
-        table = _table(png, PngTablesConfig(), entry, rows, "", 0.0)
+        table = _table(png, PngTablesConfig(), entry, rows, 0.0)
         text = " ".join(render(table).split())
         for words in (
             "Without it, it reports the full model alone (Table 1: 64.5)",

@@ -6,6 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from diffground.errors import InputError
+from diffground.provenance import Made
 from diffground.reporting.tables import (
     ResultRow,
     ResultTable,
@@ -16,10 +17,17 @@ from diffground.reporting.tables import (
     write_tables,
 )
 
+OLD, NEW = "01" * 20, "ab" * 20
+TWO = [
+    Made(commit=f"{NEW}+", date="2026-01-31"),
+    Made(commit=OLD, date="2026-03-02"),
+    Made(commit=OLD, date="2026-02-14"),
+]
+
 
 def table(**changes):
     rows = (
-        measured_row("baseline", [{"overall": 30.0}, {"overall": 32.0}], {"overall": 37.8}),
+        measured_row("baseline", [{"overall": 30.0}, {"overall": 32.0}], {"overall": 37.8}, TWO),
         measured_row("+ EIPA", [{"overall": 50.0, "things": 40.0}], {"overall": 62.9}),
         ResultRow(name="oracle", paper={"overall": 64.4, "things": 67.3}),
     )
@@ -31,7 +39,7 @@ def table(**changes):
         "rows": rows,
         "orderings": (ordering(rows, "+ EIPA", "baseline", "overall"),),
         "config": {"protocol": "original", "plural_rule": "count", "seed": 1},
-        "commit": "0123456789abcdef",
+        "commit": NEW,
         "seconds": 90.0,
     }
     return ResultTable(**{**given, **changes})
@@ -46,6 +54,7 @@ def test_a_file_has_exactly_the_documented_keys(tmp_path):
     assert content["rows"][0] == {
         "name": "baseline", "paper": {"overall": 37.8}, "mean": {"overall": 31.0},
         "sd": {"overall": pytest.approx(2**0.5)}, "seeds": 2,
+        "commit": f"{NEW}+, {OLD}", "date": "2026-03-02",
     }  # fmt: skip
     assert set(content["orderings"][0]) == {"claim", "paper_gap", "measured_gap", "holds"}
     assert read_tables(path) == [table()]
@@ -116,11 +125,13 @@ def test_the_text_sets_paper_beside_measured():
     text = render(table())
     assert "EIPA, Table 2: Average Recall (%)" in text
     assert "measured at mini scale, protocol original, plural_rule count" in text
-    assert "commit 0123456789, 1.5 min" in text and "not levels" in text
+    assert "plural_rule count, 1.5 min" in text and "not levels" in text
     lines = {line.split("|")[0].strip(): line.split() for line in text.splitlines() if "|" in line}
-    assert lines["baseline (2 seeds)"] == "baseline (2 seeds) | 37.8 31.0 ±1.4 | - -".split()
-    assert lines["+ EIPA (1 seed)"] == "+ EIPA (1 seed) | 62.9 50.0 | - 40.0".split()
-    assert lines["oracle"] == "oracle | 64.4 - | 67.3 -".split()
+    assert lines["baseline (2 seeds)"] == (
+        "baseline (2 seeds) | 37.8 31.0 ±1.4 | - - | ababababab+, 0101010101 2026-03-02".split()
+    )
+    assert lines["+ EIPA (1 seed)"] == "+ EIPA (1 seed) | 62.9 50.0 | - 40.0 |".split()
+    assert lines["oracle"] == "oracle | 64.4 - | 67.3 - |".split()
     assert "+ EIPA > baseline (overall): paper +25.1, measured +19.0: holds" in text
     rules = [line.rstrip() for line in text.splitlines() if "|" in line]
     bars = [[n for n, c in enumerate(line) if c == "|"] for line in rules]

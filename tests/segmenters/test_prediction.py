@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from diffground.errors import InputError
 from diffground.io import write_png
 from diffground.masks.crf import CrfConfig
 from diffground.masks.labels import read_labels, write_labels
+from diffground.segmenters import prediction
 from diffground.segmenters.deeplab import DeepLabV2, normalise
 from diffground.segmenters.labelled import LabelledImage
 from diffground.segmenters.outputs import RECIPE
@@ -164,6 +166,7 @@ def test_what_no_image_is_to_blame_for_ends_the_run(
 
 SCRIPT = """
 import json, sys
+from collections.abc import Callable
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import test_prediction as t
@@ -199,3 +202,26 @@ def test_two_processes_share_the_images(tmp_path: Path) -> None:
             assert [p["item"] for p in got["skipped"]["problems"]] == ["3", "lost"]
     assert sum(view["asked"] for view in views) == 3, "the others were there"
     assert files(out) == files(tmp_path / "whole")
+
+
+def test_labels_of_other_code_are_written_again(
+    samples: list[LabelledImage],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    made_by: Callable[[str], str],
+) -> None:
+    def asked(digit: str) -> tuple[int, set[str]]:
+        """How many images the network was asked for, and whose files now lie there."""
+        made_by(digit)
+        made = segmenter()
+        predict(made, samples[:2], folder=tmp_path, recipe=MADE_BY)
+        return made.asked, set(json.loads((tmp_path / RECIPE).read_text())["ids"].values())
+
+    assert asked("a") == (2, {"a" * 40})
+    assert asked("b") == (0, {"a" * 40})
+    (tmp_path / "1.png").unlink()
+    assert asked("b") == (1, {"a" * 40, "b" * 40})
+    monkeypatch.setattr(prediction, "CODE_VERSION", 2)
+    assert asked("c") == (2, {"c" * 40})
+    assert f"{tmp_path} is made again, as the code is another one: prediction 1 → 2" in caplog.text

@@ -39,7 +39,7 @@ COCO |= {"val": {"dataset": "coco2014", "split": "val"}, "change": {"attention":
 
 def bench(root, *tables: str, open_row=None, **options) -> Bench:
     asked = Text2MaskTablesConfig(tables=tables, train=TRAIN, **options)
-    return Bench(config(), asked, folders(root), frozen(), open_row, "abc")
+    return Bench(config(), asked, folders(root), frozen(), open_row)
 
 
 def tables_of(root, *tables: str, **options) -> list[ResultTable]:
@@ -264,7 +264,7 @@ def test_similarities_are_cosines_of_the_classes_of_an_image(tmp_path):
     assert {point.id for point in points} == several
     assert all(-1 <= point.similarity <= 1.001 and 0 <= point.miou <= 100 for point in points)
     lines, _ = correlation(points, 3)
-    table = similarity_table(split, lines, "abc")
+    table = similarity_table(split, lines)
     assert [row.name.split()[1] for row in table.rows] == ["groups", "images"]
     assert table.rows[0].paper == {"r": -0.73, "p": 0.0049}
     assert measured_row("x", [{"r": 1.0}]).mean == {"r": 1.0}

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -237,6 +238,25 @@ def test_options_of_the_other_optimizer_are_refused() -> None:
             max_steps=1, batch_size=1, learning_rate=0.1, optimizer="sgd", momentum=0.0,
             betas=(0.5, 0.9),
         )  # fmt: skip
+
+
+def test_who_took_the_steps_is_kept(tmp_path: Path, made_by: Callable[[str], str]) -> None:
+    def trained(loss: LossFn = loss_fn) -> str:
+        result = train(model=net(), loss_fn=loss, dataset=Line(), config=CONFIG, folder=tmp_path)
+        return result.commit
+
+    def dying(model: nn.Module, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        if (tmp_path / LAST).exists():
+            raise Killed
+        return loss_fn(model, batch)
+
+    first = made_by("a")
+    with pytest.raises(Killed):
+        trained(dying)
+    second = made_by("b")
+    assert trained() == f"{first}, {second}"
+    made_by("c")
+    assert trained() == f"{first}, {second}"  # nothing was left to do
 
 
 def test_finished_run_is_not_repeated(tmp_path: Path) -> None:

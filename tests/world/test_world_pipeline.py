@@ -90,7 +90,7 @@ def test_what_is_valid_is_not_made_again(tmp_path: Path, config: WorldConfig) ->
     fewer = with_voc(config, aug=1)
     make_voc2012(fewer, folder)
     assert len(list((folder / VOC / "JPEGImages").iterdir())) == 12
-    assert is_valid(folder, fewer.recipe("voc2012"))
+    assert is_valid(folder, fewer.recipe("voc2012", voc.CODE_VERSION))
     next((folder / VOC / "JPEGImages").iterdir()).unlink()
     make_voc2012(fewer, folder)
     assert len(list((folder / VOC / "JPEGImages").iterdir())) == 12
@@ -110,7 +110,7 @@ def test_a_killed_making_leaves_nothing_valid(tmp_path: Path, config: WorldConfi
     process.join()
     assert not is_valid(folder) and not list(tmp_path.rglob("manifest.json"))
     make_voc2012(config, folder)
-    assert is_valid(folder, config.recipe("voc2012"))
+    assert is_valid(folder, config.recipe("voc2012", voc.CODE_VERSION))
     names = {path.name for path in tmp_path.iterdir() if not path.name.endswith(".lock")}
     assert names == {"voc2012"}, "nothing of the killed one is left"
 

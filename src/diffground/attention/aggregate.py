@@ -21,7 +21,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import torch
@@ -42,10 +42,11 @@ from diffground.backbone.text import Overflow, PromptEncoding
 from diffground.errors import InputError
 from diffground.seeds import derive_seed
 
-log = logging.getLogger(__name__)
+# Raised when the same settings give other class maps, or scores of them, here or in the modules
+# that this one calls; the baselines have a number of their own.
+CODE_VERSION: Final = 2
 
-#: Part of the keys of stored maps; raised where the same settings give other maps than before.
-MAPS_VERSION = 2
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

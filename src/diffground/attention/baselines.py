@@ -15,6 +15,7 @@ Cross alone and Cross + SelfCross, the table's other rows, need nothing that is 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -23,6 +24,9 @@ from torch.nn import functional
 from diffground.attention.selfcross import probed_cross
 from diffground.backbone.probe import ProbeResult
 from diffground.errors import InputError
+
+# Raised when a baseline gives other maps: only CBP's and DAAM's are then made again.
+CODE_VERSION: Final = 1
 
 _ROUNDS = 50  # of k-means at most; it settles after ten or so
 

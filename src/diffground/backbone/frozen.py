@@ -13,7 +13,7 @@ import math
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self
 
 import diffusers
 import torch
@@ -30,6 +30,10 @@ from diffground.backbone.probe import ProbeRequest, ProbeResult, probe_unet
 from diffground.backbone.text import Overflow, PromptEncoding, TokenRoom, encode, phrase_means
 from diffground.errors import InputError
 from diffground.loading import without_bars
+
+# Raised when the same image or prompt gives other latents, embeddings or probed values, here or in
+# the modules of this room that it calls.
+CODE_VERSION: Final = 1
 
 
 class FrozenDiffusion(nn.Module):

@@ -20,7 +20,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import diffusers
 import torch
@@ -39,7 +39,8 @@ log = logging.getLogger(__name__)
 
 TOKENIZER = Path("data/06_models/mini-sd/tokenizer")  # from the project's folder
 DTYPES = {name: getattr(torch, name) for name in ("bfloat16", "float16", "float32")}
-VERSION = 1  # of what this module writes for the same options
+# Raised when this module writes other files for the same options.
+CODE_VERSION: Final = 1
 
 
 def random_part(
@@ -97,7 +98,7 @@ def write_random(
         "dtype": str(dtype).removeprefix("torch."),
         "seed": seed,
         "tokenizer": fingerprint(tokenizer),
-        "version": VERSION,
+        "code": {"random_weights": CODE_VERSION},
     }
 
     def make(partial: Path) -> None:

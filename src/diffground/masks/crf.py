@@ -23,7 +23,7 @@ import logging
 import multiprocessing
 from functools import cache
 from importlib.util import find_spec
-from typing import Literal, Self
+from typing import Final, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,9 @@ from pydantic import (
 
 from diffground.config import Compat, Config, Device
 from diffground.errors import InputError
+
+# Raised when the same scores are refined to others, here or in the backends.
+CODE_VERSION: Final = 1
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,8 @@ A folder of masks::
              confidence/<id>.png   the posterior of the best label, grey, 255 = certain
              recipe.json           what the masks depend on
              shard-000-of-001.json of this part: the items that have no mask, and why; of the others
-                                   hashes of their files and of what they were made from
+                                   hashes of their files and of what they were made from, and the
+                                   commit that made them
              manifest.json         written last: its presence means whole
 
 Every file appears whole, and an item's ``mask`` after its other files. An item is done whose files
@@ -27,7 +28,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 import numpy as np
 from filelock import FileLock
@@ -46,6 +47,7 @@ from diffground.manifest import (
     remove_manifest,
     write_manifest,
 )
+from diffground.masks import crf
 from diffground.masks.crf import CrfConfig, check_backend, dense_crf
 from diffground.masks.labels import (
     labels_of,
@@ -58,10 +60,14 @@ from diffground.masks.pool import outcomes
 from diffground.masks.uncertainty import uncertain
 from diffground.metrics.iou import UNSURE
 from diffground.progress import progress
+from diffground.provenance import RECIPE, claim, code_change, code_of, commit, join_commits
 
 Layer = Literal["mask", "label", "initial", "confidence"]
 
-RECIPE = "recipe.json"
+# Raised when the same posterior gives other labels, here or in `labels` and `uncertainty`.
+CODE_VERSION: Final = 1
+
+Note = tuple[str, str | None, str]  # hash of an item's files, of what they are made from; commit
 
 
 class MaskConfig(Config):
@@ -222,6 +228,11 @@ def _refine(folder: Path, config: MaskConfig, compat: Compat, item: str, work: M
             write_labels(path, np.where(unsure, np.uint8(UNSURE), labels))
 
 
+def code_of_masks() -> dict[str, int]:
+    """The code versions that masks depend on besides their scores."""
+    return code_of(crf) | {"masks": CODE_VERSION}
+
+
 class _Store:
     """What lies in the folder, and what should."""
 
@@ -240,10 +251,16 @@ class _Store:
         # Not the device: machines that share a folder may differ.
         masks = config.model_dump(mode="json", exclude={"crf": {"device"}})
         made = recipe.model_dump(mode="json") if isinstance(recipe, BaseModel) else dict(recipe)
-        self.recipe: dict[str, Any] = {"masks": masks, "compat": compat, "recipe": made}
+        self.recipe: dict[str, Any] = {
+            "code": code_of_masks(),
+            "masks": masks,
+            "compat": compat,
+            "recipe": made,
+        }
         self.ids_hash = config_hash({"ids": list(ids)})
         self.manifest_config = self.recipe | {"ids": self.ids_hash}
-        self.notes = self._read_notes()
+        self.notes, self.begun = self._read_notes()
+        self._pending: frozenset[str] = frozenset()
         self._sources: dict[str, str | None] = {}
 
     def report_path(self, index: int) -> Path:
@@ -254,7 +271,7 @@ class _Store:
         """Notes what the masks depend on; refuses a folder that was begun with something else."""
         path = self.folder / RECIPE
         if not path.exists():
-            write_json(path, self.recipe)
+            claim(self.folder, self.recipe)
             return
         before = read_json(path)
         if before is None or not self.recipe.keys() <= before.keys():
@@ -270,11 +287,13 @@ class _Store:
             write_json(path, before)
         other = [key for key, part in self.recipe.items() if not _equal(before.get(key), part)]
         if other:
+            change = code_change(before, self.recipe)
+            found = f"code ({change})" if change else "parameters"
             raise InputError(
                 path,
                 ", ".join(other),
-                "the folder's masks were made with other parameters; choose another folder, or "
-                "remove this one to make them again",
+                f"the folder's masks were made with other {found}; "
+                "choose another folder, or remove this one to make them again",
             )
 
     def is_done(self, item: str) -> bool:
@@ -284,7 +303,7 @@ class _Store:
         paths = self._paths(item)
         if item not in self.notes:
             return not self._is_old(item, paths[-1]) and self._is_readable(item)
-        files, source = self.notes[item]
+        files, source, _ = self.notes[item]
         return digest_of(*paths) == files and self._source(item) in (None, source)
 
     def is_there(self, item: str) -> bool:
@@ -298,17 +317,20 @@ class _Store:
     def begin(self, mine: Sequence[str], pending: Sequence[str]) -> None:
         """Takes back that the shard is finished, and keeps what is known of the other items."""
         self._sources = {item: self._source(item) for item in mine}  # before they are read
+        self._pending = frozenset(pending)
         for item in pending:
             self.notes.pop(item, None)
         kept = {item: self.notes[item] for item in mine if item in self.notes}
-        content: dict[str, Any] = {"ids": None, "problems": [], "items": kept}
+        begun = join_commits([self.begun, commit()])
+        content: dict[str, Any] = {"ids": None, "problems": [], "items": kept, "begun": begun}
         write_json(self.report_path(self.shard.index), content)
 
     def write_report(self, mine: Sequence[str], report: ProblemReport) -> None:
         """Declares that this run's shard is finished."""
         for item in mine:
             if item not in self.notes and self.is_there(item):
-                self.notes[item] = digest_of(*self._paths(item)), self._sources[item]
+                by = commit() if item in self._pending else self.begun
+                self.notes[item] = digest_of(*self._paths(item)), self._sources[item], by
         content = {
             "ids": self.ids_hash,
             "problems": [asdict(row) for row in report.problems],
@@ -316,13 +338,17 @@ class _Store:
         }
         write_json(self.report_path(self.shard.index), content)
 
-    def _read_notes(self) -> dict[str, tuple[str, str | None]]:
-        """Hashes of items' files and of what they were made from, of all shards of any run."""
-        notes: dict[str, tuple[str, str | None]] = {}
+    def _read_notes(self) -> tuple[dict[str, Note], str]:
+        """What all shards of any run noted of items; and by which commits the others may be."""
+        notes: dict[str, Note] = {}
+        manifest = read_manifest(self.folder)
+        begun = [manifest.made.commit] if manifest else []
         for path in sorted(self.folder.glob("shard-*-of-*.json")):
-            for item, (files, source) in (read_json(path) or {}).get("items", {}).items():
-                notes[item] = files, source
-        return notes
+            content = read_json(path) or {}
+            begun.append(content.get("begun", ""))
+            for item, (files, source, by) in content.get("items", {}).items():
+                notes[item] = files, source, by
+        return notes, join_commits(begun)
 
     def _paths(self, item: str) -> list[Path]:
         return [mask_path(self.folder, item, layer) for layer in self.config.layers()]
@@ -357,11 +383,13 @@ class _Store:
         """Writes the manifest if every shard is finished."""
         with FileLock(self.folder / ".finish.lock"):
             known: set[str] = set()
+            commits = []
             for index in range(self.shard.count):
                 report = read_json(self.report_path(index))
                 if report is None or report.get("ids") != self.ids_hash:
                     return False
                 known |= {Problem(**row).item for row in report["problems"]}
+                commits += [by for _, _, by in report["items"].values()]
             if not all(item in known or self.is_there(item) for item in self.ids):
                 return False
             # Left behind by killed runs; no run is writing now.
@@ -370,7 +398,7 @@ class _Store:
             current = {self.report_path(index) for index in range(self.shard.count)}
             for stale in set(self.folder.glob("shard-*-of-*.json")) - current:
                 stale.unlink(missing_ok=True)
-            write_manifest(self.folder, self.manifest_config)
+            write_manifest(self.folder, self.manifest_config, commit=join_commits(commits))
             return True
 
 

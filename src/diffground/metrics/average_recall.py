@@ -34,7 +34,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
@@ -44,6 +44,9 @@ from torch.nn import functional
 
 from diffground.config import PluralRule, Protocol
 from diffground.metrics.iou import divide
+
+# Raised when the same masks are measured to be others.
+CODE_VERSION: Final = 1
 
 Key = tuple[str | int, int]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -18,6 +18,10 @@ from diffground.png.annotations import CategoryMap
 from diffground.png.config import PngDataConfig
 from diffground.png.feature_store import CachedFeatures, FeatureStore, FrozenInputs
 from diffground.png.samples import PngPhrase, PngSample, load_image, load_targets
+
+# Raised when the same files give other narratives, phrases, pixels or targets, here or in what
+# reads them (samples, annotations, phrases).
+CODE_VERSION: Final = 1
 
 UNKNOWN = -1  # class index of a padded phrase
 

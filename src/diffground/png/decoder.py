@@ -27,6 +27,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +42,9 @@ from transformers.models.mask2former.modeling_mask2former import (
 from diffground.errors import InputError
 from diffground.png.config import DecoderConfig
 from diffground.png.maps import open_rows
+
+# Raised when the same settings and weights give other masks, or a seed other weights.
+CODE_VERSION: Final = 1
 
 LEVELS = 3  # 1/8, 1/16, 1/32
 

@@ -8,7 +8,7 @@ plurals part, how many phrases a reader that finds segments by their boxes would
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from diffground.errors import ACCESS, InputError, ProblemReport
 from diffground.png.annotations import Segment, parse_narrative
@@ -19,6 +19,9 @@ from diffground.png.samples import (
     load_image,
     load_targets,
 )
+
+# Raised when the same files lead to other findings.
+CODE_VERSION: Final = 1
 
 _SHOWN = 10  # examples listed in the text
 

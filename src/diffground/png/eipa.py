@@ -38,6 +38,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +48,9 @@ from diffground.backbone.adapter import State
 from diffground.errors import InputError
 from diffground.png.config import EipaConfig, Insertion
 from diffground.png.maps import minmax, open_rows, resize_maps
+
+# Raised when the same settings and weights give other prompts or maps, or a seed other weights.
+CODE_VERSION: Final = 1
 
 _FIXED = 3  # entries of the state before the sites' outputs: see EIPA.start
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
@@ -34,6 +34,9 @@ from diffground.png.phrases import check_caption
 from diffground.png.samples import PngSample, load_image, load_targets
 from diffground.reporting.overlays import Comparison
 from diffground.training.processes import processes
+
+# Raised when a model is measured in another way.
+CODE_VERSION: Final = 1
 
 log = logging.getLogger(__name__)
 

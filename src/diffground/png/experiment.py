@@ -3,7 +3,8 @@
 Everything that a result depends on goes into a key, and the trained model lies in a folder of that
 name: variants never mix, a killed training goes on, and a finished one is not repeated. ::
 
-    <models>/<insertion>-<key>/last.pt            the training's checkpoint
+    <models>/<insertion>-<key>/recipe.json     what the key was made of
+                               last.pt            the training's checkpoint
                                before.pt          the one before it, should that be damaged
                                best.safetensors   with png.train.evaluate_every: the best weights
                                png.safetensors    the trained weights, written at the end
@@ -42,6 +43,7 @@ from diffground.png.samples import PngSample
 from diffground.png.splits import read_split
 from diffground.png.trained import TRAINING, finished, weights_file
 from diffground.png.variant import Variant
+from diffground.provenance import Made, claim, say_why
 from diffground.training.loop import TrainResult, train
 from diffground.training.processes import only_training, processes
 
@@ -86,6 +88,8 @@ def train_variant(
             log.info("%s: already trained", variant.name)
             weights_file(config, folder)
             return kept | {"trained": False}
+        if processes().is_main_process:
+            claim(folder, variant.content)
         return summary | _train(config, folders, backbone, variant, broken, on_log)
 
 
@@ -148,8 +152,13 @@ def evaluate_variant(
     """Average Recall on the validation split, and its JSON, which is also kept with the model."""
     samples, categories = read_validation(config, folders.coco)
     store = _store(config, folders, model.backbone, config.splits.val, samples, None)
+    path, rule = variant.evaluation_path(config, folders), variant.rule(config, folders)
+    if processes().is_main_process:
+        claim(path.parent, variant.content)
+        if not path.exists():
+            say_why(path, rule, path.parent.glob("evaluation-*.json"), "key")
     result = evaluate(model, samples, categories, config.data, config.eval, store)
-    metrics = {
+    metrics: dict[str, Any] = {
         "protocol": config.eval.protocol,
         "plural_rule": config.eval.plural_rule,
         "phrases": result.recall.phrases,
@@ -163,17 +172,17 @@ def evaluate_variant(
         "variant": variant.name,
         "narratives": len(samples),
         "skipped": result.report.to_dict()["skipped"],
+        **Made.now().model_dump(),
     }
     if processes().is_main_process:
-        path = variant.evaluation_path(config, folders)
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_json(variant.phrases_path(config, folders), result.rows)
         problems = result.report.problems
         if any(problem.may_pass for problem in problems):
             log.warning("%s: files could not be opened: the figures are not kept", variant.name)
         else:
             without = {problem.file: note_of(Path(problem.file)) for problem in problems}
-            write_json(path, {"metrics": metrics, "without": without})  # last: it means measured
+            # Last: it means measured.
+            write_json(path, {"key": rule, "metrics": metrics, "without": without})
     return result, metrics
 
 
@@ -255,6 +264,7 @@ def _summary(
         "trained_parameters": sum(p.numel() for p in model.trainable_parameters()),
         "history": result.history,
         "best": result.best,
+        **Made.now(result.commit).model_dump(),
     }
 
 

@@ -48,6 +48,7 @@ from diffground.png.feature_store import (
 from diffground.png.features import encode_images, encode_narratives
 from diffground.png.samples import PngSample, load_image
 from diffground.progress import Progress
+from diffground.provenance import claim, join_commits
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +83,7 @@ def extract_features(
         raise InputError(root, key.split, "there is no narrative to extract features of")
     started = time.monotonic()
     folder = key.folder(root)
-    folder.mkdir(parents=True, exist_ok=True)
+    claim(folder, key.model_dump())
     blocks = plan_blocks(samples, config.shard_size)
     made, denied = 0, list[Problem]()
     with FileLock(folder / f".machine-{config.machine}-of-{config.machines}.lock"):
@@ -167,7 +168,8 @@ def _finish(
         write_whole(
             folder / INDEX, lambda part: part.write_text(content, encoding="utf-8"), sealed=True
         )
-        write_manifest(folder, key)
+        made = [info.commit for found in infos.values() for info in found.values()]
+        write_manifest(folder, key, commit=join_commits(made))
     return FeatureStore.open(root, key)
 
 

@@ -6,6 +6,7 @@ A folder holds one split as one frozen model sees it; its name has all that the 
                          phrases-00000.safetensors   "<sample id>.context" (K, C_t), ".valid" (K,)
                                                      and, for SDXL, ".pooled" (P,)
                          <shard>.sha256              the shard's checksum
+                         recipe.json                 what the name was made of
                          index.json                  which shard holds what, what was skipped, and
                                                      the images' sizes, dates and hashes
                          manifest.json               written last: its presence means whole
@@ -40,6 +41,7 @@ from diffground.manifest import config_hash, is_valid
 from diffground.png.config import Precision
 from diffground.png.phrases import LongCaptions
 from diffground.png.samples import PngSample
+from diffground.provenance import commit
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +94,7 @@ class FrozenInputs:
 class FeatureKey(Config):
     """All that a split's features depend on, but for the images' bytes: the index notes these."""
 
-    version: Literal[1] = 1  # of this code's numbers: raise it when it makes others
+    code: dict[str, int]  # see diffground.provenance
     backbone: str  # the model folder's fingerprint
     backbone_precision: str  # float32, bfloat16 or float16: what it computes in
     coco: str  # the data's fingerprint
@@ -253,6 +255,7 @@ class ShardInfo:
     keys: frozenset[str]  # what it holds, parts cut off
     problems: tuple[Problem, ...]  # of the keys that it lacks
     images: dict[str, FileNote]  # what latents were made of, by key
+    commit: str  # by which it was made
 
 
 def shard_metadata(
@@ -263,6 +266,7 @@ def shard_metadata(
         "plan": plan,
         "problems": [vars(problem) for problem in problems],
         "images": dict(sorted(images.items())),
+        "commit": commit(),
     }
     return {"shard": json.dumps(content)}  # one entry: several would be written in random order
 
@@ -277,7 +281,7 @@ def read_shard_info(path: Path) -> ShardInfo | None:
         problems = tuple(Problem(**row) for row in content["problems"])
         keys = frozenset(name.partition(".")[0] for name in names)
         images = {key: FileNote(*note) for key, note in content["images"].items()}
-        return ShardInfo(content["plan"], keys, problems, images)
+        return ShardInfo(content["plan"], keys, problems, images, content["commit"])
     except (FileNotFoundError, SafetensorError, KeyError, TypeError, ValueError):
         return None
 

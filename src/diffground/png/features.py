@@ -13,17 +13,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 import torch
 from torch import Tensor
 
+from diffground.backbone import frozen
 from diffground.backbone.frozen import FrozenDiffusion
 from diffground.errors import InputError
+from diffground.png import data as png_data
 from diffground.png.config import PngDataConfig, Precision
 from diffground.png.data import PngBatch
 from diffground.png.feature_store import DTYPES, FeatureKey, FeatureStore, FrozenInputs
 from diffground.png.phrases import LongCaptions, Span, encode_captions, lost_phrases
 from diffground.png.splits import data_fingerprint
+from diffground.provenance import code_of
+
+# Raised when the same narratives give other features: cached ones are then made again.
+CODE_VERSION: Final = 1
 
 __all__ = [
     "FeatureStore",
@@ -108,6 +115,7 @@ def feature_key(
 ) -> FeatureKey:
     """What decides the features of a split that is read with ``max_phrases``."""
     return FeatureKey(
+        code=code_of(frozen, png_data) | {"features": CODE_VERSION},
         backbone=backbone.fingerprint(),
         backbone_precision=str(backbone.dtype).removeprefix("torch."),
         coco=data_fingerprint(coco),

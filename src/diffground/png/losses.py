@@ -27,7 +27,7 @@ Conventions that the equations leave open:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Final, Literal
 
 import torch
 import torch.nn.functional as F
@@ -40,6 +40,9 @@ from diffground.png.heads import PngOutputs
 # taken that are the least sure.
 OVERSAMPLE = 3
 IMPORTANCE = 0.75
+# Raised when the same outputs have other losses.
+CODE_VERSION: Final = 1
+
 EPSILON = 1e-6  # added inside a logarithm: a map may be exactly 0 where a softmax underflows
 
 

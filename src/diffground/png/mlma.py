@@ -49,6 +49,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -67,6 +68,9 @@ from diffground.errors import InputError
 from diffground.png.config import MlmaConfig
 from diffground.png.decoder import LEVELS
 from diffground.png.maps import open_rows
+
+# Raised when the same settings and weights give others, or a seed other weights; levels as well.
+CODE_VERSION: Final = 1
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import json
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from pydantic import ValidationError
@@ -48,6 +48,9 @@ from diffground.png.maps import minmax, resize_maps
 from diffground.png.mlma import MLMA
 from diffground.seeds import derive_seed
 from diffground.training.checkpoint import load_weights, put_weights, save_weights, trainable_state
+
+# Raised when the same parts are put together, or read off, in another way; heads as well.
+CODE_VERSION: Final = 1
 
 WEIGHTS, CONFIG = "png.safetensors", "png.json"
 WRITE_AGAIN = "train with the same settings: what is finished is written again from last.pt"

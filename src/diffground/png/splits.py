@@ -14,10 +14,12 @@ from diffground.errors import ACCESS
 from diffground.io.files import read_json, write_json
 from diffground.io.notes import state_of
 from diffground.manifest import config_hash, fingerprint, read_manifest
+from diffground.png import doctor as doctor_code
 from diffground.png.annotations import CategoryMap, Layout
 from diffground.png.config import PngSplits
 from diffground.png.doctor import examine, problems_of
 from diffground.png.samples import PngBenchmark, PngSample
+from diffground.provenance import Made, code_of, say_why
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +66,8 @@ def examine_training_data(
         "max_phrases": max_phrases,
         "limit": splits.train_limit,
     }
-    kept = _findings_path(coco, splits, max_phrases, cache)
+    key = _findings_key(coco, splits, max_phrases)
+    kept = _findings_path(key, cache)
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(cache / f".{kept.name}.lock"):  # of several processes one looks, the others wait
         state = state_of(benchmark.image_folder, benchmark.panoptic_folder)
@@ -72,9 +75,12 @@ def examine_training_data(
         if before and before["files"] == state and not any(map(_opens, before["denied"])):
             found: dict[str, Any] = before["found"]
             return found
+        if before is None:
+            say_why(kept, key, cache.glob("doctor-*.json"), "key")
         found = examine(benchmark, **options)
         denied = sorted({row["file"] for row in problems_of(found) if row["field"] == ACCESS})
-        write_json(kept, {"found": found, "files": state, "denied": denied})
+        about = {"key": key, **Made.now().model_dump()}
+        write_json(kept, about | {"found": found, "files": state, "denied": denied})
     return found
 
 
@@ -90,18 +96,22 @@ def left_out(coco: Path, splits: PngSplits, max_phrases: int, cache: Path) -> li
     Their absence is a part of what a model learnt from; what the JSON files themselves leave out is
     known by their hash. Nothing is opened; empty where the doctor was not asked.
     """
-    findings = _kept_findings(_findings_path(coco, splits, max_phrases, cache))
+    findings = _kept_findings(_findings_path(_findings_key(coco, splits, max_phrases), cache))
     return sorted(broken_samples(findings["found"])) if findings else []
 
 
-def _findings_path(coco: Path, splits: PngSplits, max_phrases: int, cache: Path) -> Path:
-    key = {
+def _findings_key(coco: Path, splits: PngSplits, max_phrases: int) -> dict[str, Any]:
+    return {
         "coco": data_fingerprint(coco),
         "split": splits.train,
         "deep": splits.deep_check,
         "max_phrases": max_phrases,
         "limit": splits.train_limit,
+        "code": code_of(doctor_code),
     }
+
+
+def _findings_path(key: Mapping[str, Any], cache: Path) -> Path:
     return cache / f"doctor-{config_hash(key)[:12]}.json"
 
 

@@ -25,6 +25,7 @@ from diffground.png.model import PngModel
 from diffground.png.tables_config import PngTablesConfig, TableName, paper_figures, published
 from diffground.png.trained import load_variant
 from diffground.png.variant import Variant
+from diffground.provenance import Made, commit
 from diffground.reporting.tables import Figures, ResultRow, ResultTable, measured_row, ordering
 
 log = logging.getLogger(__name__)
@@ -83,16 +84,14 @@ def run_tables(
     *,
     broken: frozenset[str] = frozenset(),
     open_row: OpenRow | None = None,
-    commit: str = "",
 ) -> list[ResultTable]:
     """Trains and evaluates what is missing, and returns the tables.
 
     Args:
         broken: ids of training samples to leave out.
         open_row: gives every row and seed a place for its losses and results.
-        commit: code version, written beside the numbers.
     """
-    done: dict[str, tuple[list[dict[str, float | None]], float]] = {}
+    done: dict[str, tuple[list[dict[str, float | None]], float, list[Made]]] = {}
     tables = []
     for name in ablation.tables:
         entry = published(name)
@@ -105,10 +104,10 @@ def run_tables(
                 done[key] = _run_row(
                     base, ablation, folders, backbone, row["model"], broken, title, open_row
                 )
-            runs, spent = done[key]
+            runs, spent, made = done[key]
             seconds += spent
-            rows.append(measured_row(row["name"], runs, row["paper"]))
-        tables.append(_table(base, ablation, entry, rows, commit, seconds))
+            rows.append(measured_row(row["name"], runs, row["paper"], made))
+        tables.append(_table(base, ablation, entry, rows, seconds))
     return tables
 
 
@@ -180,9 +179,9 @@ def _run_row(
     broken: frozenset[str],
     title: str,
     open_row: OpenRow | None,
-) -> tuple[list[dict[str, float | None]], float]:
-    """Average Recall of every seed, and the seconds of all trainings."""
-    runs, seconds = [], 0.0
+) -> tuple[list[dict[str, float | None]], float, list[Made]]:
+    """Average Recall of every seed, the seconds of all trainings, and who trained and measured."""
+    runs, seconds, made = [], 0.0, []
     for seed in ablation.seeds:
         config = row_config(base, ablation, model, seed)
         place = open_row(f"{title}, seed {seed}", config) if open_row else nullcontext()
@@ -195,8 +194,9 @@ def _run_row(
                 row.log_results(training, metrics, phrases, predictions)
         seconds += training["seconds"]
         runs.append(metrics["ar"])
+        made += [Made.of(training), Made.of(metrics)]
         log.info("%s, seed %d: AR %s", metrics["variant"], seed, metrics["ar"])
-    return runs, seconds
+    return runs, seconds, made
 
 
 def _table(
@@ -204,7 +204,6 @@ def _table(
     ablation: PngTablesConfig,
     entry: dict[str, Any],
     rows: list[ResultRow],
-    commit: str,
     seconds: float,
 ) -> ResultTable:
     present = {row.name for row in rows}
@@ -229,7 +228,7 @@ def _table(
             "ablation": ablation.model_dump(mode="json"),
             "png": base.model_dump(mode="json"),
         },
-        commit=commit,
+        commit=commit(),
         seconds=round(seconds, 1),
     )
 

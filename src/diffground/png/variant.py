@@ -11,11 +11,16 @@ from typing import Any
 
 from pydantic import Field
 
+from diffground.backbone import frozen
 from diffground.backbone.frozen import FrozenDiffusion
 from diffground.config import Config
 from diffground.manifest import config_hash, fingerprint
+from diffground.metrics import average_recall
+from diffground.png import data, decoder, eipa, evaluate, features, losses, mlma, model
 from diffground.png.config import PngConfig, PngFolders, PngModelConfig
 from diffground.png.splits import data_fingerprint, left_out
+from diffground.provenance import code_of
+from diffground.training import loop
 
 # How a trained model is read off and run: a run's choice, whatever the training's was.
 READING = ("head", "probability", "threshold", "checkpoint")
@@ -37,6 +42,7 @@ class Variant(Config):
         ``training.json`` says how it was made.
         """
         content: dict[str, Any] = {
+            "code": _code(config.model),
             "model": _relevant(config.model),
             "backbone": backbone.fingerprint(),
             "data": config.data.model_dump(mode="json"),
@@ -58,9 +64,10 @@ class Variant(Config):
             content["panoptic"] = _weights_fingerprint(folders.panoptic)
         return cls(name=f"{config.model.insertion}-{config_hash(content)[:12]}", content=content)
 
-    def evaluation_path(self, config: PngConfig, folders: PngFolders) -> Path:
-        """Where the Average Recall of this variant lies, measured as ``config`` says."""
-        rule = {
+    def rule(self, config: PngConfig, folders: PngFolders) -> dict[str, Any]:
+        """All that this variant's Average Recall depends on besides its weights."""
+        return {
+            "code": code_of(average_recall, evaluate),
             "eval": config.eval.key_content(),
             "precision": config.precision,
             "head": config.model.final_head,
@@ -69,12 +76,28 @@ class Variant(Config):
             "val": config.splits.val,
             "coco": data_fingerprint(folders.coco),
         }
-        return folders.models / self.name / f"evaluation-{config_hash(rule)[:12]}.json"
+
+    def evaluation_path(self, config: PngConfig, folders: PngFolders) -> Path:
+        """Where the Average Recall of this variant lies, measured as ``config`` says."""
+        key = config_hash(self.rule(config, folders))[:12]
+        return folders.models / self.name / f"evaluation-{key}.json"
 
     def phrases_path(self, config: PngConfig, folders: PngFolders) -> Path:
         """Where the IoU of every phrase lies, see :meth:`evaluation_path`."""
         path = self.evaluation_path(config, folders)
         return path.with_name(path.name.replace("evaluation", "phrases"))
+
+
+def _code(config: PngModelConfig) -> dict[str, int]:
+    """The code versions that results depend on: of parts that a model lacks, none."""
+    modules = [frozen, data, features, model]
+    if config.insertion != "none":
+        modules.append(eipa)
+    if config.decode:
+        modules += [decoder, mlma]
+    if config.learns:
+        modules += [losses, loop]
+    return code_of(*modules)
 
 
 def _relevant(model: PngModelConfig) -> dict[str, Any]:

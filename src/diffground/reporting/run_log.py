@@ -13,7 +13,6 @@ import math
 import os
 import platform
 import re
-import subprocess
 import sys
 import time
 import uuid
@@ -25,6 +24,7 @@ from typing import Any
 from pydantic import BaseModel
 
 import diffground
+from diffground.provenance import checkout
 from diffground.reporting.run_journal import Journal, settle
 from diffground.reporting.run_store import resolve_uri
 
@@ -162,11 +162,10 @@ def numbers(data: Mapping[str, Any], prefix: str) -> dict[str, float]:
 def code_version(project: Path) -> dict[str, str]:
     """Tags: package version, commit, and whether the checkout had changes that are in no commit."""
     tags = {"version": diffground.__version__}
-    commit = _git(project, "rev-parse", "HEAD")
-    changes = _git(project, "status", "--porcelain")
-    if commit is None or changes is None:
+    found = checkout(project)
+    if found is None:
         return tags | {"git.commit": "unknown", "git.dirty": "unknown"}
-    dirty = "true" if changes else "false"
+    commit, dirty = found.commit, "true" if found.changed else "false"
     return tags | {"mlflow.source.git.commit": commit, "git.commit": commit, "git.dirty": dirty}
 
 
@@ -189,16 +188,6 @@ def _numbers(data: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, float]
         elif isinstance(value, int | float) and not isinstance(value, bool):
             if math.isfinite(value):
                 yield name, float(value)
-
-
-def _git(project: Path, *args: str) -> str | None:
-    """What git says, or None where there is no git, no checkout or no commit."""
-    command = ["git", "-C", str(project), *args]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def _now() -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from pydantic import Field, TypeAdapter, ValidationError, field_validator, model
 from diffground.config import Config
 from diffground.errors import InputError
 from diffground.io.files import write_whole
+from diffground.provenance import Made
 
 Scale = Literal["mini", "paper"]
 Figures = dict[str, float | None]  # column -> value in the metric's unit; None = not given
@@ -38,6 +40,8 @@ class ResultRow(Config):
     mean: Figures = Field(default_factory=dict)  # measured, mean over seeds
     sd: Figures = Field(default_factory=dict)  # standard deviation (n - 1) over seeds
     seeds: int = Field(default=0, ge=0)  # runs behind `mean`; 0 = not measured
+    commit: str = ""  # of the code that made what was measured, see `diffground.provenance.Made`
+    date: str = ""  # when; both were noted then, and stay if a row is found from earlier
 
     @field_validator("paper", "mean", "sd")
     @classmethod
@@ -79,7 +83,7 @@ class ResultTable(Config):
     rows: tuple[ResultRow, ...]
     orderings: tuple[Ordering, ...] = ()
     config: dict[str, Any] = Field(default_factory=dict)  # what the measured numbers depend on
-    commit: str = ""  # code version of the run
+    commit: str = ""  # of the run that put the table together
     seconds: float | None = None  # wall time of all runs behind the table
 
     @model_validator(mode="after")
@@ -96,8 +100,10 @@ class ResultTable(Config):
         return tuple(dict.fromkeys(named))
 
 
-def measured_row(name: str, runs: Sequence[Figures], paper: Figures | None = None) -> ResultRow:
-    """The row of one variant from its runs, one per seed.
+def measured_row(
+    name: str, runs: Sequence[Figures], paper: Figures | None = None, made: Sequence[Made] = ()
+) -> ResultRow:
+    """The row of one variant from its runs, one per seed, of which ``made`` says who made them.
 
     A column's mean goes over the runs; it is None if any run lacks it. The standard deviation is
     given from two runs on.
@@ -114,7 +120,8 @@ def measured_row(name: str, runs: Sequence[Figures], paper: Figures | None = Non
         if len(values) > 1:
             squares = math.fsum((value - center) ** 2 for value in values)
             sd[column] = math.sqrt(squares / (len(values) - 1))
-    return ResultRow(name=name, paper=paper or {}, mean=mean, sd=sd, seeds=len(runs))
+    about = Made.joined(made).model_dump()
+    return ResultRow(name=name, paper=paper or {}, mean=mean, sd=sd, seeds=len(runs), **about)
 
 
 def ordering(rows: Sequence[ResultRow], better: str, worse: str, column: str) -> Ordering:
@@ -161,7 +168,7 @@ def render(table: ResultTable) -> str:
     """The table as text: per column the paper's figure beside the measured one.
 
     The scale is in the heading; measured figures carry their standard deviation if there is one.
-    The notes of the table's ``config`` come last.
+    Behind a row stands who made it, and when. The notes of the table's ``config`` come last.
     """
     lines = [
         f"{table.paper}, {table.table}: {table.metric}",
@@ -181,7 +188,7 @@ def render(table: ResultTable) -> str:
         for column in table.columns:
             cells += [_figure(row.paper.get(column), places), _measured(row, column, places)]
         grid.append(cells)
-    lines += ["", *_align(grid)]
+    lines += ["", *_with_origin(_align(grid), table.rows)]
     if table.orderings:
         lines += ["", "orderings"]
         lines += [_ordering_line(entry, places) for entry in table.orderings]
@@ -192,10 +199,8 @@ def render(table: ResultTable) -> str:
 
 
 def _provenance(table: ResultTable) -> str:
-    """Commit, time and the settings that stand beside every number."""
+    """Time and the settings that stand beside every number."""
     parts = [f"{key} {table.config[key]}" for key in _SETTINGS if key in table.config]
-    if table.commit:
-        parts.append(f"commit {table.commit[:10]}")
     if table.seconds is not None:
         parts.append(f"{table.seconds / 60:.1f} min")
     return "".join(f", {part}" for part in parts)
@@ -232,6 +237,23 @@ def _align(grid: list[list[str]]) -> list[str]:
         + ["-" * (widths[n] + 2 + widths[n + 1]) for n in range(1, len(widths), 2)]
     )
     return [*lines[:2], rule, *lines[2:]]
+
+
+def _with_origin(lines: list[str], rows: Sequence[ResultRow]) -> list[str]:
+    """The aligned lines, two heads, a rule and the rows, with each row's own commit and date."""
+    if not any(row.commit for row in rows):
+        return lines
+    origins = [f"{_short(row.commit)} {row.date}".strip() for row in rows]
+    width = max(map(len, lines))
+    cells = ["", "commit", "-" * max(map(len, origins)), *origins]
+    parts = [" | ", " | ", "-+-", *[" | "] * len(rows)]
+    beside = zip(lines, parts, cells, strict=True)
+    return [f"{line.ljust(width)}{part}{cell}".rstrip() for line, part, cell in beside]
+
+
+def _short(commits: str) -> str:
+    """Ten digits of each commit, and its mark."""
+    return re.sub(r"\b([0-9a-f]{10})[0-9a-f]{30}\b", r"\1", commits)
 
 
 def _places(table: ResultTable) -> int:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
 import torch
 from pydantic import ValidationError
@@ -34,6 +34,9 @@ from diffground.segmenters.resnet import (
     read_config,
 )
 from diffground.training.checkpoint import load_weights, save_weights
+
+# Raised when the same weights and pixels give other scores or losses, or a seed other weights.
+CODE_VERSION: Final = 1
 
 
 class DeepLabV2(nn.Module):

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import torch
@@ -25,6 +26,9 @@ from diffground.metrics.iou import UNSURE
 from diffground.seeds import generator
 from diffground.segmenters.config import CropConfig, DeepLabConfig
 from diffground.segmenters.deeplab import normalise
+
+# Raised when the same files give other training pairs or crops.
+CODE_VERSION: Final = 1
 
 
 @dataclass(frozen=True)

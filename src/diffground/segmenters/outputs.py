@@ -3,7 +3,8 @@
 A folder of them::
 
     <folder>/<id>.png       labels in the VOC colours
-             recipe.json    what they depend on, and the ids that were begun under it
+             recipe.json    what they depend on, and the ids that were begun under it, each with
+                            the commit of the run that did
 
 It is apart from the network, and without torch: a process of the pool starts fast and stays small.
 
@@ -28,8 +29,7 @@ from diffground.io.files import read_json, write_json
 from diffground.manifest import config_hash
 from diffground.masks.crf import CrfConfig, dense_crf
 from diffground.masks.labels import labels_of, read_labels, write_labels
-
-RECIPE = "recipe.json"
+from diffground.provenance import RECIPE, commit, say_why
 
 
 @dataclass(frozen=True, eq=False)  # arrays cannot be compared as one
@@ -90,18 +90,22 @@ def claimed(folder: Path, recipe: Mapping[str, Any], ids: Sequence[str]) -> Iter
         path = folder / RECIPE
         before = _read(path)
         same = config_hash({"": before.get("recipe")}) == config_hash({"": dict(recipe)})
-        known = set(before["ids"]) if same else set()
+        known = before["ids"] if same else {}
         unknown = [item for item in ids if item not in known]
+        if not same and path.exists():
+            say_why(folder, recipe, [path], "recipe")
         for item in unknown:
             label_path(folder, item).unlink(missing_ok=True)
         for stale in folder.rglob(".*.part"):  # of runs that were killed; none is writing now
             stale.unlink(missing_ok=True)
-        if unknown:
-            write_json(path, {"recipe": dict(recipe), "ids": sorted(known.union(ids))})
+        missing = [item for item in ids if not label_path(folder, item).exists()]
+        if missing:
+            begun = known | dict.fromkeys(missing, commit())
+            write_json(path, {"recipe": dict(recipe), "ids": dict(sorted(begun.items()))})
         yield
 
 
 def _read(path: Path) -> dict[str, Any]:
     """A recipe file of ours; empty if there is none that can be read."""
     content = read_json(path) or {}
-    return content if isinstance(content.get("ids"), list) else {}
+    return content if isinstance(content.get("ids"), dict) else {}

@@ -19,7 +19,7 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import numpy as np
 import torch
@@ -31,11 +31,14 @@ from torch.nn import functional
 from diffground.config import Compat
 from diffground.errors import InputError, ProblemReport
 from diffground.io.images import ImageSource, read_image
+from diffground.masks import crf
 from diffground.masks.crf import check_backend
 from diffground.masks.labels import read_labels
 from diffground.masks.pool import outcomes
 from diffground.metrics.miou import Confusion
 from diffground.progress import progress
+from diffground.provenance import code_of
+from diffground.segmenters import deeplab
 from diffground.segmenters.config import PredictConfig
 from diffground.segmenters.deeplab import DeepLabV2, normalise
 from diffground.segmenters.labelled import LabelledImage
@@ -48,6 +51,9 @@ from diffground.segmenters.outputs import (
     write_refined,
 )
 from diffground.training.processes import processes
+
+# Raised when the same network says other labels.
+CODE_VERSION: Final = 1
 
 log = logging.getLogger(__name__)
 
@@ -270,7 +276,11 @@ def _skip(sample: LabelledImage, error: InputError, report: ProblemReport) -> No
 def _recipe(segmenter: SemanticSegmenter) -> dict[str, Any]:
     """The settings that labels depend on; the machines that share a folder may differ."""
     settings = segmenter.config.model_dump(mode="json", exclude={"crf": {"device"}})
-    return settings if segmenter.config.crf is None else settings | {"compat": segmenter.compat}
+    settings["code"] = code_of(deeplab) | {"prediction": CODE_VERSION}
+    if segmenter.config.crf is not None:
+        settings["code"] |= code_of(crf)
+        settings["compat"] = segmenter.compat
+    return settings
 
 
 def _check_ids(samples: Sequence[LabelledImage], folder: Path) -> None:

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from diffground.errors import InputError
 from diffground.io.files import is_sound, read_json, write_json
 from diffground.manifest import config_hash, fingerprint
+from diffground.provenance import Made, code_of
+from diffground.segmenters import deeplab, labelled
 from diffground.segmenters.config import PredictConfig, SemanticConfig
 from diffground.segmenters.deeplab import DeepLabV2, deeplab_loss
 from diffground.segmenters.labelled import (
@@ -31,6 +33,7 @@ from diffground.segmenters.labelled import (
 )
 from diffground.segmenters.prediction import SemanticSegmenter, predict
 from diffground.segmenters.resnet import CONFIG, WEIGHTS
+from diffground.training import loop
 from diffground.training.loop import train
 from diffground.training.processes import only_training, processes
 
@@ -131,6 +134,7 @@ def _train(
         "skipped": report.to_dict(),
         "history": result.history,
         "metrics": result.metrics,
+        **Made.now(result.commit).model_dump(),
     }
     if processes().is_main_process:
         model.save_pretrained(folder / MODEL)
@@ -174,6 +178,11 @@ def _evaluator(
     return evaluate
 
 
+def code_of_training() -> dict[str, int]:
+    """The code versions that trained weights depend on besides the masks."""
+    return code_of(deeplab, labelled, loop)
+
+
 def _settings(classes: Sequence[str], config: SemanticConfig) -> dict[str, Any]:
     """All that the trained weights depend on besides the files; where they lie is not among it."""
     return {
@@ -182,4 +191,5 @@ def _settings(classes: Sequence[str], config: SemanticConfig) -> dict[str, Any]:
         "crops": config.crops.model_dump(mode="json"),
         "train": config.train_content(),
         "classes": list(classes),
+        "code": code_of_training(),
     }

@@ -5,7 +5,8 @@ A folder of maps::
     <folder>/<id>.safetensors      maps and cross (K, h, w) float16 on the padded grid, and peaks
                                    (D, h, w), see `ClassMaps`; in the header the classes, the sizes,
                                    the hash of what they are of, the image's size, date and hash,
-                                   and the hash of all this
+                                   the commit that made them, and the hash of all this
+             recipe.json           what they depend on
              problems-000-of-001.json  items of this part without maps, and why
              manifest.json         written last: its presence means whole
 
@@ -40,6 +41,7 @@ from diffground.io.notes import FileNote, is_unchanged, note_of
 from diffground.manifest import config_hash, is_valid, remove_manifest, write_manifest
 from diffground.masks.store import ShardConfig
 from diffground.progress import progress
+from diffground.provenance import claim, commit, join_commits
 from diffground.text2mask.api import TextToMask
 from diffground.text2mask.samples import SegmentationSample, load_image
 
@@ -74,10 +76,12 @@ def write_maps(
     content = {"recipe": recipe, "items": config_hash(keys)}
     mine = samples[part.index :: part.count]
     folder.mkdir(parents=True, exist_ok=True)
+    with _finishing(folder):
+        claim(folder, recipe)
     notes = folder / _PROBLEMS.format(part.index, part.count)
     with FileLock(folder / f".{notes.stem}.lock"):  # a second run waits, and finds them made
         whole = is_valid(folder, content)
-        pending = [s for s in mine if not _is_done(folder, s, keys[s.id])]
+        pending = [s for s in mine if _done(folder, s, keys[s.id]) is None]
         if whole and not pending:
             return _summary(folder, len(mine), 0, 0.0, [], complete=True)
         with _finishing(folder):
@@ -86,11 +90,11 @@ def write_maps(
         report, seconds = _make(open_segmenter, pending, folder, keys, seed)
         write_json(notes, {"problems": [asdict(row) for row in report.problems]})
         with _finishing(folder):
-            complete = _finish(folder, samples, keys, part.count)
-            if complete:
-                write_manifest(folder, content)
+            commits = _finish(folder, samples, keys, part.count)
+            if commits is not None:
+                write_manifest(folder, content, commit=join_commits(commits))
     made = len(pending) - len(report.problems)
-    return _summary(folder, len(mine), made, seconds, report.problems, complete=complete)
+    return _summary(folder, len(mine), made, seconds, report.problems, complete=commits is not None)
 
 
 def _finishing(folder: Path) -> FileLock:
@@ -175,19 +179,27 @@ def _summary(
 
 def _finish(
     folder: Path, samples: Sequence[SegmentationSample], keys: dict[str, str], count: int
-) -> bool:
-    """Whether every item of every part has its maps, or is known to have none; then tidies up."""
+) -> list[str] | None:
+    """The commits that made the maps; None while an item has none, and nobody knows why.
+
+    Once all are there, it tidies up.
+    """
     current = {folder / _PROBLEMS.format(index, count) for index in range(count)}
     if not all(path.exists() for path in current):
-        return False
+        return None
     for stale in set(folder.glob("problems-*-of-*.json")) - current:
         stale.unlink(missing_ok=True)
     known = {row.item for row in _noted(folder)}
-    if not all(s.id in known or _is_done(folder, s, keys[s.id]) for s in samples):
-        return False
+    commits = []
+    for sample in samples:
+        commit_of_maps = _done(folder, sample, keys[sample.id])
+        if commit_of_maps is not None:
+            commits.append(commit_of_maps)
+        elif sample.id not in known:
+            return None
     for stale in folder.rglob(".*.part"):  # left behind by killed runs
         stale.unlink(missing_ok=True)
-    return True
+    return commits
 
 
 def _noted(folder: Path) -> list[Problem]:
@@ -203,6 +215,7 @@ def _write(path: Path, maps: ClassMaps, key: str, image: FileNote | None) -> Non
         "keys": maps.keys,
         "geometry": asdict(maps.geometry),
         "image": image,
+        "commit": commit(),
     }
     tensors = {name: getattr(maps, name).to(torch.float16).contiguous() for name in _TENSORS}
     header["digest"] = _digest(header, tensors)
@@ -211,14 +224,19 @@ def _write(path: Path, maps: ClassMaps, key: str, image: FileNote | None) -> Non
     write_whole(path, lambda part: save_file(tensors, part, metadata=about))
 
 
-def _is_done(folder: Path, sample: SegmentationSample, key: str) -> bool:
-    """Whether a sample's maps are there, as they were made, of what ``key`` and its image say."""
+def _done(folder: Path, sample: SegmentationSample, key: str) -> str | None:
+    """The commit that made a sample's maps, as they are there, of what ``key`` and its image say.
+
+    None if there are none such.
+    """
     try:
         header, _ = _read(maps_path(folder, sample.id))
     except (OSError, SafetensorError):
-        return False
+        return None
     note = FileNote(*header["image"]) if header.get("image") else None
-    return header.get("recipe") == key and is_unchanged(sample.image_path, note)
+    if header.get("recipe") != key or not is_unchanged(sample.image_path, note):
+        return None
+    return str(header["commit"])
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

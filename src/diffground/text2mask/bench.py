@@ -40,7 +40,6 @@ class Bench:
     folders: Text2MaskFolders
     frozen: Frozen
     open_row: OpenRow | None = None
-    commit: str = ""
 
     def split(self, config: Text2MaskConfig, source: AnySource) -> Split:
         """A split under a row's configuration."""
@@ -56,6 +55,7 @@ class Bench:
         """Makes what is missing of a split's maps and masks; the mIoU, and images per second.
 
         ``"seconds"`` is what each folder took: rows that share one do not count it twice.
+        ``"made"`` says who made masks and maps.
         """
         maps = aggregate(split, self.frozen)
         label(split)
@@ -64,7 +64,7 @@ class Bench:
         found = measure(split)
         if row:
             row.log_masks(split, found)
-        return found | {"seconds": spent, "images/s": rate}
+        return found | {"seconds": spent, "images/s": rate, "made": split.made()}
 
 
 def row_config(

@@ -23,6 +23,7 @@ from diffground.errors import InputError
 from diffground.masks.labels import read_labels
 from diffground.masks.store import mask_path
 from diffground.metrics.miou import Confusion
+from diffground.provenance import commit
 from diffground.reporting.tables import SCALE_WORDS, Figures, ResultTable, Scale, measured_row
 from diffground.text2mask.api import TextToMask
 from diffground.text2mask.samples import SegmentationSample, load_mask
@@ -109,14 +110,14 @@ def correlation(points: Sequence[Similarity], bins: int) -> tuple[Lines, list[tu
     return found, [(float(x), float(y)) for x, y in groups]
 
 
-def similarity_table(split: Split, lines: Lines, commit: str = "") -> ResultTable:
+def similarity_table(split: Split, lines: Lines) -> ResultTable:
     """r and p beside the paper's."""
     entry = published("similarity")
     rows = []
     for name, paper in (("groups", entry["paper"]), ("images", {})):
         if line := lines.get(name):
             values: Figures = {"r": line["r"], "p": line["p"]}
-            rows.append(measured_row(f"{line['points']:.0f} {name}", [values], paper))
+            rows.append(measured_row(f"{line['points']:.0f} {name}", [values], paper, split.made()))
     return ResultTable(
         paper=paper_figures()["paper"],
         table=entry["table"],
@@ -128,7 +129,7 @@ def similarity_table(split: Split, lines: Lines, commit: str = "") -> ResultTabl
             "source": paper_figures()["source"],
             "text2mask": split.config.model_dump(mode="json"),
         },
-        commit=commit,
+        commit=commit(),
     )
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+from diffground.provenance import Made, commit
 from diffground.reporting.tables import (
     Figures,
     Ordering,
@@ -56,14 +57,15 @@ def _table(bench: Bench, name: TableName) -> ResultTable:
             continue  # the recipe itself, which has a row
         with _opened(bench, f"{name}: {row['name']}", config) as log:
             if row.get("segmenter"):
-                values, spent = segmenter_row(bench, config, source, row.get("start"), log)
+                values, spent, made = segmenter_row(bench, config, source, row.get("start"), log)
             else:
                 result = bench.masks(bench.split(config, source), log)
                 values, spent = _figures(result, entry["columns"]), result["seconds"]
+                made = result["made"]
             _report(log, values)
         seconds |= spent
         shown = {column: v for column, v in row["paper"].items() if column in values}
-        rows.append(measured_row(row["name"], [values], shown))
+        rows.append(measured_row(row["name"], [values], shown, made))
     return _result(bench, entry, rows, _claims(rows, entry["claims"]), seconds)
 
 
@@ -86,7 +88,7 @@ def _figures(result: Mapping[str, Any], columns: Sequence[str]) -> Figures:
 def _seeds(bench: Bench) -> ResultTable:
     """Table B.8: a row for every seed, and their mean."""
     entry = published("seeds")
-    rows, runs = [], []
+    rows, runs, made = [], [], list[Made]()
     seconds: dict[str, float] = {}
     for seed in bench.tables.seeds:
         config = row_config(bench.base, {"attention": {"noises": 1}}, seed=seed)
@@ -97,9 +99,11 @@ def _seeds(bench: Bench) -> ResultTable:
         seconds |= result["seconds"]
         runs.append(values)
         known = entry["paper"].get(str(seed))
-        rows.append(measured_row(f"seed {seed}", [values], {DCRF: known} if known else {}))
+        made += result["made"]
+        row_paper: Figures = {DCRF: known} if known else {}
+        rows.append(measured_row(f"seed {seed}", [values], row_paper, result["made"]))
     whole = {str(seed) for seed in bench.tables.seeds} == set(entry["paper"])
-    rows.append(measured_row("mean", runs, entry["average"] if whole else {}))
+    rows.append(measured_row("mean", runs, entry["average"] if whole else {}, made))
     return _result(bench, entry, rows, (), seconds)
 
 
@@ -114,7 +118,7 @@ def _sweeps(bench: Bench) -> list[ResultTable]:
             result = bench.masks(bench.split(config, bench.tables.train), row)
             values = _figures(result, ("initial", "dCRF"))
             _report(row, values)
-        curves.setdefault(curve, []).append(measured_row(name, [values]))
+        curves.setdefault(curve, []).append(measured_row(name, [values], made=result["made"]))
         seconds.setdefault(curve, {}).update(result["seconds"])
     return [
         _result(
@@ -159,7 +163,7 @@ def _result(
             "text2mask_tables": bench.tables.model_dump(mode="json"),
             "text2mask": bench.base.model_dump(mode="json"),
         },
-        commit=bench.commit,
+        commit=commit(),
         seconds=round(sum(seconds.values()), 1),
     )
 

@@ -17,13 +17,14 @@ from diffground.io.files import write_whole
 from diffground.io.locks import held
 from diffground.manifest import config_hash, fingerprint, is_valid
 from diffground.masks.store import mask_path
+from diffground.provenance import claim
 from diffground.segmenters.config import SemanticConfig
 from diffground.segmenters.deeplab import DeepLabV2
 from diffground.segmenters.labelled import LabelledImage
 from diffground.segmenters.outputs import label_path
 from diffground.segmenters.prediction import VOC_SERVER, SemanticSegmenter, predict
 from diffground.segmenters.resnet import CONFIG
-from diffground.segmenters.semantic import MODEL, TRAINING, train_semantic
+from diffground.segmenters.semantic import MODEL, TRAINING, code_of_training, train_semantic
 from diffground.text2mask.config import Text2MaskFolders
 from diffground.text2mask.lists import VocSource
 from diffground.text2mask.variant import Split
@@ -39,15 +40,21 @@ def segmenter_folder(split: Split, folders: Text2MaskFolders) -> Path:
     Pseudo masks are told apart by the sizes of their files too: when an image was mended and its
     mask made again, another segmenter is trained.
     """
+    content = _recipe(split) | ({"bytes": _sizes(split)} if _pseudo(split) else {})
+    return folders.models / f"deeplab-{config_hash(content)[:12]}"
+
+
+def _recipe(split: Split) -> dict[str, Any]:
+    """All that a segmenter depends on but the files themselves: other code makes other ones."""
     config = _settings(split)
     settings = config.model_dump(mode="json", exclude={"predict", "train"})
     settings["train"] = config.train_content()
-    content = {
+    return {
+        "code": code_of_training(),
         "segmenter": settings,
-        "masks": _pseudo_masks(split) if _pseudo(split) else _truth(split),
+        "masks": split.masks_key if _pseudo(split) else _truth(split),
         "ids": [sample.id for sample in split.samples],
     }
-    return folders.models / f"deeplab-{config_hash(content)[:12]}"
 
 
 def train_segmenter(
@@ -89,6 +96,8 @@ def train_segmenter(
             reason = "there are no true masks to compare with: set text2mask.val, or 0 here"
             raise InputError("text2mask", "segmenter.train.evaluate_every", reason)
     folder = segmenter_folder(split, folders)
+    if processes().is_main_process:
+        claim(folder, _recipe(split))
     summary = train_semantic(
         samples, split.classes, _settings(split), folder, val=judged, on_log=on_log
     )
@@ -167,10 +176,10 @@ def _pseudo(split: Split) -> bool:
     return split.config.supervision == "pseudo"
 
 
-def _pseudo_masks(split: Split) -> dict[str, Any]:
+def _sizes(split: Split) -> list[int | None]:
+    """The bytes of each pseudo mask; None where there is none."""
     paths = (mask_path(split.masks, sample.id) for sample in split.samples)
-    sizes = [path.stat().st_size if path.exists() else None for path in paths]
-    return {"folder": split.masks.name, "bytes": sizes}
+    return [path.stat().st_size if path.exists() else None for path in paths]
 
 
 def _truth(split: Split) -> dict[str, Any]:

@@ -4,7 +4,7 @@ Everything that files depend on goes into a key, and lies in a folder of that na
 mix, a killed run goes on, and what is there is not made again. Maps do not depend on how the
 background is scored, nor Cross on whether it is propagated, so such variants share them::
 
-    <maps>/<split>-<key>/           one file per image, and manifest.json
+    <maps>/<split>-<key>/           one file per image, recipe.json and manifest.json
     <maps>/<split>-<key>.json       the seconds that they took
     <masks>/<split>-<key>/          label files, see diffground.masks.store
 """
@@ -21,14 +21,17 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from diffground.attention.aggregate import MAPS_VERSION, ClassMaps, image_scores, initial_labels
+from diffground.attention import aggregate, baselines
+from diffground.attention.aggregate import ClassMaps, image_scores, initial_labels
 from diffground.attention.config import AggregationConfig
 from diffground.attention.vocabulary import BACKGROUND, Vocabulary
+from diffground.backbone import frozen
 from diffground.backbone.folder import ModelFolder
 from diffground.backbone.frozen import FrozenDiffusion
 from diffground.errors import InputError, ProblemReport
 from diffground.manifest import config_hash, read_manifest
-from diffground.masks.store import MaskWork
+from diffground.masks.store import MaskWork, code_of_masks
+from diffground.provenance import Made, code_of
 from diffground.text2mask.aggregation import read_maps
 from diffground.text2mask.config import (
     AnySource,
@@ -79,6 +82,7 @@ class Split:
     report: ProblemReport  # lines that could not be used
     maps_recipe: dict[str, Any]  # all that maps depend on
     masks_recipe: dict[str, Any]  # and what masks depend on besides the CRF
+    masks_key: dict[str, Any]  # and with it
     maps: Path
     masks: Path
 
@@ -106,7 +110,7 @@ class Split:
         if not samples:
             raise InputError(root, "samples", f"none of {report.total} lines can be used")
         recipe = {
-            "version": MAPS_VERSION,
+            "code": code_of(frozen, aggregate, *([baselines] if _is_baseline(config) else [])),
             "model": fingerprint,
             "precision": config.precision,
             "seed": config.seed,
@@ -122,6 +126,7 @@ class Split:
         }
         masks = {"maps": recipe, "reading": reading}
         files = config.masks.model_dump(mode="json", exclude={"crf": {"device"}})
+        masks_key = masks | {"files": files, "code": code_of_masks()}
         name = source.dataset if isinstance(source, FolderSource) else source.split
         return cls(
             name=name,
@@ -132,9 +137,15 @@ class Split:
             report=report,
             maps_recipe=recipe,
             masks_recipe=masks,
+            masks_key=masks_key,
             maps=folders.maps / f"{name}-{config_hash(recipe)[:12]}",
-            masks=folders.masks / f"{name}-{config_hash(masks | {'files': files})[:12]}",
+            masks=folders.masks / f"{name}-{config_hash(masks_key)[:12]}",
         )
+
+    def made(self) -> list[Made]:
+        """Who made the maps and the masks, as far as they are whole."""
+        found = (read_manifest(folder) for folder in (self.maps, self.masks))
+        return [manifest.made for manifest in found if manifest]
 
     @property
     def method(self) -> TextToMaskConfig:
@@ -195,6 +206,10 @@ def _shares(attention: AggregationConfig) -> bool:
 def _shared(attention: AggregationConfig) -> AggregationConfig:
     """What is asked of the model: Cross, and its mean with SelfCross, are in SelfCross's files."""
     return attention.model_copy(update={"method": "selfcross"} if _shares(attention) else {})
+
+
+def _is_baseline(config: Text2MaskConfig) -> bool:
+    return config.attention.method in {"cbp", "daam", "daam_trajectory"}
 
 
 def _asked_of_the_model(attention: AggregationConfig) -> dict[str, Any]:

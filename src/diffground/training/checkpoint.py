@@ -115,6 +115,7 @@ class Record:
     history: list[dict[str, float]] = field(default_factory=list)
     sums: dict[str, float] = field(default_factory=dict)
     count: int = 0
+    commit: str = ""  # by which code the steps were taken
 
     def note(self, losses: dict[str, float]) -> None:
         """Takes a step's losses in."""

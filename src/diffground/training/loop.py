@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -25,11 +25,15 @@ from torch.utils.data import Dataset
 
 from diffground.errors import InputError
 from diffground.progress import Progress
+from diffground.provenance import commit, join_commits
 from diffground.seeds import derive_seed
 from diffground.training.batches import Batches, shares
 from diffground.training.checkpoint import LAST, Average, Checkpoint
 from diffground.training.config import TrainConfig
 from diffground.training.processes import processes
+
+# Raised when the same settings, data and model are trained to other weights, here or in this room.
+CODE_VERSION: Final = 1
 
 _Groups = dict[tuple[float, float], list[nn.Parameter]]  # factors of (learning rate, decay)
 
@@ -50,6 +54,7 @@ class TrainResult:
     metrics: dict[str, float]  # of the last evaluation
     best: dict[str, float]  # of the best one; its weights lie in ``best.safetensors``
     history: list[dict[str, float]] = field(default_factory=list)  # one row per log_every steps
+    commit: str = ""  # by which code the steps were taken
 
 
 def train(
@@ -106,6 +111,8 @@ def train(
     kept = Checkpoint(folder, _key(config, key), model, optimizer, average, accelerator)
     kept.load()
     record, first, main = kept.record, kept.record.step, accelerator.is_main_process
+    if first < config.max_steps:
+        record.commit = join_commits([record.commit, commit()])
 
     batches = Batches(dataset, config, collate, first)
     stepper = _Stepper(kept, wrapped, batches, loss_fn, weight, config, description)
@@ -143,6 +150,7 @@ def train(
         record.metrics,
         record.best,
         record.history,
+        record.commit,
     )
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,9 @@ from diffground.world.render import Rendering, render
 from diffground.world.scene import rng_for, sample_scene
 from diffground.world.vocabulary import CATEGORIES
 
+# Raised when the same configuration gives other files, here or in the scenes that are drawn.
+CODE_VERSION: Final = 2
+
 SPLITS = ("train2017", "val2017")
 _PRIME, _STEP = 299_993, 48_271  # image ids: index -> (index + 1) * step modulo the prime
 
@@ -47,7 +50,7 @@ def make_coco_panoptic(folder: Path, config: WorldConfig) -> Manifest:
         for split, seed, count in zip(SPLITS, (config.seed, config.eval_seed), counts, strict=True):
             _write_split(partial, split, seed, count, config.size)
 
-    return make_folder(folder, config.recipe("coco_panoptic"), make)
+    return make_folder(folder, config.recipe("coco_panoptic", CODE_VERSION), make)
 
 
 def image_id(split: str, index: int) -> int:

@@ -13,6 +13,7 @@ The numbers after the name are the image's classes, counted from 0 without the b
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 
@@ -25,6 +26,9 @@ from diffground.world.pictures import class_mask, write_jpeg
 from diffground.world.render import render
 from diffground.world.scene import sample_scene
 
+# Raised when the same configuration gives other files, here or in the scenes that are drawn.
+CODE_VERSION: Final = 1
+
 FIRST = {"train": 9, "val": 400_042}  # image id of a split's first image
 
 
@@ -33,7 +37,9 @@ def make_coco2014(folder: Path, config: WorldConfig) -> Manifest:
 
     An image's files depend on its split and its index there, not on the counts.
     """
-    return make_folder(folder, config.recipe("coco2014"), lambda partial: _write(partial, config))
+    return make_folder(
+        folder, config.recipe("coco2014", CODE_VERSION), lambda partial: _write(partial, config)
+    )
 
 
 def list_paths() -> set[str]:

@@ -8,10 +8,6 @@ from pydantic import NonNegativeInt, PositiveInt, model_validator
 
 from diffground.config import Config
 
-# Of each dataset's files; raised when the same configuration would give others: folders that were
-# made before are then made again.
-RENDERERS = {"coco_panoptic": 2, "voc2012": 1, "coco2014": 1, "mug19": 1}
-
 
 class CocoPanopticCounts(Config):
     """Images of the COCO-2017 panoptic dataset, each with one narrative."""
@@ -97,11 +93,14 @@ class WorldConfig(Config):
             raise ValueError(f"mug19.scene_width {width} is not 1.5 times the height {self.size}")
         return self
 
-    def recipe(self, dataset: str) -> dict[str, Any]:
-        """All that the files of one dataset depend on: the configuration of its manifest."""
+    def recipe(self, dataset: str, code: int) -> dict[str, Any]:
+        """All that the files of one dataset depend on: the configuration of its manifest.
+
+        ``code`` is the code version of the module that writes them.
+        """
         return {
             "dataset": dataset,
-            "renderer": RENDERERS[dataset],
+            "code": {dataset: code},
             "size": self.size,
             "seed": self.seed,
             "eval_seed": self.eval_seed,

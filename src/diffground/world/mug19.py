@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,9 @@ from diffground.world.render import render
 from diffground.world.scene import rng_for
 from diffground.world.vocabulary import PERSONAL_MUGS
 
+# Raised when the same configuration gives other files, here or in the scenes that are drawn.
+CODE_VERSION: Final = 1
+
 TOKEN, CLASS = "<new1>", "mug"
 SPLITS = ("all", "semantic_distractor", "visual_distractor", "variant")
 ATTEMPTS = 20  # views drawn until one shows every thing
@@ -41,7 +44,9 @@ def make_mug19(folder: Path, config: WorldConfig) -> Manifest:
     Reference pictures are drawn from ``seed``, scenes from ``eval_seed``. The files of an item, of
     a scene and of a view depend on its number, not on how many there are.
     """
-    return make_folder(folder, config.recipe("mug19"), lambda partial: _write(partial, config))
+    return make_folder(
+        folder, config.recipe("mug19", CODE_VERSION), lambda partial: _write(partial, config)
+    )
 
 
 def description(context: str) -> str:

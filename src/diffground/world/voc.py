@@ -17,6 +17,7 @@ Labels are 0 for the background, 1..14 for the things, and 255 along the outline
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 from diffground.io import write_png
 from diffground.manifest import Manifest, make_folder
@@ -26,6 +27,9 @@ from diffground.world.config import WorldConfig
 from diffground.world.pictures import CLASS_NAMES, class_mask, write_jpeg, write_palette_png
 from diffground.world.render import render
 from diffground.world.scene import sample_scene
+
+# Raised when the same configuration gives other files, here or in the scenes that are drawn.
+CODE_VERSION: Final = 1
 
 # Number of a part's first image
 FIRST = {"train": 0, "aug": 200_000, "val": 400_000, "test": 600_000}
@@ -43,7 +47,9 @@ def make_voc2012(folder: Path, config: WorldConfig) -> Manifest:
 
     An image's files depend on its part (train, aug, val, test) and its index there, not on counts.
     """
-    return make_folder(folder, config.recipe("voc2012"), lambda partial: _write(partial, config))
+    return make_folder(
+        folder, config.recipe("voc2012", CODE_VERSION), lambda partial: _write(partial, config)
+    )
 
 
 def list_paths(config: WorldConfig) -> set[str]:

@@ -16,7 +16,7 @@ from PIL import Image
 from diffground.pipelines.png_eval.nodes import draw_overlays, draw_recall_curve
 from diffground.png.config import PngConfig, PngFolders
 from diffground.png.tables_config import PngTablesConfig
-from diffground.reporting.run_log import code_version, numbers
+from diffground.reporting.run_log import numbers
 from diffground.reporting.tables import render
 from diffground.tracking import Tracker, get_tracker
 
@@ -48,7 +48,6 @@ def run_png_tables(
         png.load_backbone(diffusion),
         broken=broken_samples(doctor),
         open_row=_open_row if get_tracker().keeps else None,
-        commit=code_version(Path(__file__).parent)["git.commit"],
     )
     text = "\n".join(render(table) for table in tables)
     log.info("%s", text)

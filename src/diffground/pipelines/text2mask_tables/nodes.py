@@ -14,7 +14,7 @@ from PIL import Image
 
 from diffground.pipelines.pseudo_labels.nodes import mask_figures
 from diffground.pipelines.segmenter_train.nodes import segmenter_figures
-from diffground.reporting.run_log import code_version, numbers
+from diffground.reporting.run_log import numbers
 from diffground.reporting.tables import render
 from diffground.text2mask.config import Text2MaskConfig, Text2MaskFolders
 from diffground.text2mask.tables_config import Text2MaskTablesConfig
@@ -46,15 +46,14 @@ def run_text2mask_tables(
     from diffground.text2mask.tables import run_tables
     from diffground.text2mask.variant import Frozen
 
-    commit = code_version(Path(__file__).parent)["git.commit"]
     frozen = Frozen(diffusion, text2mask)
     open_row = _open_row if get_tracker().keeps else None
-    bench = Bench(text2mask, tables, folders, frozen, open_row, commit)
+    bench = Bench(text2mask, tables, folders, frozen, open_row)
     found = run_tables(bench)
     split = bench.recipe()
     points = class_similarities(split, frozen)
     lines, groups = correlation(points, tables.bins)
-    found.append(similarity_table(split, lines, commit))
+    found.append(similarity_table(split, lines))
     text = "\n".join(render(table) for table in found)
     log.info("%s", text)
     data = [table.model_dump(mode="json") for table in found]
