@@ -196,7 +196,7 @@ def test_a_full_disk_is_found_out_before(tmp_path: Path, tokenizer: Path, monkey
 def test_the_command(tmp_path: Path, root: Path, monkeypatch, capsys, caplog) -> None:
     monkeypatch.chdir(root)
     folder = tmp_path / "models/tiny"
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, "diffground"):
         random_weights.main(["tiny", str(folder), "--dtype", "float32", "--seed", "3"])
     assert "tiny with random weights" in caplog.text
     assert json.loads((folder / RANDOM_FILE).read_text())["dtype"] == "float32"
