@@ -13,7 +13,7 @@ import tiny_png
 from click.testing import CliRunner, Result
 
 from diffground import shipped as found
-from diffground.console import main, phrases
+from diffground.console import ENVIRONMENTS, main, phrases
 from diffground.errors import InputError
 from diffground.io import write_png
 from diffground.io.files import write_json
@@ -124,6 +124,9 @@ def test_a_wheel_has_what_a_checkout_has(root: Path, tmp_path: Path, monkeypatch
     here = root / found.MINI_MODEL
     files = {path.relative_to(here) for path in here.rglob("*") if path.is_file()}
     assert {path.relative_to(model) for path in model.rglob("*") if path.is_file()} == files
-    assert (found.shipped(found.CONF) / "base/parameters_world.yml").exists()
+    for env in ENVIRONMENTS:
+        file = f"{env}/parameters_world.yml"
+        carried = (found.shipped(found.CONF) / file).exists()
+        assert carried == (root / found.CONF / file).exists(), file
     with pytest.raises(InputError, match="name a folder"):
         found.shipped("data/06_models/stable-diffusion")
