@@ -41,6 +41,7 @@ def test_rows_keep_the_commit_that_measured_them_until_their_code_changes(
     base = PngConfig.model_validate(
         {
             "scale": "mini",
+            "precision": "float32",
             "device": "cpu",
             "data": {"image_size": 64},
             "model": tiny_png.MODEL,
