@@ -108,6 +108,7 @@ for _ in range(2):
         os.rename(folder.parent / "other.lock", folder.parent / ".variant.lock")
     processes().wait_for_everyone()
 (Path(sys.argv[1]) / f"{processes().process_index}.json").write_text(json.dumps(said))
+processes().destroy_process_group()  # or it may abort while Python ends
 """
 
 
