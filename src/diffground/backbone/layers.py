@@ -75,7 +75,7 @@ class LayerTable(Config):
 
     @classmethod
     def of(cls, unet: UNet2DConditionModel) -> LayerTable:
-        """The layers of Text2Mask (002, §4: cross 4 to 8, self 11), carried over to any UNet.
+        """The layers of Text2Mask (002, §5.1: cross 4 to 8, self 11), carried over to any UNet.
 
         In words: cross-attention in the lowest level with attention, the middle, and the first
         level up but for its last layer; self-attention in the second layer of the next level up.

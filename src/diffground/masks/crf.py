@@ -1,4 +1,4 @@
-"""Dense CRF on scores of pixels (Text2Mask, 002, §4; the settings are the public code's).
+"""Dense CRF on scores of pixels (Text2Mask, 002, §5.1; the settings are the public code's).
 
 There are two backends, and they give the same masks: the compiled ``pydensecrf``, which has to be
 built (a C++ compiler, Python 3.11 or 3.12), and our own in torch, which runs everywhere in about

@@ -22,7 +22,7 @@ AnySource = VocSource | CocoSource | FolderSource
 
 
 class QueryConfig(Config):
-    """How classes become prompts (002, §3.1, §5.2)."""
+    """How classes become prompts (002, §3.3, §5.2)."""
 
     style: Style = "composed"  # one sentence for all classes, or one each
     background: bool = True  # names what may surround them as well
