@@ -109,7 +109,18 @@ def test_the_shipped_model_paints_as_the_pipeline_does(root: Path) -> None:
     pipeline = StableDiffusionPipeline.from_pretrained(folder, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
     prompt = "a photo of a red ball and a blue cat on grass under a sky"
-    config = QualityConfig(inference_steps=4)
+    config = QualityConfig(
+        scenes=1,
+        images=1,
+        timestep=100,
+        iterations=1,
+        sharpen=1.0,
+        variants=(),
+        inference_steps=4,
+        guidance=5.0,
+        found_score=0.5,
+        seed=0,
+    )
     expected = pipeline(
         prompt,
         num_inference_steps=4,
