@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -40,7 +42,25 @@ def processes() -> PartialState:
             "PartialState or Accelerator was made before, or the devices cannot be used together "
             "(ACCELERATE_USE_CPU=true takes the processor)",
         )
+    if state.num_processes > 1:
+        _leave_at_the_end()
     return state
+
+
+@cache
+def _leave_at_the_end() -> None:
+    """Lets this process leave its group before Python ends.
+
+    The group has threads of its own; where they outlive the interpreter the process is aborted now
+    and then, after all work is done, and the launcher calls the whole run failed.
+    """
+    from torch import distributed
+
+    def leave() -> None:
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
+
+    atexit.register(leave)
 
 
 @contextmanager
