@@ -21,7 +21,7 @@ import logging
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from pydantic import BaseModel, ValidationError
 
 from diffground.config import Config
 from diffground.errors import InputError
+from diffground.io.files import write_whole
 from diffground.provenance import Made, say_why
 
 MANIFEST = "manifest.json"
@@ -105,15 +106,12 @@ def write_manifest(
         files=files,
         size_bytes=size,
         digest=digest,
-        contents=_contents(folder) if contents else None,
+        contents=_contents(folder, _files(folder)) if contents else None,
         made=Made.now(commit),
     )
-    partial = folder / f".{MANIFEST}.{os.getpid()}"
-    with partial.open("w", encoding="utf-8") as stream:
-        stream.write(manifest.model_dump_json(indent=2) + "\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-    partial.replace(folder / MANIFEST)
+    text = manifest.model_dump_json(indent=2) + "\n"
+    path = folder / MANIFEST
+    write_whole(path, lambda part: part.write_text(text, encoding="utf-8"), durable=True)
     return manifest
 
 
@@ -142,12 +140,11 @@ def make_folder(
     with FileLock(folder.parent / f".{folder.name}.lock"):
         manifest = read_manifest(folder)
         if manifest is not None and is_valid(folder, config):
-            if manifest.contents in (None, _contents(folder)):
+            if manifest.contents in (None, _contents(folder, _files(folder))):
                 return manifest
             log.warning("%s was damaged since it was made, and is made again", folder)
         elif manifest is not None:
             say_why(folder, _plain(config), [folder / MANIFEST], "config")
-        accounted = manifest is None or is_valid(folder)
         # A finished folder that was killed just before it took its name needs no second making.
         if not is_valid(partial, config):
             shutil.rmtree(partial, ignore_errors=True)
@@ -156,7 +153,7 @@ def make_folder(
             write_manifest(partial, config, contents=True)
         if manifest is None:
             _refuse_others(folder, partial)
-        elif not accounted:
+        elif not is_valid(folder):
             _move_strangers(folder, partial)
         # Two renames, so that no moment leaves a half-removed folder under the real name.
         shutil.rmtree(old, ignore_errors=True)
@@ -208,12 +205,7 @@ def fingerprint(folder: str | Path, patterns: tuple[str, ...] = MODEL_FILES) -> 
     Independent of where the folder lies. Reads every byte: a few seconds for a full-size model.
     """
     folder = Path(folder)
-    digest = hashlib.blake2b(digest_size=8)
-    for path in sorted({path for pattern in patterns for path in folder.rglob(pattern)}):
-        with path.open("rb") as stream:
-            content = hashlib.file_digest(stream, "blake2b").hexdigest()
-        digest.update(f"{path.relative_to(folder).as_posix()}\0{content}\n".encode())
-    return digest.hexdigest()
+    return _contents(folder, sorted({path for name in patterns for path in folder.rglob(name)}))
 
 
 def _plain(config: Configuration) -> dict[str, Any]:
@@ -237,10 +229,10 @@ def _sizes(folder: Path) -> dict[str, int]:
     return {path.relative_to(folder).as_posix(): path.stat().st_size for path in _files(folder)}
 
 
-def _contents(folder: Path) -> str:
-    """A hash of every file's path and bytes."""
+def _contents(folder: Path, paths: Iterable[Path]) -> str:
+    """A hash of the path below ``folder``, and the bytes, of each file."""
     digest = hashlib.blake2b(digest_size=8)
-    for path in _files(folder):
+    for path in paths:
         with path.open("rb") as stream:
             content = hashlib.file_digest(stream, "blake2b").hexdigest()
         digest.update(f"{path.relative_to(folder).as_posix()}\0{content}\n".encode())

@@ -85,11 +85,8 @@ def seal_of(path: str | Path) -> Path:
 
 def is_sound(path: str | Path) -> bool | None:
     """Whether a file still holds the bytes it was written with; None if it has no seal to tell."""
-    try:
-        lines = seal_of(path).read_text("utf-8").splitlines()
-    except (FileNotFoundError, UnicodeDecodeError):
-        return None
-    return sha256(path) in {line.split(" ")[0] for line in lines}
+    sealed = _sealed(path)
+    return None if sealed is None else sha256(path) in sealed
 
 
 def check_seal(path: str | Path, remedy: str) -> None:
@@ -117,13 +114,24 @@ def read_json(path: str | Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else None
 
 
+def _sealed(path: str | Path) -> set[str] | None:
+    """The digests that a file's seal admits; None without a seal that can be read."""
+    try:
+        lines = seal_of(path).read_text("utf-8").splitlines()
+    except (FileNotFoundError, UnicodeDecodeError):
+        return None
+    return {line.split(" ")[0] for line in lines}
+
+
 def _announce(path: Path, digest: str) -> None:
     """Writes the seal of what is about to take the name ``path``.
 
     The seal comes first and admits the file that is there as well: whoever is killed between the
     two steps leaves an old file with a seal that fits it.
     """
-    seal = seal_of(path)
-    digests = [digest, *([sha256(path)] if path.is_file() and is_sound(path) is not False else [])]
+    digests = [digest]
+    if path.is_file():
+        before, sealed = sha256(path), _sealed(path)
+        digests += [before] if sealed is None or before in sealed else []
     text = "".join(f"{each}  {path.name}\n" for each in dict.fromkeys(digests))
-    write_whole(seal, lambda part: part.write_text(text, encoding="utf-8"), durable=True)
+    write_whole(seal_of(path), lambda part: part.write_text(text, encoding="utf-8"), durable=True)

@@ -77,7 +77,6 @@ def train_variant(
     if not config.model.learns:
         log.info("%s: static prompting is not trained", variant.name)
         return summary
-    read_validation(config, folders.coco)  # what is wrong with it is said before the training
     with only_training(folder):
         if config.train.restart:
             if processes().is_main_process:
@@ -103,6 +102,7 @@ def _train(
 ) -> dict[str, Any]:
     """Trains or goes on, keeps the model, and says what was done."""
     folder = folders.models / variant.name
+    read_validation(config, folders.coco)  # what is wrong with it is said before the training
     samples, categories = read_split(
         folders.coco,
         config.splits.train,

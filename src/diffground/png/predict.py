@@ -18,7 +18,7 @@ from typing import Any
 from diffground.errors import InputError, ProblemReport
 from diffground.manifest import make_folder
 from diffground.masks.phrase_masks import write_readable
-from diffground.png.config import PngConfig, PngDataConfig, PngSplits, PredictConfig
+from diffground.png.config import PngConfig, PngSplits, PredictConfig
 from diffground.png.grounder import NarrativeGrounder
 from diffground.png.model import PngModel
 from diffground.png.nouns import read_narrative
@@ -58,6 +58,7 @@ def predict(
         "threshold": model.config.threshold,
     }
     requests = _requests(config, coco, png.splits)
+    grounder = NarrativeGrounder(model, png.data)
     content = {
         **about,
         "predict": config.model_dump(mode="json"),
@@ -71,7 +72,7 @@ def predict(
             try:
                 if request.error is not None:
                     raise request.error
-                grounded.append(_predict_one(model, about, config, png.data, request, partial))
+                grounded.append(_predict_one(grounder, about, config, request, partial))
             except InputError as error:
                 if config.table is None:
                     raise
@@ -96,10 +97,9 @@ def _requests(config: PredictConfig, coco: Path, splits: PngSplits) -> list[Requ
 
 
 def _predict_one(
-    model: PngModel,
+    grounder: NarrativeGrounder,
     about: dict[str, Any],
     config: PredictConfig,
-    data: PngDataConfig,
     request: Request,
     root: Path,
 ) -> dict[str, Any]:
@@ -111,7 +111,6 @@ def _predict_one(
         narrative, spans = read_narrative(narrative, config.stop_words)
     left_out = [narrative[slice(*span)] for span in spans[config.max_phrases :]]
     spans = spans[: config.max_phrases]
-    grounder = NarrativeGrounder(model, data)
     result = grounder(request.image, narrative, spans=spans, item=request.image.stem)
     named = {"image": request.image.as_posix(), "narrative": narrative, "phrases_by": source}
     said = f"{about['variant']}, {about['scale']} scale. "
