@@ -53,10 +53,10 @@ mlflow: $(VENV)/.installed  ## show the run log in a browser
 		$(BIN)/mlflow ui --workers 1 --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}" $(ARGS)
 
 catalog_docs: $(VENV)/.installed  ## write catalog_docs/README.md anew from the catalog
-	$(BIN)/python -m diffground.reporting.catalog_docs
+	$(BIN)/python -m diffground.adapters.catalog_docs
 
 pictures: $(VENV)/.installed  ## copy result pictures, reduced, to catalog_docs/pictures for README
-	$(BIN)/python -m diffground.reporting.pictures
+	$(BIN)/python -m diffground.adapters.pictures
 
 clean:  ## remove the environment and the caches; data and the run log stay
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .viz

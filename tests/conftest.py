@@ -17,8 +17,7 @@ os.environ["DIFFGROUND_RUN_LOG"] = "0"
 
 import pytest
 
-from diffground.config_loader import ProjectConfigLoader
-from diffground.settings import CONFIG_LOADER_ARGS
+from diffground.adapters.config_loader import LOADER_ARGS, ProjectConfigLoader
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -32,7 +31,7 @@ def root() -> Path:
 @pytest.fixture(scope="session")
 def conf() -> Callable[[str], ProjectConfigLoader]:
     """``conf(env)`` reads an environment of the project as the repository has it."""
-    return lambda env: ProjectConfigLoader(str(ROOT / "conf"), env=env, **CONFIG_LOADER_ARGS)
+    return lambda env: ProjectConfigLoader(str(ROOT / "conf"), env=env, **LOADER_ARGS)
 
 
 @pytest.fixture

@@ -13,9 +13,13 @@ from kedro.framework.startup import bootstrap_project
 from omegaconf import OmegaConf
 from pydantic import BaseModel, TypeAdapter
 
+from diffground.adapters.config_loader import (
+    BUILDS_ON,
+    LOADER_ARGS,
+    LOCAL,
+    ProjectConfigLoader,
+)
 from diffground.config import NOT_IN_KEY
-from diffground.config_loader import BUILDS_ON, LOCAL, ProjectConfigLoader
-from diffground.settings import CONFIG_LOADER_ARGS
 
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENTS = sorted(
@@ -57,8 +61,8 @@ def leaves(content: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str
 
 
 def test_a_run_takes_mini_and_mini_lies_on_base() -> None:
-    assert CONFIG_LOADER_ARGS["default_run_env"] == "mini"
-    assert CONFIG_LOADER_ARGS["base_env"] == "base"
+    assert LOADER_ARGS["default_run_env"] == "mini"
+    assert LOADER_ARGS["base_env"] == "base"
     assert set(ENVIRONMENTS) == {"base", "mini", "paper", *BUILDS_ON}
 
 

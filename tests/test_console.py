@@ -17,9 +17,9 @@ from diffground.console import ENVIRONMENTS, main, phrases
 from diffground.errors import InputError
 from diffground.io import write_png
 from diffground.io.files import write_json
-from diffground.png.config import PngModelConfig
-from diffground.png.model import PngModel
-from diffground.png.trained import TRAINING
+from diffground.papers.png.config import PngModelConfig
+from diffground.papers.png.model import PngModel
+from diffground.papers.png.trained import TRAINING
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from diffground.pipeline_registry import PIPELINES
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "catalog_docs/papers.md").read_text("utf-8")
-TABLES = sorted((ROOT / "src/diffground").glob("*/paper_tables.json"))
+TABLES = sorted((ROOT / "src/diffground/papers").glob("*/paper_tables.json"))
 
 
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"`(diffground[\w.]*:[\w.]+)`", TEXT))))

@@ -21,10 +21,9 @@ from kedro.pipeline import Pipeline
 from kedro.validation import ParameterValidationError
 from pydantic import BaseModel
 
-from diffground.config_loader import MachineConfigLoader
+from diffground.adapters.config_loader import LOADER_ARGS, MachineConfigLoader
 from diffground.errors import InputError, RunFailed
 from diffground.pipeline_registry import PIPELINES, compose, register_pipelines
-from diffground.settings import CONFIG_LOADER_ARGS
 
 TOY = """
     from kedro.pipeline import Node, Pipeline
@@ -119,7 +118,7 @@ def test_the_machine_has_the_last_word_where_no_environment_is_named(
         """,
     }
     project = toy_project(TOY, CONF | files)
-    loader = MachineConfigLoader(project / "conf", **CONFIG_LOADER_ARGS)
+    loader = MachineConfigLoader(project / "conf", **LOADER_ARGS)
     assert loader["credentials"] == {"store": {"key": "secret"}}
     assert kedro(project, "run", "--pipelines", "sum").exit_code == 0
     found = yaml.safe_load((project / "data/mini/own.json").read_text())
@@ -143,7 +142,7 @@ def test_an_environment_may_build_on_the_mini_worlds(toy_project: Callable[..., 
 def test_local_places_are_lines(toy_project: Callable[..., Path]) -> None:
     project = toy_project(TOY, CONF | {"conf/local/globals.yml": "- data\n"})
     with pytest.raises(InputError, match=r"local/globals\.yml: globals: lines `name: place`"):
-        MachineConfigLoader(project / "conf", env="paper", **CONFIG_LOADER_ARGS)
+        MachineConfigLoader(project / "conf", env="paper", **LOADER_ARGS)
 
 
 @pytest.mark.parametrize(
@@ -294,7 +293,7 @@ def test_errors_are_short_in_notebooks(
 ) -> None:
     from IPython.core.interactiveshell import InteractiveShell
 
-    from diffground.notebook import open_project, run_pipeline
+    from diffground.adapters.notebook import open_project, run_pipeline
 
     project = toy_project(TOY, CONF)
     root = open_project(project)
@@ -329,7 +328,8 @@ def test_missing_folders_fail_before_the_run(toy_project: Callable[..., Path]) -
             ])
     """
     catalog = """
-        model: {type: diffground.datasets.ModelFolderDataset, filepath: models/sd, remedy: get it}
+        model: {type: diffground.adapters.datasets.ModelFolderDataset, filepath: models/sd,
+                remedy: get it}
     """
     files = {"conf/base/catalog.yml": catalog, "conf/base/parameters.yml": "{}"}
     project = toy_project(pipeline, files)
@@ -397,7 +397,7 @@ def test_a_wrong_parameter_of_the_project(root: Path) -> None:
 
 def test_every_dataset_is_in_the_catalog(root: Path, pipelines: dict[str, Pipeline]) -> None:
     """What no entry describes would live in memory, undocumented."""
-    from diffground.reporting.catalog_docs import load_catalog
+    from diffground.adapters.catalog_docs import load_catalog
 
     known = set(load_catalog(root))
     used = {name for pipeline in pipelines.values() for name in pipeline.datasets()}

@@ -13,7 +13,6 @@ from tiny_world import SMALL
 
 from diffground import __version__, provenance
 from diffground.io.files import read_json
-from diffground.manifest import make_folder, read_manifest
 from diffground.provenance import (
     RECIPE,
     Made,
@@ -25,6 +24,7 @@ from diffground.provenance import (
     join_commits,
     say_why,
 )
+from diffground.store.manifest import make_folder, read_manifest
 from diffground.world import voc
 from diffground.world.config import WorldConfig
 

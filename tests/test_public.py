@@ -13,7 +13,7 @@ import tiny_png
 
 import diffground
 from diffground import FrozenDiffusion, PhraseMasks, TextToMask
-from diffground.text2mask.config import TextToMaskConfig
+from diffground.papers.text2mask.config import TextToMaskConfig
 
 
 @pytest.mark.parametrize("module", ["diffground", "diffground.console"])

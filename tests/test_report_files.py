@@ -15,7 +15,12 @@ from kedro.io import AbstractDataset, DatasetError
 from matplotlib.figure import Figure
 from PIL import Image
 
-from diffground.datasets.files import ImageDataset, JSONDataset, MatplotlibDataset, TextDataset
+from diffground.adapters.datasets.files import (
+    ImageDataset,
+    JSONDataset,
+    MatplotlibDataset,
+    TextDataset,
+)
 from diffground.errors import InputError
 
 
@@ -109,4 +114,4 @@ def test_every_report_of_the_catalog_is_written_whole(root: Path) -> None:
         for line in catalog.read_text("utf-8").splitlines():
             kind = line.strip().removeprefix("type:").strip()
             if line.strip().startswith("type:"):
-                assert kind.startswith("diffground.datasets."), f"{catalog}: {kind}"
+                assert kind.startswith("diffground.adapters.datasets."), f"{catalog}: {kind}"

@@ -17,8 +17,8 @@ from kedro_viz.models.flowchart.nodes import DataNode, TaskNode
 from kedro_viz.server import populate_data
 from PIL import Image
 
-from diffground.datasets import DataFolderDataset, TargetFolderDataset, TrainedModelDataset
-from diffground.datasets.files import ImageDataset, JSONDataset, MemoryDataset, TextDataset
+from diffground.adapters.datasets import DataFolderDataset, TargetFolderDataset, TrainedModelDataset
+from diffground.adapters.datasets.files import ImageDataset, JSONDataset, MemoryDataset, TextDataset
 from diffground.pipeline_registry import PIPELINES
 
 

@@ -13,9 +13,9 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from diffground.backbone.frozen import FrozenDiffusion
+from diffground.data.png_benchmark import PngBenchmark, PngSample
 from diffground.io import encode_panoptic, write_png
-from diffground.png.data import PngBatch, PngDataConfig, collate, make_item
-from diffground.png.samples import PngBenchmark, PngSample
+from diffground.papers.png.narratives import PngBatch, PngDataConfig, collate, make_item
 
 CHANNELS = (8, 16, 16, 16)
 TEXT = 16  # channels of the text encoder

@@ -11,8 +11,8 @@ from typing import Any
 import tiny_png
 from tiny_world import SMALL
 
-from diffground.text2mask.experiment import aggregate, label
-from diffground.text2mask.variant import Frozen, Split, Text2MaskConfig, Text2MaskFolders
+from diffground.papers.text2mask.experiment import aggregate, label
+from diffground.papers.text2mask.keys import Frozen, Split, Text2MaskConfig, Text2MaskFolders
 from diffground.world.coco_segmentation import make_coco2014
 from diffground.world.config import WorldConfig
 from diffground.world.voc import make_voc2012

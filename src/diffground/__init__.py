@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from diffground.backbone.frozen import FrozenDiffusion
     from diffground.masks.phrase_masks import PhraseMasks
-    from diffground.png.grounder import NarrativeGrounder
-    from diffground.text2mask.api import TextToMask
+    from diffground.papers.png.grounder import NarrativeGrounder
+    from diffground.papers.text2mask.text_to_mask import TextToMask
 
 __all__ = ["FrozenDiffusion", "NarrativeGrounder", "PhraseMasks", "TextToMask"]
 __version__ = "0.1.0"
 
 _HOMES = {
     "FrozenDiffusion": "diffground.backbone.frozen",
-    "NarrativeGrounder": "diffground.png.grounder",
+    "NarrativeGrounder": "diffground.papers.png.grounder",
     "PhraseMasks": "diffground.masks.phrase_masks",
-    "TextToMask": "diffground.text2mask.api",
+    "TextToMask": "diffground.papers.text2mask.text_to_mask",
 }
 
 

@@ -14,9 +14,9 @@ import click
 from kedro.framework.cli.project import run as kedro_run
 from kedro.framework.project import pipelines as registered
 
+from diffground.adapters.hooks.checks import nearest
 from diffground.errors import InputError
 from diffground.failures import told
-from diffground.hooks.checks import nearest
 
 
 @click.group(name="diffground")

@@ -133,8 +133,8 @@ def doctor(folder: Path, split: str, deep: bool) -> None:
     It tells how many of the images, panoptic PNGs and narratives in FOLDER are there and usable,
     which are not, and what to do.
     """
-    from diffground.png.doctor import examine, render
-    from diffground.png.samples import PngBenchmark
+    from diffground.data.png_benchmark import PngBenchmark
+    from diffground.data.png_doctor import examine, render
 
     with told():
         found = examine(PngBenchmark(folder, split), deep=deep)

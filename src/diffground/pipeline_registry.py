@@ -1,9 +1,9 @@
 """The named pipelines, each a sum of packages under :mod:`diffground.pipelines`.
 
 A name stands for all that its command needs on a fresh clone: ``png_train`` begins with the mini
-world, which is not made again where it is already there and valid (:mod:`diffground.manifest`).
-The list is explicit, because Kedro's own discovery imports only the package with the requested name
-and so cannot see a sum.
+world, which is not made again where it is already there and valid
+(:mod:`diffground.store.manifest`). The list is explicit, because Kedro's own discovery imports only
+the package with the requested name and so cannot see a sum.
 """
 
 from __future__ import annotations

@@ -39,7 +39,9 @@ Recipe = Mapping[str, Any]
 
 def code_of(*modules: ModuleType) -> dict[str, int]:
     """The code versions of modules by their names, as a recipe has them under ``"code"``."""
-    return {module.__name__.rpartition(".")[2]: module.CODE_VERSION for module in modules}
+    names = [module.__name__.rpartition(".")[2] for module in modules]
+    assert len({*names}) == len(names), names
+    return {name: module.CODE_VERSION for name, module in zip(names, modules, strict=True)}
 
 
 class Made(Config):

@@ -1,10 +1,15 @@
 """Kedro's settings for the project. See conf/README.md for the configuration itself."""
 
 import os
-from typing import Any
 
-from diffground.config_loader import DEFAULT_ENV, MachineConfigLoader
-from diffground.hooks import InputsHook, OneWriterHook, ParametersHook, ResultsHook, RunLogHook
+from diffground.adapters.config_loader import LOADER_ARGS, MachineConfigLoader
+from diffground.adapters.hooks import (
+    InputsHook,
+    OneWriterHook,
+    ParametersHook,
+    ResultsHook,
+    RunLogHook,
+)
 
 # Models and datasets are local folders. Whoever wants the network says so in the environment.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -22,10 +27,4 @@ HOOKS = (ResultsHook(), RunLogHook(), OneWriterHook(), InputsHook(), ParametersH
 DISABLE_HOOKS_FOR_PLUGINS = ("kedro-viz",)
 
 CONFIG_LOADER_CLASS = MachineConfigLoader
-CONFIG_LOADER_ARGS: dict[str, Any] = {
-    "base_env": "base",
-    "default_run_env": DEFAULT_ENV,
-    "config_patterns": {"mlflow": ["mlflow.yml"]},
-    # An environment says only what differs from what it builds on, at any depth.
-    "merge_strategy": {"parameters": "soft", "catalog": "soft", "mlflow": "soft"},
-}
+CONFIG_LOADER_ARGS = LOADER_ARGS

@@ -1,9 +1,9 @@
 """Where nodes send what a run should remember, without knowing who keeps it.
 
 A pipeline node hands ``get_tracker().log_metrics`` to the training loop as its ``log`` callback.
-Under ``kedro run`` the hook in :mod:`diffground.hooks` installs a tracker that writes to MLflow;
-anywhere else the tracker forgets everything. The science rooms take callbacks and do not import
-this module.
+Under ``kedro run`` the hook in :mod:`diffground.adapters.hooks` installs a tracker that writes to
+MLflow; anywhere else the tracker forgets everything. The science rooms take callbacks and do not
+import this module.
 """
 
 from __future__ import annotations

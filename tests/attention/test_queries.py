@@ -13,8 +13,8 @@ import tiny_png
 from transformers import CLIPTokenizer
 
 from diffground.attention.queries import Prompt, TokenRoom, Vocabulary, compose
-from diffground.backbone.alignment import token_indices
 from diffground.errors import InputError
+from diffground.phrases.alignment import token_indices
 from diffground.world.pictures import CLASS_NAMES
 from diffground.world.vocabulary import ABOVE, BELOW, BOUND, BY_NAME, SETTINGS
 

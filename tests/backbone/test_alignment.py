@@ -4,9 +4,9 @@ import unicodedata
 
 import pytest
 
-from diffground.backbone.alignment import find_phrase, phrase_spans, token_indices
 from diffground.backbone.frozen import FrozenDiffusion
 from diffground.errors import InputError
+from diffground.phrases.alignment import find_phrase, phrase_spans, token_indices
 
 PROMPTS = [
     "A photo including a dog, a red cup and the table.",

@@ -11,10 +11,10 @@ from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from kedro.io import DatasetError
 from safetensors.torch import load_file, save_file
 
+from diffground.adapters.datasets import ModelFolderDataset
 from diffground.backbone.frozen import FrozenDiffusion
 from diffground.backbone.layers import CROSS_SITES
 from diffground.backbone.probe import ProbeRequest
-from diffground.datasets import ModelFolderDataset
 from diffground.errors import InputError
 from diffground.io.sums import check_sums, write_sums
 

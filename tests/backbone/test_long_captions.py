@@ -2,7 +2,7 @@
 
 import torch
 
-from diffground.png.phrases import encode_captions
+from diffground.backbone.captions import encode_captions
 
 
 def test_the_pooled_text_is_the_first_windows(model):

@@ -31,10 +31,10 @@ from measuring import compared, device_name, in_own_processes, peak_memory, sync
 from random_model import random_model
 
 from diffground.backbone.taps import Processor
-from diffground.png.config import LossConfig, PngModelConfig
-from diffground.png.data import PngBatch
-from diffground.png.feature_store import FrozenInputs
-from diffground.png.model import PngModel
+from diffground.papers.png.config import LossConfig, PngModelConfig
+from diffground.papers.png.feature_store import FrozenInputs
+from diffground.papers.png.model import PngModel
+from diffground.papers.png.narratives import PngBatch
 
 PHRASES = 12
 CLASSES = tuple(range(133))  # of COCO panoptic

@@ -10,7 +10,7 @@ import numpy as np
 
 from diffground.errors import InputError
 from diffground.masks.crf import CrfConfig
-from diffground.masks.store import MaskConfig, MaskWork, WorkConfig, write_masks
+from diffground.masks.mask_files import MaskConfig, MaskWork, WorkConfig, write_masks
 
 CLASSES = ("background", "a", "b", "c")
 IDS = [f"item_{number:03d}" for number in range(60)]

@@ -5,14 +5,9 @@ import pytest
 from PIL import Image
 
 from diffground.errors import InputError
+from diffground.io.labels import read_confidence, read_labels, write_confidence, write_labels
 from diffground.io.palette import colour_map
-from diffground.masks.labels import (
-    labels_of,
-    read_confidence,
-    read_labels,
-    write_confidence,
-    write_labels,
-)
+from diffground.masks.labels import labels_of
 
 LABELS = np.array([[0, 3, 255], [20, 1, 0]], np.uint8)
 

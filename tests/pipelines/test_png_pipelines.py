@@ -17,17 +17,17 @@ from PIL import Image
 from pydantic import ValidationError
 from recording import recorded
 
+from diffground.adapters.run_log import flatten, numbers
 from diffground.errors import InputError
+from diffground.experiments.result_tables import ResultTable
+from diffground.papers.png.experiment import evaluate_variant, kept_evaluation
+from diffground.papers.png.keys import PngConfig, PngFolders, Variant
+from diffground.papers.png.tables import PngTablesConfig, published, row_config, run_tables
+from diffground.papers.png.trained import load_variant
 from diffground.pipelines.png_eval import create_pipeline as png_eval
 from diffground.pipelines.png_tables import create_pipeline as png_tables
 from diffground.pipelines.png_train import create_pipeline as png_train
 from diffground.pipelines.png_train.nodes import examine_training_data
-from diffground.png.experiment import evaluate_variant, kept_evaluation
-from diffground.png.tables import PngTablesConfig, published, row_config, run_tables
-from diffground.png.trained import load_variant
-from diffground.png.variant import PngConfig, PngFolders, Variant
-from diffground.reporting.run_log import flatten, numbers
-from diffground.reporting.tables import ResultTable
 
 TINY = {
     "scale": "mini",
@@ -134,7 +134,7 @@ def test_evaluating_untrained_settings_names_what_there_is(run):
 
 
 def test_a_killed_training_goes_on(run, tmp_path, monkeypatch):
-    from diffground.png import experiment
+    from diffground.papers.png import experiment
 
     class Killed(BaseException):
         pass

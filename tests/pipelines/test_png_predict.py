@@ -9,11 +9,11 @@ import tiny_png
 from kedro.io import DataCatalog, MemoryDataset
 from kedro.runner import SequentialRunner
 
-from diffground.datasets import DataFolderDataset
+from diffground.adapters.datasets import DataFolderDataset
 from diffground.errors import InputError
+from diffground.papers.png.config import PngConfig, PngModelConfig, PredictConfig
+from diffground.papers.png.model import PngModel
 from diffground.pipelines.png_predict import create_pipeline
-from diffground.png.config import PngConfig, PngModelConfig, PredictConfig
-from diffground.png.model import PngModel
 
 
 def run(folder, predict=None, **model):

@@ -15,16 +15,16 @@ from pydantic import ValidationError
 from recording import recorded
 from tiny_text2mask import TINY, config, world
 
+from diffground.adapters.run_log import flatten, numbers
 from diffground.errors import InputError
+from diffground.experiments.result_tables import ResultTable
+from diffground.papers.text2mask.keys import Text2MaskConfig
+from diffground.papers.text2mask.tables_config import Text2MaskTablesConfig
 from diffground.pipeline_registry import register_pipelines
 from diffground.pipelines.attention_aggregation import create_pipeline as attention_aggregation
 from diffground.pipelines.pseudo_labels import create_pipeline as pseudo_labels
 from diffground.pipelines.segmenter_train import create_pipeline as segmenter_train
 from diffground.pipelines.text2mask_tables import create_pipeline as text2mask_tables
-from diffground.reporting.run_log import flatten, numbers
-from diffground.reporting.tables import ResultTable
-from diffground.text2mask.tables_config import Text2MaskTablesConfig
-from diffground.text2mask.variant import Text2MaskConfig
 
 TABLES = Text2MaskTablesConfig.model_validate(
     {

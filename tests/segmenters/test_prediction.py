@@ -18,12 +18,12 @@ from test_semantic import NAMES, NETWORK, scene
 from diffground.config import Compat
 from diffground.errors import InputError
 from diffground.io import write_png
+from diffground.io.labels import read_labels, write_labels
 from diffground.masks.crf import CrfConfig
-from diffground.masks.labels import read_labels, write_labels
 from diffground.segmenters import prediction
+from diffground.segmenters.crops import LabelledImage
 from diffground.segmenters.deeplab import DeepLabV2, normalise
-from diffground.segmenters.labelled import LabelledImage
-from diffground.segmenters.outputs import RECIPE
+from diffground.segmenters.label_files import RECIPE
 from diffground.segmenters.prediction import PredictConfig, SemanticSegmenter, predict
 
 CRF = CrfConfig(backend="torch", iterations=2)

@@ -14,11 +14,10 @@ from torch.utils.data import DataLoader
 
 from diffground.errors import InputError
 from diffground.io import write_png
+from diffground.io.labels import read_labels, write_labels
 from diffground.masks.crf import CrfConfig, dense_crf
-from diffground.masks.labels import read_labels, write_labels
 from diffground.metrics.miou import Confusion
-from diffground.segmenters.deeplab import DeepLabConfig, normalise
-from diffground.segmenters.labelled import (
+from diffground.segmenters.crops import (
     CropConfig,
     LabelledCrops,
     LabelledImage,
@@ -26,6 +25,7 @@ from diffground.segmenters.labelled import (
     draws_for,
     usable,
 )
+from diffground.segmenters.deeplab import DeepLabConfig, normalise
 from diffground.segmenters.prediction import (
     VOC_SERVER,
     PredictConfig,

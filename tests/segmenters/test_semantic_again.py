@@ -15,9 +15,9 @@ from test_semantic import CONFIG, NAMES
 
 from diffground.errors import InputError
 from diffground.io.files import is_sound
-from diffground.masks.labels import read_labels, write_labels
+from diffground.io.labels import read_labels, write_labels
+from diffground.segmenters.crops import LabelledImage, usable
 from diffground.segmenters.deeplab import DeepLabV2
-from diffground.segmenters.labelled import LabelledImage, usable
 from diffground.segmenters.semantic import MODEL, SEEN, TRAINING, train_semantic
 from diffground.training.checkpoint import LAST
 

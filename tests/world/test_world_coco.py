@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 from tiny_world import SMALL
 
+from diffground.data.png_benchmark import PngBenchmark, load_targets
 from diffground.io import read_panoptic
-from diffground.png.samples import PngBenchmark, load_targets
 from diffground.world.coco_panoptic import image_id, make_coco_panoptic
 from diffground.world.config import WorldConfig
 from diffground.world.render import render

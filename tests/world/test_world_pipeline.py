@@ -15,12 +15,12 @@ from kedro.runner import SequentialRunner
 from omegaconf import OmegaConf
 from pydantic import ValidationError
 
-from diffground.config_loader import ProjectConfigLoader
-from diffground.datasets import DataFolderDataset, TargetFolderDataset
+from diffground.adapters.config_loader import ProjectConfigLoader
+from diffground.adapters.datasets import DataFolderDataset, TargetFolderDataset
 from diffground.errors import InputError
-from diffground.manifest import is_valid
 from diffground.pipelines.world import DATASETS, create_pipeline
 from diffground.pipelines.world.nodes import make_coco, make_mug19, make_voc2012
+from diffground.store.manifest import is_valid
 from diffground.world import voc
 from diffground.world.config import WorldConfig
 from diffground.world.own_data import check_dataset

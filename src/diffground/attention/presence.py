@@ -24,7 +24,7 @@ from collections.abc import Iterable, Sequence
 
 from torch import Tensor
 
-from diffground.backbone.alignment import Span
+from diffground.phrases.alignment import Span
 
 STRONGEST = 0.05  # share of the pixels where a phrase is strongest
 

@@ -30,11 +30,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from diffground.attention.config import Style
-from diffground.attention.vocabulary import ClassEntry, Vocabulary
-from diffground.backbone.alignment import Span
 from diffground.backbone.text import TokenRoom
 from diffground.config import Compat
+from diffground.data.vocabulary import ClassEntry, Vocabulary
 from diffground.errors import InputError, shortened
+from diffground.phrases.alignment import Span
 
 __all__ = ["ClassEntry", "Phrase", "Prompt", "TokenRoom", "Vocabulary", "compose"]
 

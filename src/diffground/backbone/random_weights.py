@@ -31,9 +31,9 @@ from diffground.backbone.architectures import ARCHITECTURES, Architecture
 from diffground.backbone.folder import RANDOM_FILE
 from diffground.errors import InputError
 from diffground.loading import without_bars
-from diffground.manifest import MANIFEST, fingerprint, is_valid, make_folder
 from diffground.progress import Progress
 from diffground.seeds import derive_seed
+from diffground.store.manifest import MANIFEST, fingerprint, is_valid, make_folder
 
 log = logging.getLogger(__name__)
 

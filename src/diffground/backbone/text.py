@@ -12,8 +12,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from diffground.backbone.alignment import Span, token_indices
 from diffground.errors import InputError, shortened
+from diffground.phrases.alignment import Span, token_indices
 
 Overflow = Literal["error", "truncate"]
 

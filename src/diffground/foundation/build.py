@@ -25,7 +25,7 @@ from diffground.foundation.scenes import captioned_scenes
 from diffground.foundation.segmenter import train_segmenter
 from diffground.foundation.tokenizer import train_tokenizer
 from diffground.loading import without_bars
-from diffground.manifest import config_hash
+from diffground.store.manifest import config_hash
 from diffground.training.loop import TrainResult
 
 OnLog = Callable[[dict[str, float], int], None]

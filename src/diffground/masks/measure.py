@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Protocol
 
 from diffground.errors import InputError, ProblemReport
-from diffground.masks.labels import read_labels
-from diffground.masks.store import Layer, mask_path
+from diffground.io.labels import read_labels
+from diffground.masks.mask_files import Layer, mask_path
 from diffground.metrics.iou import UnsurePrediction
 from diffground.metrics.miou import Confusion
 
@@ -36,7 +36,7 @@ def measure(
     """Compares the mask files with the ground truth, one image in memory at a time.
 
     Args:
-        folder: of :func:`~diffground.masks.store.write_masks`.
+        folder: of :func:`~diffground.masks.mask_files.write_masks`.
         samples: with their ground truth.
         classes: name of label 0 (the background), 1, ...
         layer: which masks: "label", "initial" or "mask".

@@ -26,8 +26,8 @@ from PIL import Image
 from diffground.io.files import write_whole
 from diffground.io.images import write_png
 from diffground.io.paths import slug
-from diffground.manifest import make_folder
 from diffground.reporting.overlays import Comparison, overlay, side_by_side
+from diffground.store.manifest import make_folder
 
 MASKS = "masks.json"
 _PANEL = (320, 800)  # least and largest width of a narrative's two panels, pixels

@@ -18,8 +18,8 @@ from PIL import Image
 
 from diffground.reporting.lettering import coloured_words
 from diffground.reporting.overlays import paint, palette
+from diffground.reporting.scale import SCALE_WORDS, Scale
 from diffground.reporting.sheet import SheetRow, sheet
-from diffground.reporting.tables import SCALE_WORDS, Scale
 
 _HEADING = (
     "Which phrase does each pixel attend to? Every pixel is tinted in the colour of one phrase of "

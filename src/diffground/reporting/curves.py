@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from diffground.io.images import write_png
 from diffground.reporting.overlays import palette
-from diffground.reporting.tables import SCALE_WORDS, Scale
+from diffground.reporting.scale import SCALE_WORDS, Scale
 
 # The panels of the papers' recall figure: title, and line style of each group in it.
 _PANELS = (

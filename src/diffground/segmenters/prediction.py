@@ -31,18 +31,17 @@ from torch.nn import functional
 from diffground.config import Compat
 from diffground.errors import InputError, ProblemReport
 from diffground.io.images import ImageSource, read_image
+from diffground.io.labels import read_labels
 from diffground.masks import crf
 from diffground.masks.crf import check_backend
-from diffground.masks.labels import read_labels
-from diffground.masks.pool import outcomes
 from diffground.metrics.miou import Confusion
 from diffground.progress import progress
 from diffground.provenance import code_of
 from diffground.segmenters import deeplab
 from diffground.segmenters.config import PredictConfig
+from diffground.segmenters.crops import LabelledImage
 from diffground.segmenters.deeplab import DeepLabV2, normalise
-from diffground.segmenters.labelled import LabelledImage
-from diffground.segmenters.outputs import (
+from diffground.segmenters.label_files import (
     LabelWork,
     claimed,
     is_written,
@@ -50,6 +49,7 @@ from diffground.segmenters.outputs import (
     refined,
     write_refined,
 )
+from diffground.store.pool import outcomes
 from diffground.training.processes import processes
 
 # Raised when the same network says other labels.

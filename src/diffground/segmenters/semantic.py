@@ -18,12 +18,11 @@ from torch import Tensor, nn
 
 from diffground.errors import InputError
 from diffground.io.files import is_sound, read_json, write_json
-from diffground.manifest import config_hash, fingerprint
 from diffground.provenance import Made, code_of
-from diffground.segmenters import deeplab, labelled
+from diffground.segmenters import crops as labelled
+from diffground.segmenters import deeplab
 from diffground.segmenters.config import PredictConfig, SemanticConfig
-from diffground.segmenters.deeplab import DeepLabV2, deeplab_loss
-from diffground.segmenters.labelled import (
+from diffground.segmenters.crops import (
     LabelledCrops,
     LabelledImage,
     draws_for,
@@ -31,8 +30,10 @@ from diffground.segmenters.labelled import (
     fingerprint_labels,
     usable,
 )
+from diffground.segmenters.deeplab import DeepLabV2, deeplab_loss
 from diffground.segmenters.prediction import SemanticSegmenter, predict
 from diffground.segmenters.resnet import CONFIG, WEIGHTS
+from diffground.store.manifest import config_hash, fingerprint
 from diffground.training import loop
 from diffground.training.loop import train
 from diffground.training.processes import only_training, processes

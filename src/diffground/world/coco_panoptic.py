@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from diffground.io import encode_panoptic, write_png
 from diffground.io.palette import colour_map
 from diffground.io.panoptic import MAX_ID
-from diffground.manifest import Manifest, make_folder
 from diffground.progress import progress
+from diffground.store.manifest import Manifest, make_folder
 from diffground.world.captions import Caption, narrative
 from diffground.world.config import WorldConfig
 from diffground.world.pictures import bounding_box, write_jpeg

@@ -18,9 +18,9 @@ from typing import Final
 import numpy as np
 
 from diffground.io import write_png
-from diffground.manifest import Manifest, make_folder
 from diffground.progress import progress
 from diffground.seeds import derive_seed
+from diffground.store.manifest import Manifest, make_folder
 from diffground.world.config import WorldConfig
 from diffground.world.pictures import class_mask, write_jpeg
 from diffground.world.render import render

@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffground.io import write_png
-from diffground.manifest import Manifest, make_folder
 from diffground.progress import progress
 from diffground.seeds import derive_seed
+from diffground.store.manifest import Manifest, make_folder
 from diffground.world.config import WorldConfig
 from diffground.world.mug_scenes import COLOUR_NAMES, Arrangement, arrange, stage, stage_alone
 from diffground.world.pictures import write_jpeg

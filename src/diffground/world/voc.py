@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Final
 
 from diffground.io import write_png
-from diffground.manifest import Manifest, make_folder
 from diffground.progress import progress
 from diffground.seeds import derive_seed
+from diffground.store.manifest import Manifest, make_folder
 from diffground.world.config import WorldConfig
 from diffground.world.pictures import CLASS_NAMES, class_mask, write_jpeg, write_palette_png
 from diffground.world.render import render

@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from diffground.text2mask.config import Text2MaskConfig, Text2MaskFolders
+from diffground.papers.text2mask.config import Text2MaskConfig, Text2MaskFolders
 
 log = logging.getLogger(__name__)
 
@@ -24,8 +24,8 @@ def aggregate(
     folders: Text2MaskFolders, diffusion: Path, text2mask: Text2MaskConfig
 ) -> list[dict[str, Any]]:
     """Makes the maps of the source and of the validation split, or finds them made."""
-    from diffground.text2mask.experiment import Frozen, Split
-    from diffground.text2mask.experiment import aggregate as aggregate_split
+    from diffground.papers.text2mask.experiment import Frozen, Split
+    from diffground.papers.text2mask.experiment import aggregate as aggregate_split
 
     frozen = Frozen(diffusion, text2mask)
     found = []

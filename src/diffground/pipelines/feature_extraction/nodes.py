@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from diffground.png.config import FeatureExtractionConfig, PngConfig
+from diffground.papers.png.config import FeatureExtractionConfig, PngConfig
 
 log = logging.getLogger(__name__)
 
@@ -19,10 +19,10 @@ def extract_png_features(
     extraction: FeatureExtractionConfig,
 ) -> dict[str, Any]:
     """Extracts what is missing for training and validation; what was done, by their names."""
-    from diffground.png.experiment import read_validation
-    from diffground.png.feature_extraction import extract_features
-    from diffground.png.features import feature_key
-    from diffground.png.splits import read_split
+    from diffground.data.png_reading import read_split
+    from diffground.papers.png.experiment import read_validation
+    from diffground.papers.png.feature_extraction import extract_features
+    from diffground.papers.png.features import feature_key
 
     backbone = png.load_backbone(diffusion)
     splits, data = png.splits, png.data

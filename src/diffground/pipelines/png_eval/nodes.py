@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from diffground.png.config import PngConfig, PngFolders
+from diffground.papers.png.config import PngConfig, PngFolders
 from diffground.tracking import get_tracker
 
 log = logging.getLogger(__name__)
@@ -27,10 +27,10 @@ def evaluate_png(
     folders: PngFolders, diffusion: Path, png: PngConfig
 ) -> tuple[dict[str, Any], dict[str, Any], list[Any]]:
     """Average Recall, its per-phrase rows with the skipped narratives, and a few
-    :class:`~diffground.png.evaluate.Prediction`.
+    :class:`~diffground.papers.png.evaluate.Prediction`.
     """
-    from diffground.png.experiment import evaluate_variant
-    from diffground.png.trained import load_variant
+    from diffground.papers.png.experiment import evaluate_variant
+    from diffground.papers.png.trained import load_variant
 
     model, variant = load_variant(png, folders, png.load_backbone(diffusion))
     result, metrics = evaluate_variant(png, folders, model, variant)
@@ -75,8 +75,8 @@ def draw_recall_curve(phrases: dict[str, Any], metrics: dict[str, Any]) -> Any:
 
 def draw_overlays(predictions: list[Any], png: PngConfig) -> Image.Image:
     """The kept narratives: image, truth and prediction, with each phrase's IoU."""
-    from diffground.png.evaluate import compare
-    from diffground.png.figures import compared
+    from diffground.papers.png.evaluate import compare
+    from diffground.papers.png.figures import compared
 
     if not predictions:
         return Image.new("RGB", (320, 32), "white")  # none were asked for, or all were broken

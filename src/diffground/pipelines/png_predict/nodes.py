@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from diffground.png.config import PngConfig, PngFolders, PredictConfig
+from diffground.papers.png.config import PngConfig, PngFolders, PredictConfig
 
 
 def predict_png(
     folders: PngFolders, diffusion: Path, png: PngConfig, png_predict: PredictConfig, folder: Path
 ) -> Path:
     """Masks of the narrative's phrases, by the model that is named or has these settings."""
-    from diffground.png.predict import predict
-    from diffground.png.trained import load_checkpoint, load_variant
+    from diffground.papers.png.predict import predict
+    from diffground.papers.png.trained import load_checkpoint, load_variant
 
     backbone = png.load_backbone(diffusion)
     if png_predict.model is None:

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from diffground.adapters.run_log import numbers
+from diffground.experiments.result_tables import render
+from diffground.papers.png.config import PngConfig, PngFolders
+from diffground.papers.png.tables_config import PngTablesConfig
 from diffground.pipelines.png_eval.nodes import draw_overlays, draw_recall_curve
-from diffground.png.config import PngConfig, PngFolders
-from diffground.png.tables_config import PngTablesConfig
-from diffground.reporting.run_log import numbers
-from diffground.reporting.tables import render
 from diffground.tracking import Tracker, get_tracker
 
 if TYPE_CHECKING:
-    from diffground.png.evaluate import Prediction
+    from diffground.papers.png.evaluate import Prediction
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +37,8 @@ def run_png_tables(
     ablation: PngTablesConfig,
 ) -> tuple[list[dict[str, Any]], str]:
     """The result tables, as data and as text; rows that are finished are not run again."""
-    from diffground.png.splits import broken_samples
-    from diffground.png.tables import run_tables
+    from diffground.data.png_reading import broken_samples
+    from diffground.papers.png.tables import run_tables
 
     log.info("features cached: %s", features)
     tables = run_tables(
@@ -96,7 +96,7 @@ def draw_components(
     folders: PngFolders, diffusion: Path, tables: Any, png: PngConfig, ablation: PngTablesConfig
 ) -> Any:
     """Figure 4, of matplotlib: recall over the IoU threshold, by row of Table 2 and by group."""
-    from diffground.png.tables import phrase_rows
+    from diffground.papers.png.tables import phrase_rows
     from diffground.reporting.curves import recall_curves
 
     assert tables, "the tables are made first"
@@ -114,8 +114,8 @@ def draw_narratives(
     folders: PngFolders, diffusion: Path, tables: Any, png: PngConfig, ablation: PngTablesConfig
 ) -> tuple[Image.Image, Image.Image]:
     """Figures 5 and 6: what EIPA's layers attend to, and predictions beside the truth."""
-    from diffground.png.figures import draw_attention, draw_predictions, figure_samples
-    from diffground.png.tables import full_model
+    from diffground.papers.png.figures import draw_attention, draw_predictions, figure_samples
+    from diffground.papers.png.tables import full_model
 
     assert tables, "the tables are made first"
     found = full_model(png, ablation, folders, png.load_backbone(diffusion))

@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from diffground.png.config import PngConfig, PngFolders
+from diffground.papers.png.config import PngConfig, PngFolders
 from diffground.tracking import get_tracker
 
 log = logging.getLogger(__name__)
@@ -14,9 +14,9 @@ log = logging.getLogger(__name__)
 
 def examine_training_data(coco: Path, models: Path, png: PngConfig) -> tuple[dict[str, Any], str]:
     """The doctor's findings on the training split, as JSON and as Markdown."""
-    from diffground.png.doctor import render
-    from diffground.png.samples import PngBenchmark
-    from diffground.png.splits import examine_training_data as examine
+    from diffground.data.png_benchmark import PngBenchmark
+    from diffground.data.png_doctor import render
+    from diffground.data.png_reading import examine_training_data as examine
 
     PngBenchmark(coco, png.splits.val, png.splits.layout)  # if it is missing, that is said now
     found = examine(coco, png.splits, png.data.max_phrases, models)
@@ -32,8 +32,8 @@ def train_png(
 
     Returns the model's folder and what the training did.
     """
-    from diffground.png.experiment import train_variant
-    from diffground.png.splits import broken_samples
+    from diffground.data.png_reading import broken_samples
+    from diffground.papers.png.experiment import train_variant
 
     summary = train_variant(
         png,

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from diffground.text2mask.config import Text2MaskConfig, Text2MaskFolders
+from diffground.papers.text2mask.config import Text2MaskConfig, Text2MaskFolders
 from diffground.tracking import get_tracker
 
 if TYPE_CHECKING:
-    from diffground.text2mask.experiment import Split
+    from diffground.papers.text2mask.experiment import Split
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ def label(
     maps: list[dict[str, Any]],
 ) -> list[dict[str, Any]]:
     """Makes the pseudo masks of the source and of the validation split, or finds them made."""
-    from diffground.text2mask.experiment import label as label_split
+    from diffground.papers.text2mask.experiment import label as label_split
 
     assert maps, "the maps are made first"
     return [
@@ -41,7 +41,7 @@ def measure(
     masks: list[dict[str, Any]],
 ) -> list[dict[str, Any]]:
     """mIoU of the masks, before the CRF and after."""
-    from diffground.text2mask.experiment import measure as measure_split
+    from diffground.papers.text2mask.experiment import measure as measure_split
 
     assert masks, "the masks are made first"
     found = []
@@ -68,7 +68,7 @@ def draw_masks(
     masks: list[dict[str, Any]],
 ) -> Image.Image:
     """Figure 4, of the source."""
-    from diffground.text2mask.figures import mask_sheet
+    from diffground.papers.text2mask.figures import mask_sheet
 
     assert masks, "the masks are made first"
     split = next(_splits(folders, diffusion, text2mask))
@@ -78,7 +78,7 @@ def draw_masks(
 def _splits(
     folders: Text2MaskFolders, diffusion: Path, text2mask: Text2MaskConfig
 ) -> Iterator[Split]:
-    from diffground.text2mask.experiment import Frozen, Split
+    from diffground.papers.text2mask.experiment import Frozen, Split
 
     fingerprint = Frozen(diffusion, text2mask).fingerprint
     for source in text2mask.sources():

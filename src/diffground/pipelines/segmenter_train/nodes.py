@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from diffground.errors import InputError
-from diffground.text2mask.config import Text2MaskConfig, Text2MaskFolders
+from diffground.papers.text2mask.config import Text2MaskConfig, Text2MaskFolders
 from diffground.tracking import get_tracker
 
 log = logging.getLogger(__name__)
@@ -25,8 +25,8 @@ def train(
     Judged on the validation split meanwhile, if ``segmenter.train.evaluate_every`` asks for it.
     Returns the segmenter's folder and what the training did.
     """
-    from diffground.text2mask.experiment import Split
-    from diffground.text2mask.training import train_segmenter
+    from diffground.papers.text2mask.experiment import Split
+    from diffground.papers.text2mask.segmenter_training import train_segmenter
 
     assert masks, "the masks are made first"
     fingerprint = _fingerprint(diffusion, text2mask)
@@ -52,8 +52,8 @@ def evaluate(
 
     The images of ``text2mask.test`` are labelled as well.
     """
-    from diffground.text2mask.experiment import Split
-    from diffground.text2mask.training import evaluate_segmenter
+    from diffground.papers.text2mask.experiment import Split
+    from diffground.papers.text2mask.segmenter_training import evaluate_segmenter
 
     folders = replace(folders, models=segmenter.parent)
     if text2mask.val is None:
@@ -81,6 +81,6 @@ def segmenter_figures(result: dict[str, Any]) -> dict[str, float]:
 
 
 def _fingerprint(diffusion: Path, text2mask: Text2MaskConfig) -> str:
-    from diffground.text2mask.experiment import Frozen
+    from diffground.papers.text2mask.experiment import Frozen
 
     return Frozen(diffusion, text2mask).fingerprint

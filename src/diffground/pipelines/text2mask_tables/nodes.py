@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from diffground.adapters.run_log import numbers
+from diffground.experiments.result_tables import render
+from diffground.papers.text2mask.config import Text2MaskConfig, Text2MaskFolders
+from diffground.papers.text2mask.tables_config import Text2MaskTablesConfig
 from diffground.pipelines.pseudo_labels.nodes import mask_figures
 from diffground.pipelines.segmenter_train.nodes import segmenter_figures
-from diffground.reporting.run_log import numbers
-from diffground.reporting.tables import render
-from diffground.text2mask.config import Text2MaskConfig, Text2MaskFolders
-from diffground.text2mask.tables_config import Text2MaskTablesConfig
 from diffground.tracking import Tracker, get_tracker
 
 if TYPE_CHECKING:
-    from diffground.text2mask.variant import Split
+    from diffground.papers.text2mask.keys import Split
 
 log = logging.getLogger(__name__)
 
@@ -35,16 +35,16 @@ def run_text2mask_tables(
     """The tables as data and as text, and Figures B.8 and D.9, of matplotlib; finished rows are not
     run again.
     """
-    from diffground.text2mask.bench import Bench
-    from diffground.text2mask.figures import sweep_curves
-    from diffground.text2mask.similarity import (
+    from diffground.papers.text2mask.figures import sweep_curves
+    from diffground.papers.text2mask.keys import Frozen
+    from diffground.papers.text2mask.similarity import (
         class_similarities,
         correlation,
         similarity_figure,
         similarity_table,
     )
-    from diffground.text2mask.tables import run_tables
-    from diffground.text2mask.variant import Frozen
+    from diffground.papers.text2mask.table_rows import Bench
+    from diffground.papers.text2mask.tables import run_tables
 
     frozen = Frozen(diffusion, text2mask)
     open_row = _open_row if get_tracker().keeps else None
@@ -72,7 +72,7 @@ class _Row:
         self.tracker.log_metrics(values, step)
 
     def log_masks(self, split: Split, result: dict[str, Any]) -> None:
-        from diffground.text2mask.figures import mask_sheet
+        from diffground.papers.text2mask.figures import mask_sheet
 
         self.tracker.log_metrics(mask_figures(result))
         with TemporaryDirectory() as folder:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from diffground.manifest import Manifest
+from diffground.store.manifest import Manifest
 from diffground.world.config import WorldConfig
 
 

@@ -1,0 +1,85 @@
+"""The libraries' datasets of single files, written whole, and of memory, with a page for Kedro-Viz.
+
+Each is Kedro's of the same name; ours are
+:meth:`~diffground.adapters.datasets.previews.Previewed.preview`, and that a file takes its name
+only when it is whole: whoever reads a report while another run writes it gets the old one or the
+new one, and a full disk leaves the old one.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from kedro.io import MemoryDataset as KedroMemoryDataset
+from kedro_datasets import json, matplotlib, pillow, text
+
+from diffground.adapters.datasets.previews import Previewed
+from diffground.io.files import write_whole
+
+
+class Whole:
+    """Makes a file dataset of Kedro write what it saves in one step, see :func:`write_whole`.
+
+    Raises:
+        DatasetError: with an InputError that names the file, the cause and the remedy.
+    """
+
+    def save(self, data: Any) -> None:
+        """Lets Kedro's dataset write into memory, and writes that."""
+        written = _Written()
+        double = copy.copy(self)
+        double._fs = written  # type: ignore[attr-defined]
+        super(Whole, double).save(data)  # type: ignore[misc]
+        for name, content in written.files.items():
+            write_whole(name, partial(Path.write_bytes, data=content))
+
+
+class _Written:
+    """As much of a file system as the datasets use to save: files in memory, by name."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+
+    def open(self, name: str, mode: str = "w") -> io.IOBase:
+        buffer = _Kept(self.files, name)
+        return buffer if "b" in mode else io.TextIOWrapper(buffer, encoding="utf-8", newline="")
+
+    def invalidate_cache(self, name: str) -> None:
+        """There is none."""
+
+
+class _Kept(io.BytesIO):
+    """Puts what was written among the files when it is closed."""
+
+    def __init__(self, files: dict[str, bytes], name: str) -> None:
+        super().__init__()
+        self._files, self._name = files, name
+
+    def close(self) -> None:
+        if not self.closed:
+            self._files[self._name] = self.getvalue()
+        super().close()
+
+
+class JSONDataset(Whole, Previewed, json.JSONDataset):
+    """JSON."""
+
+
+class TextDataset(Whole, Previewed, text.TextDataset):
+    """Text, say Markdown."""
+
+
+class ImageDataset(Whole, Previewed, pillow.ImageDataset):
+    """A picture, as PIL has it."""
+
+
+class MatplotlibDataset(Whole, Previewed, matplotlib.MatplotlibDataset):
+    """A figure, which is only written."""
+
+
+class MemoryDataset(Previewed, KedroMemoryDataset):
+    """What is handed on within a run."""

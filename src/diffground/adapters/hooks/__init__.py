@@ -1,0 +1,8 @@
+"""Kedro hooks: what a run is given is checked first, every run is logged, and its end says where
+the results are."""
+
+from diffground.adapters.hooks.checks import InputsHook, ParametersHook
+from diffground.adapters.hooks.results import ResultsHook
+from diffground.adapters.hooks.runs import OneWriterHook, RunLogHook
+
+__all__ = ["InputsHook", "OneWriterHook", "ParametersHook", "ResultsHook", "RunLogHook"]

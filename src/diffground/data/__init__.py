@@ -1,0 +1,1 @@
+"""Readers of the public layouts: files in, samples out. Knows no model."""

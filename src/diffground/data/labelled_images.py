@@ -1,0 +1,195 @@
+"""Segmentation samples: an image, its mask if there is one, and the classes that are asked for.
+
+Samples are a stream. A broken one is noted in a report and left out, and the rest goes on: a line
+that cannot be read, a file that is not there, a label that the vocabulary does not know, no class
+in the image. With ``deep`` every image and mask is opened as well (an hour for COCO); without it no
+image is, and masks are only where the labels come from them. What is found broken later, when
+:func:`load_image` or :func:`load_mask` opens it, is an :class:`InputError` of the same kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffground.data.image_lists import (
+    CocoSource,
+    Entry,
+    FolderList,
+    FolderSource,
+    Labels,
+    Listing,
+    Source,
+    VocSource,
+    known_names,
+    open_list,
+)
+from diffground.data.vocabulary import Vocabulary
+from diffground.errors import InputError, ProblemReport
+from diffground.io.images import read_image
+from diffground.io.labels import read_labels
+from diffground.io.paths import is_file
+from diffground.metrics.iou import UNSURE
+
+__all__ = [
+    "CocoSource",
+    "FolderSource",
+    "SegmentationSample",
+    "Source",
+    "VocSource",
+    "folder_vocabulary",
+    "load_image",
+    "load_mask",
+    "read_samples",
+]
+
+
+@dataclass(frozen=True)
+class SegmentationSample:
+    """One image of a dataset.
+
+    Attributes:
+        id: unique in its list; a relative path without suffix (with "/" in a folder of folders).
+        image_path: the image, known to exist when the sample was read.
+        mask_path: its label mask (same), None where the dataset has none.
+        classes: names in the vocabulary, ascending by label; empty with ``labels: none``.
+        upright: whether the image is turned as its EXIF data say. Masks of public datasets were
+            drawn on the pixels as they are stored.
+    """
+
+    id: str
+    image_path: Path
+    mask_path: Path | None
+    classes: tuple[str, ...]
+    upright: bool = False
+
+
+def read_samples(
+    source: VocSource | CocoSource | FolderSource,
+    root: str | Path,
+    vocabulary: Vocabulary,
+    report: ProblemReport,
+    *,
+    deep: bool = False,
+    limit: int | None = None,
+    shard: tuple[int, int] = (0, 1),
+) -> Iterator[SegmentationSample]:
+    """The usable samples of a list in its order, one by one; ``report`` fills up meanwhile.
+
+    Args:
+        report: gets the broken samples; its ``total`` grows by one with every line looked at.
+        deep: opens every image and mask, and compares their sizes and labels.
+        limit: looks at the first so many lines only.
+        shard: ``(index, count)``: every count-th line, from the index-th on. The shards of a list
+            have all samples together, each once.
+
+    Raises:
+        InputError: the list file is missing or the shard is impossible; at once, not on the first
+            sample.
+    """
+    index, count = shard
+    if not 0 <= index < count:
+        raise InputError("samples", "shard", f"index {index} is not within 0..{count - 1}")
+    if limit is not None and limit < 1:
+        raise InputError("samples", "limit", f"{limit} is not at least 1")
+    listing = open_list(source, root)
+    return _samples(listing, source.labels, vocabulary, report, deep, limit, shard)
+
+
+def folder_vocabulary(source: FolderSource, root: str | Path) -> Vocabulary:
+    """The vocabulary of all names in a folder's CSV, labels by alphabet; InputError if none."""
+    listing = FolderList(source, Path(root))
+    names = listing.names()
+    if not names:
+        raise InputError(listing.file, "labels", "no line names a class")
+    return Vocabulary.from_names(names)
+
+
+def load_image(sample: SegmentationSample) -> NDArray[np.uint8]:
+    """The image, uint8 RGB ``(H, W, 3)``; InputError for a file that is missing or broken."""
+    return read_image(sample.image_path, upright=sample.upright)
+
+
+def load_mask(sample: SegmentationSample, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """The label ids, uint8 ``(H, W)``: 0 background, 255 unsure.
+
+    ``size`` is the image's ``(H, W)`` in pixels. Raises :class:`InputError` for a sample without a
+    mask, and a file that is missing, broken, of another size, or not of 8 bit labels.
+    """
+    if sample.mask_path is None:
+        raise InputError(sample.image_path, "mask", f"the dataset has none for {sample.id}")
+    return read_labels(sample.mask_path, size=size)
+
+
+def _samples(
+    listing: Listing,
+    labels: Labels,
+    vocabulary: Vocabulary,
+    report: ProblemReport,
+    deep: bool,
+    limit: int | None,
+    shard: tuple[int, int],
+) -> Iterator[SegmentationSample]:
+    index, count = shard
+    seen: set[str] = set()
+    for place, (number, fields) in enumerate(listing.rows[:limit]):
+        mine = place % count == index
+        report.total += mine
+        item = f"line {number}"
+        try:
+            entry = listing.entry(fields)
+            item = entry.id
+            # Lines of other shards are parsed too, so that a repetition is always the later line.
+            if entry.id in seen:
+                item = f"line {number}"
+                raise InputError(listing.file, "line", f"{entry.id} was listed before")
+            seen.add(entry.id)
+            if mine:
+                yield _sample(listing, entry, labels, vocabulary, deep)
+        except InputError as error:
+            if mine:
+                report.add(item, error)
+
+
+def _sample(
+    listing: Listing, entry: Entry, labels: Labels, vocabulary: Vocabulary, deep: bool
+) -> SegmentationSample:
+    """A line's sample; InputError for what is wrong with it."""
+    for path, what in ((entry.image_path, "image"), (entry.mask_path, "mask")):
+        if path is not None and not is_file(path):
+            raise InputError(path, what, "there is no such file")
+    size = read_image(entry.image_path, upright=listing.upright).shape[:2] if deep else None
+    file, classes = listing.file, tuple[str, ...]()
+    if entry.mask_path is not None and (deep or labels == "mask"):
+        file = entry.mask_path
+        if size is None:
+            about = file.stat()
+            present = _labels_in(file, about.st_mtime_ns, about.st_size)
+        else:
+            present = _unique(file, size)
+        classes = known_names((x for x in present if x not in (0, UNSURE)), vocabulary, file)
+    elif labels == "mask":
+        raise InputError(file, "mask", f"none is given for {entry.id}")
+    if labels != "mask":
+        file = listing.file
+        classes = listing.annotated(entry, vocabulary) if labels == "annotation" else ()
+    if labels != "none" and not classes:
+        raise InputError(file, "classes", f"there is no class in the image {entry.id}")
+    return SegmentationSample(entry.id, entry.image_path, entry.mask_path, classes, listing.upright)
+
+
+# Every step of a pipeline and every row of a table reads the same list again. COCO's masks of train
+# and val fit into it.
+@lru_cache(maxsize=1 << 17)
+def _labels_in(path: Path, changed: int, size: int) -> tuple[int, ...]:
+    """The label ids of a mask file of ``size`` bytes that was last changed at ``changed``."""
+    return _unique(path, None)
+
+
+def _unique(path: Path, size: tuple[int, int] | None) -> tuple[int, ...]:
+    return tuple(np.unique(read_labels(path, size=size)).tolist())

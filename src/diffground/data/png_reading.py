@@ -1,0 +1,136 @@
+"""The splits as an experiment reads them: which narratives, and which of their files are broken."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from diffground.data import png_doctor as doctor_code
+from diffground.data.config import PngSplits
+from diffground.data.png_annotations import CategoryMap, Layout
+from diffground.data.png_benchmark import PngBenchmark, PngSample
+from diffground.data.png_doctor import examine, problems_of
+from diffground.errors import ACCESS
+from diffground.io.files import read_json, write_json
+from diffground.io.notes import state_of
+from diffground.provenance import Made, code_of, say_why
+from diffground.store.manifest import config_hash, fingerprint, read_manifest
+
+log = logging.getLogger(__name__)
+
+
+def data_fingerprint(coco: Path) -> str:
+    """The data's hash: the manifest's digest, or for a downloaded copy that of its JSON files."""
+    manifest = read_manifest(coco)
+    if manifest:
+        return manifest.digest
+    folder = coco / "annotations"
+    stamps = [(path.name, path.stat().st_mtime_ns) for path in sorted(folder.glob("*.json"))]
+    return _annotations_hash(folder, tuple(stamps))
+
+
+@lru_cache
+def _annotations_hash(folder: Path, stamps: tuple[tuple[str, int], ...]) -> str:
+    """Hashes COCO's JSON files (gigabytes) once per process and version of them."""
+    return fingerprint(folder, ("*.json",))
+
+
+def read_split(
+    coco: Path, split: str, layout: Layout, *, limit: int | None, max_phrases: int | None
+) -> tuple[list[PngSample], CategoryMap]:
+    """A split's usable samples, in file order, and the category map."""
+    benchmark = PngBenchmark(coco, split, layout)
+    samples, report = benchmark.read(max_phrases=max_phrases, limit=limit)
+    if report.problems:
+        log.warning("%s: %d of %d narratives skipped", split, len(report.problems), report.total)
+    return samples, benchmark.categories
+
+
+def examine_training_data(
+    coco: Path, splits: PngSplits, max_phrases: int, cache: Path
+) -> dict[str, Any]:
+    """The doctor's findings on the training split.
+
+    They are kept in the folder ``cache``, as opening all files of COCO takes an hour, and made anew
+    when a JSON file or the size or date of any image or PNG has changed, or when one can be opened
+    that could not be before.
+    """
+    benchmark = PngBenchmark(coco, splits.train, splits.layout)
+    options: dict[str, Any] = {
+        "deep": splits.deep_check,
+        "max_phrases": max_phrases,
+        "limit": splits.train_limit,
+    }
+    key = _findings_key(coco, splits, max_phrases)
+    kept = _findings_path(key, cache)
+    cache.mkdir(parents=True, exist_ok=True)
+    with FileLock(cache / f".{kept.name}.lock"):  # of several processes one looks, the others wait
+        state = state_of(benchmark.image_folder, benchmark.panoptic_folder)
+        before = _kept_findings(kept)
+        if before and before["files"] == state and not any(map(_opens, before["denied"])):
+            found: dict[str, Any] = before["found"]
+            return found
+        if before is None:
+            say_why(kept, key, cache.glob("doctor-*.json"), "key")
+        found = examine(benchmark, **options)
+        denied = sorted({row["file"] for row in problems_of(found) if row["field"] == ACCESS})
+        about = {"key": key, **Made.now().model_dump()}
+        write_json(kept, about | {"found": found, "files": state, "denied": denied})
+    return found
+
+
+def broken_samples(doctor: Mapping[str, Any]) -> frozenset[str]:
+    """Ids of the samples whose image or PNG is missing or could not be opened or used."""
+    problems = problems_of(doctor)
+    return frozenset(row["item"] for row in problems if not row["file"].endswith(".json"))
+
+
+def left_out(coco: Path, splits: PngSplits, max_phrases: int, cache: Path) -> list[str]:
+    """The :func:`broken_samples` of the doctor's last findings under ``cache``, sorted.
+
+    Their absence is a part of what a model learnt from; what the JSON files themselves leave out is
+    known by their hash. Nothing is opened; empty where the doctor was not asked.
+    """
+    findings = _kept_findings(_findings_path(_findings_key(coco, splits, max_phrases), cache))
+    return sorted(broken_samples(findings["found"])) if findings else []
+
+
+def _findings_key(coco: Path, splits: PngSplits, max_phrases: int) -> dict[str, Any]:
+    return {
+        "coco": data_fingerprint(coco),
+        "split": splits.train,
+        "deep": splits.deep_check,
+        "max_phrases": max_phrases,
+        "limit": splits.train_limit,
+        "code": code_of(doctor_code),
+    }
+
+
+def _findings_path(key: Mapping[str, Any], cache: Path) -> Path:
+    return cache / f"doctor-{config_hash(key)[:12]}.json"
+
+
+def _kept_findings(path: Path) -> dict[str, Any] | None:
+    """What :func:`examine_training_data` kept; None if that is missing, cut, or of another form."""
+    content = read_json(path)
+    whole = content is not None and {"found", "files", "denied"} <= content.keys()
+    return content if whole else None
+
+
+def _opens(file: str) -> bool:
+    """Whether a file or folder that the system denied is to be had now."""
+    path = Path(file)
+    try:
+        if path.is_dir():
+            next(path.iterdir(), None)
+        else:
+            with path.open("rb") as stream:
+                stream.read(1)
+    except OSError:
+        return False
+    return True

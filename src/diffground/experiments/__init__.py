@@ -1,0 +1,1 @@
+"""Experiments in general: what every result table is."""

@@ -1,0 +1,291 @@
+"""What one PNG experiment is: its settings, from the data to the evaluation, and its folders."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+
+from diffground.config import NOT_IN_KEY, AutoDevice, Config, PluralRule, Protocol
+from diffground.data.config import PngSplits
+from diffground.phrases.long_captions import LongCaptions
+from diffground.phrases.noun_phrases import STOP_WORDS
+from diffground.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from diffground.backbone.frozen import FrozenDiffusion
+
+Insertion = Literal["none", "encoder", "decoder", "both"]
+Head = Literal["diffusion", "inner", "adapter", "decoder"]
+Precision = Literal["float16", "float32"]
+
+LATENT_STRIDE = 64  # the VAE's 8 times a UNet's three halvings
+
+
+class PngDataConfig(Config):
+    """How a narrative becomes tensors."""
+
+    image_size: PositiveInt = 1024  # pixels of the square that images are resized to
+    mask_stride: PositiveInt = 4  # masks are predicted and supervised at image_size / mask_stride
+    max_phrases: PositiveInt = 30  # grounded phrases of a training narrative; the rest is left out
+
+    @model_validator(mode="after")
+    def _sizes_divide(self) -> PngDataConfig:
+        for name, step in (
+            ("64 (the UNet's grid)", LATENT_STRIDE),
+            ("mask_stride", self.mask_stride),
+        ):
+            if self.image_size % step:
+                raise ValueError(f"image_size {self.image_size} is no multiple of {name}")
+        return self
+
+    @property
+    def mask_size(self) -> tuple[int, int]:
+        """``(h, w)`` of predicted and supervised masks."""
+        side = self.image_size // self.mask_stride
+        return side, side
+
+
+class EipaConfig(Config):
+    """The adapter's sizes and choices; the defaults are the paper's where it names one."""
+
+    zoom: PositiveInt = 64  # D, channels inside the adapter
+    heads: PositiveInt = 8
+    ffn: PositiveInt = 32  # hidden channels of the FFN
+    norm: Literal["pre", "post"] = "pre"
+    features: Literal["normalised", "raw"] = "normalised"  # F_itm as keys and values see it
+    attention_mask: Literal["accumulated", "previous", "none"] = "accumulated"
+    mask_threshold: float = Field(default=0.5, ge=0, le=1)  # of the min-max normalised map
+    zoom_out_init: Literal["zero", "default"] = "zero"
+    zoom_out_gain: float = Field(default=1.0, gt=0)  # times what a site adds to the phrases
+
+    @model_validator(mode="after")
+    def _heads_divide_zoom(self) -> EipaConfig:
+        if self.zoom % self.heads:
+            raise ValueError(f"zoom {self.zoom} is no multiple of heads {self.heads}")
+        return self
+
+
+class MlmaConfig(Config):
+    """MLMA's sizes and parts; the defaults fit the weights of Mask2Former and ODISE."""
+
+    width: PositiveInt = 256  # C_m, a multiple of 4 and of heads
+    layers: PositiveInt = 6
+    heads: PositiveInt = 8  # even: bi-attention and self-attention have half of the deformable's
+    points: PositiveInt = 4  # samples of the deformable attention per head and level
+    ffn: PositiveInt = 1024  # hidden channels; half of it on the phrase side and in bi-attention
+    bi_attention: bool = True
+    deformable: bool = True
+    self_attention: bool = True
+    fusion_scale: float = Field(default=1e-4, ge=0)  # γ at first: gain of what bi-attention adds
+
+    @model_validator(mode="after")
+    def _sizes_divide(self) -> MlmaConfig:
+        if self.heads % 2:
+            raise ValueError(f"heads {self.heads} is odd, but the phrase side has half of them")
+        if self.width % self.heads or self.width % 4:
+            raise ValueError(f"width {self.width} is no multiple of 4 and of heads {self.heads}")
+        if self.ffn % self.heads:
+            raise ValueError(f"ffn {self.ffn} is no multiple of heads {self.heads}")
+        return self
+
+
+class DecoderConfig(Config):
+    """The decoder's sizes; the defaults are Mask2Former's."""
+
+    layers: PositiveInt = 9
+    heads: PositiveInt = 8
+    ffn: PositiveInt = 2048  # hidden channels
+    levels: Literal["in_turn", "together"] = "in_turn"  # what a layer attends to: one level, or all
+
+
+class PngModelConfig(Config):
+    """What the model is. ``auto`` means: the last head that the model has."""
+
+    insertion: Insertion = "both"  # where EIPA sits (Table 3); none = static prompting
+    inner_product: Literal["none", "frozen", "learned"] = "none"  # Table 2's rows without a decoder
+    decode: bool = True  # MLMA, mask feature and decoder (section 3.3)
+    head: Literal["auto", "diffusion", "inner", "adapter", "decoder"] = "auto"  # who predicts
+    fusion: Literal["auto", "mean", "learned"] = "auto"  # Diffusion head; auto: mean if zero-shot
+    time_step: int = Field(default=1, ge=0, lt=1000)  # the paper: 1 in section 3.1, 0 in 4.2
+    noise: Literal["none", "seeded"] = "none"  # seeded: noise of the time step, by sample id
+    probability: Literal["minmax", "raw"] = "minmax"  # Diffusion head: how a map becomes a mask
+    threshold: float = Field(default=0.5, gt=0, lt=1)  # a pixel above it is in the mask
+    long_captions: LongCaptions = "per_sentence"  # captions beyond the encoder's 77 positions
+    frozen_precision: Precision = "float16"  # what latents and embeddings are rounded to
+    # Activation checkpointing of the frozen networks in training.
+    checkpoint: Annotated[bool, NOT_IN_KEY] = False
+    # What the VAE decoder sees: the clean latent as the UNet's output estimates it, that output
+    # itself (a literal reading of section 3.3), or the image's own latent.
+    mask_latent: Literal["denoised", "output", "clean"] = "denoised"
+    inner_width: int = Field(default=256, gt=0)  # channels of the learned inner product
+    pretrained: bool = False  # MLMA's visual attention and the decoder start from Mask2Former's
+    eipa: EipaConfig = EipaConfig()
+    mlma: MlmaConfig = MlmaConfig()
+    decoder: DecoderConfig = DecoderConfig()
+
+    @model_validator(mode="after")
+    def _choices_fit(self) -> PngModelConfig:
+        if self.head not in ("auto", *self.heads):
+            raise ValueError(f"head {self.head}, but the model has only {', '.join(self.heads)}")
+        if self.pretrained and not self.decode:
+            raise ValueError("pretrained weights are for MLMA and the decoder, decode is false")
+        return self
+
+    @property
+    def heads(self) -> tuple[Head, ...]:
+        """The heads that the model has; each is supervised, the last one predicts by default."""
+        there: dict[Head, bool] = {
+            "diffusion": True,
+            "adapter": self.insertion != "none",
+            "inner": self.inner_product != "none",
+            "decoder": self.decode,
+        }
+        return tuple(name for name, present in there.items() if present)
+
+    @property
+    def final_head(self) -> Head:
+        """The head that predicts."""
+        return self.heads[-1] if self.head == "auto" else self.head
+
+    @property
+    def learns_fusion(self) -> bool:
+        """Whether the Diffusion head's weights are learned."""
+        return self.fusion == "learned" or (self.fusion == "auto" and len(self.heads) > 1)
+
+    @property
+    def learns(self) -> bool:
+        """False for zero-shot static prompting, which has nothing to train."""
+        return len(self.heads) > 1 or self.learns_fusion
+
+
+class LossConfig(Config):
+    """Weights and variants of the losses; the paper's is the plain sum."""
+
+    diffusion_ce: Literal["paper", "binary"] = "paper"
+    diffusion: float = Field(default=1.0, ge=0)  # weight of equation 11
+    category: float = Field(default=1.0, ge=0)  # weights inside equations 12 and 13
+    bce: float = Field(default=1.0, ge=0)
+    dice: float = Field(default=1.0, ge=0)
+    reduction: Literal["sum", "mean"] = "sum"  # over the adapter's sites, the decoder's layers
+    points: int = Field(default=0, ge=0)  # points per mask for BCE and Dice; 0 = every cell
+
+
+class PngTrainConfig(TrainConfig):
+    """The training loop's settings, and whether to begin anew."""
+
+    # throws the variant's checkpoint and finished model away
+    restart: Annotated[bool, NOT_IN_KEY] = False
+    adapter_rate: float = Field(default=1.0, gt=0)  # of EIPA and its head, times learning_rate
+
+    def loop(self, *, adapter: bool) -> TrainConfig:
+        """The settings that decide the result, of a model with or without an adapter."""
+        content = self.model_dump(exclude={"restart", "adapter_rate"})
+        if adapter and self.adapter_rate != 1.0:
+            parts = ("eipa.", "adapter_head.", "diffusion_head.")
+            content["rate_factors"] |= dict.fromkeys(parts, self.adapter_rate)
+        return TrainConfig(**content)
+
+
+class PngEvalConfig(Config):
+    """How a model is measured. The first two stand beside every number."""
+
+    protocol: Protocol = "original"
+    plural_rule: PluralRule = "count"
+    # Of a training with evaluate_every: its last weights, or the best among those it evaluated,
+    # which were chosen by this very split (PNG has no other) and so flatter.
+    weights: Literal["last", "best"] = "last"
+    batch_size: Annotated[int, Field(gt=0, le=4096), NOT_IN_KEY] = 8
+    limit: PositiveInt | None = None  # narratives, in file order; None = all
+    overlays: Annotated[int, Field(ge=0), NOT_IN_KEY] = 8  # predictions kept to be drawn
+
+
+class PngConfig(Config):
+    """A whole experiment: ``params:png``."""
+
+    scale: Literal["mini", "paper"]  # said beside every number
+    device: AutoDevice = "auto"  # auto = the GPU if there is one
+    precision: Literal["float32", "bfloat16", "float16"]  # of the frozen model
+    # Latents and embeddings: from the store of feature_extraction, or computed in every step; auto
+    # takes the store if it is there and whole. The numbers are the same.
+    features: Literal["auto", "cached", "computed"] = "auto"
+    splits: PngSplits = PngSplits()
+    data: PngDataConfig
+    model: PngModelConfig
+    loss: LossConfig = LossConfig()
+    train: PngTrainConfig
+    eval: PngEvalConfig = PngEvalConfig()
+
+    @model_validator(mode="after")
+    def _the_best_are_looked_for(self) -> PngConfig:
+        if self.eval.weights == "best" and not self.train.evaluate_every:
+            raise self.refusal("eval.weights", "needs train.evaluate_every, which is 0")
+        return self
+
+    def load_backbone(self, folder: Path) -> FrozenDiffusion:
+        """The frozen model on the device and in the precision asked for."""
+        import torch
+
+        from diffground.backbone.frozen import FrozenDiffusion
+        from diffground.training.processes import chosen_device
+
+        dtype: torch.dtype = getattr(torch, self.precision)
+        return FrozenDiffusion.from_pretrained(
+            folder, device=chosen_device(self.device), dtype=dtype
+        )
+
+
+@dataclass(frozen=True)
+class PngFolders:
+    """Where an experiment reads and writes."""
+
+    coco: Path  # the benchmark
+    models: Path  # trained variants
+    features: Path  # what feature_extraction made; may be missing
+    panoptic: Path  # Mask2Former weights to start from; only read for png.model.pretrained
+
+
+class FeatureExtractionConfig(Config):
+    """How features are extracted: ``params:feature_extraction``. What they are is ``params:png``.
+
+    Several machines that share the folder each take a part of the shards; whoever ends last
+    finishes the folder.
+    """
+
+    batch_size: PositiveInt = 8  # images, and captions, encoded at once
+    shard_size: PositiveInt = 1024  # narratives a file; what a killed run loses at most
+    num_workers: Annotated[NonNegativeInt, NOT_IN_KEY] = 0  # processes that read images
+    machine: NonNegativeInt = 0  # this one's number, from 0
+    machines: PositiveInt = 1
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> FeatureExtractionConfig:
+        if self.machine >= self.machines:
+            raise ValueError(f"machine {self.machine} is not in 0 … {self.machines - 1}")
+        return self
+
+
+class PredictConfig(Config):
+    """What to ground: ``params:png_predict``. Paths count from where the command runs.
+
+    Without ``image`` and ``table``: the first validation sample with its own phrases.
+    """
+
+    # A trained model by its name, or by the path of its folder or of a file of weights in it; null:
+    # the one that params:png describe.
+    model: str | None = Field(default=None, min_length=1)
+    image: Path | None = None  # a file; with a table, the folder of its images (null: the table's)
+    narrative: str | None = None  # of the image; [brackets] mark phrases, without any they're found
+    table: Path | None = None  # .csv or .jsonl with the columns image and narrative
+    stop_words: tuple[str, ...] = STOP_WORDS  # found phrases that end in one are left out
+    max_phrases: PositiveInt = 30  # of a narrative, as in the paper; the rest is left out and said
+
+    @model_validator(mode="after")
+    def _choices_fit(self) -> PredictConfig:
+        if self.table is not None and self.narrative is not None:
+            raise ValueError("a table has its own narratives, narrative must be null")
+        if self.table is None and (self.image is None) != (self.narrative is None):
+            raise ValueError("image and narrative need each other (or both are null)")
+        return self

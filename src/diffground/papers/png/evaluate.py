@@ -1,0 +1,209 @@
+"""Average Recall of a PNG model over narratives, phrase by phrase.
+
+The result depends on neither batch size, order nor number of processes: noise is seeded by sample
+id, padded phrases take no part in any softmax, and IoUs are kept by (narrative, phrase). (Up to the
+rounding of float sums, which batching changes.)
+
+Under ``torchrun`` or ``accelerate launch`` each process measures every world-th narrative, none is
+measured twice, and all processes return the whole result as one process would.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import torch
+from accelerate.utils import gather_object
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from diffground.backbone.captions import check_caption
+from diffground.config import PluralRule
+from diffground.data.png_annotations import CategoryMap
+from diffground.data.png_benchmark import PngSample, load_image, load_targets
+from diffground.errors import InputError, Problem, ProblemReport
+from diffground.metrics.average_recall import AverageRecall, Key, phrase_iou
+from diffground.papers.png.config import PngDataConfig, PngEvalConfig
+from diffground.papers.png.feature_store import FeatureStore
+from diffground.papers.png.model import PngModel
+from diffground.papers.png.narratives import PngItem, collate, make_item
+from diffground.reporting.overlays import Comparison
+from diffground.training.processes import processes
+
+# Raised when a model is measured in another way.
+CODE_VERSION: Final = 1
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One narrative's masks, to be drawn beside the truth."""
+
+    sample: PngSample
+    prob: NDArray[np.float32]  # (N, h, w) in [0, 1]
+    target: NDArray[np.bool_]  # (N, H, W)
+    iou: NDArray[np.float64]  # (N,)
+
+
+@dataclass(frozen=True)
+class PngEvaluation:
+    """What came out."""
+
+    recall: AverageRecall
+    rows: list[dict[str, Any]]  # per phrase: narrative, phrase, text, thing, plural, iou
+    predictions: list[Prediction]
+    report: ProblemReport = field(default_factory=ProblemReport)  # broken files that were skipped
+
+
+class _Outcome(NamedTuple):
+    """What became of one sample: its phrases' IoUs, or why it could not be used."""
+
+    place: int  # of the sample among all
+    iou: NDArray[np.float64] | None
+    problem: Problem | None
+
+
+def evaluate(
+    model: PngModel,
+    samples: Sequence[PngSample],
+    categories: CategoryMap,
+    data: PngDataConfig,
+    config: PngEvalConfig,
+    store: FeatureStore | None = None,
+) -> PngEvaluation:
+    """Measures ``model`` on ``samples``; those that cannot be used are skipped and reported.
+
+    A sample is skipped for a broken file or a caption that the text encoder cannot take.
+
+    Every phrase of a sample is evaluated; one that the text encoder did not see (``truncate``) has
+    an empty mask and scores 0. The kept predictions are those of the first usable samples.
+
+    Args:
+        samples: all of them, the same on every process: each takes its share.
+        store: the cached features of the split, read in place of the images.
+
+    Returns:
+        The whole result, on every process, in the order of ``samples``.
+    """
+    state = processes()
+    share = range(state.process_index, len(samples), state.num_processes)
+    outcomes: list[_Outcome] = []
+    kept: list[tuple[int, Prediction]] = []  # any of these may be among the first of all processes
+    was_training = model.training
+    model.eval()
+    for batch in _batches(model, samples, share, categories, data, config, store, outcomes):
+        probs = model.predict(collate([item for _, item, _ in batch]).to(model.backbone.device))
+        for (index, item, target), prob in zip(batch, probs, strict=True):
+            mine = prob[: len(target)]
+            iou = _phrase_iou(mine, target, config, model.config.threshold)
+            outcomes.append(_Outcome(index, iou, None))
+            if len(kept) < config.overlays:
+                masks = mine.float().cpu().numpy()
+                kept.append((index, Prediction(item.sample, masks, target, iou)))
+    model.train(was_training)
+    return _merged(samples, outcomes, kept, config)
+
+
+def _merged(
+    samples: Sequence[PngSample],
+    outcomes: list[_Outcome],
+    kept: list[tuple[int, Prediction]],
+    config: PngEvalConfig,
+) -> PngEvaluation:
+    """The whole result from every process's share, in the order of the samples."""
+    outcomes = sorted(gather_object(outcomes), key=lambda outcome: outcome.place)
+    assert [outcome.place for outcome in outcomes] == list(range(len(samples))), "each sample once"
+    recall = AverageRecall(config.protocol, config.plural_rule)
+    report = ProblemReport(total=len(samples))
+    rows: dict[Key, dict[str, Any]] = {}
+    for place, iou, problem in outcomes:
+        if problem is not None:
+            report.problems.append(problem)
+        else:
+            assert iou is not None
+            rows |= _note(recall, samples[place], iou, config.plural_rule)
+    usable = [outcome.place for outcome in outcomes if outcome.problem is None]
+    first = set(usable[: config.overlays])
+    # Masks are large: only those that stay travel.
+    predictions = sorted(
+        gather_object([entry for entry in kept if entry[0] in first]), key=lambda entry: entry[0]
+    )
+    if report.problems and processes().is_main_process:
+        log.warning("%d of %d narratives cannot be used", len(report.problems), report.total)
+    return PngEvaluation(recall, list(rows.values()), [entry[1] for entry in predictions], report)
+
+
+def _batches(
+    model: PngModel,
+    samples: Sequence[PngSample],
+    share: Sequence[int],
+    categories: CategoryMap,
+    data: PngDataConfig,
+    config: PngEvalConfig,
+    store: FeatureStore | None,
+    outcomes: list[_Outcome],
+) -> Iterator[list[tuple[int, PngItem, NDArray[np.bool_]]]]:
+    """The share's usable samples with their index and masks; problems go to ``outcomes``."""
+    ready: list[tuple[int, PngItem, NDArray[np.bool_]]] = []
+    for index in share:
+        sample = samples[index]
+        try:
+            check_caption(model.backbone, sample.caption, sample.spans, model.config.long_captions)
+            item = make_item(sample, categories, data, store)
+            ready.append((index, item, load_targets(sample)))
+        except InputError as error:
+            outcomes.append(_Outcome(index, None, Problem.of(sample.id, error)))
+        if len(ready) == config.batch_size:
+            yield ready
+            ready = []
+    if ready:
+        yield ready
+
+
+def _phrase_iou(
+    prob: Tensor, target: NDArray[np.bool_], config: PngEvalConfig, threshold: float
+) -> NDArray[np.float64]:
+    """IoU of each phrase; the soft protocol does not binarise, so it takes no threshold."""
+    cut = 0.5 if config.protocol == "png_soft" else threshold
+    return phrase_iou(prob.float().cpu(), target, config.protocol, cut)
+
+
+def _note(
+    recall: AverageRecall, sample: PngSample, iou: NDArray[np.float64], rule: PluralRule
+) -> dict[Key, dict[str, Any]]:
+    """Notes a sample's phrases, and returns their rows by (narrative, phrase)."""
+    rows: dict[Key, dict[str, Any]] = {}
+    for index, (phrase, value) in enumerate(zip(sample.phrases, iou, strict=True)):
+        thing, plural = phrase.groups(rule)
+        recall.update((sample.id, index), float(value), thing=thing, plural=plural)
+        rows[sample.id, index] = {
+            "narrative": sample.id,
+            "phrase": index,
+            "text": phrase.text,
+            "thing": thing,
+            "plural": plural,
+            "iou": round(float(value), 6),
+        }
+    return rows
+
+
+def compare(prediction: Prediction, threshold: float) -> Comparison:
+    """A prediction beside the truth, each phrase noted with its IoU, for ``side_by_side``."""
+    sample = prediction.sample
+    size = sample.size
+    prob = functional.interpolate(
+        torch.from_numpy(prediction.prob)[None], size=size, mode="bilinear", align_corners=False
+    )[0]
+    return Comparison(
+        image=load_image(sample),
+        caption=sample.caption,
+        spans=sample.spans,
+        panels={"ground truth": prediction.target, "prediction": (prob > threshold).numpy()},
+        notes=[f"{value:.2f}" for value in prediction.iou],
+    )

@@ -1,0 +1,87 @@
+"""Figures 5 and 6 of Li et al. (section 4.5) for a few narratives of the validation split."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from diffground.data.png_annotations import CategoryMap
+from diffground.data.png_benchmark import PngSample, load_image, load_targets
+from diffground.papers.png.config import PngConfig, PngFolders
+from diffground.papers.png.evaluate import compare, evaluate
+from diffground.papers.png.experiment import read_validation
+from diffground.papers.png.model import PngModel
+from diffground.papers.png.narratives import collate, make_item
+from diffground.reporting.attention_layers import LayerRow, attention_layers
+from diffground.reporting.overlays import Comparison, side_by_side
+from diffground.reporting.scale import SCALE_WORDS
+
+PAPER_LAYERS = (3, 5, 12)  # the adapters that the paper shows, counted from 1
+
+
+def figure_samples(
+    config: PngConfig, folders: PngFolders, number: int
+) -> tuple[list[PngSample], CategoryMap]:
+    """The narratives with the most phrases among the evaluated ones, one per image."""
+    samples, categories = read_validation(config, folders.coco)
+    chosen: dict[int, PngSample] = {}
+    for sample in sorted(samples, key=lambda sample: (-len(sample.phrases), sample.row)):
+        chosen.setdefault(sample.image_id, sample)
+    return list(chosen.values())[:number], categories
+
+
+@torch.no_grad()
+def draw_attention(
+    model: PngModel, samples: Sequence[PngSample], categories: CategoryMap, config: PngConfig
+) -> NDArray[np.uint8]:
+    """Figure 5: which phrase each pixel attends to in the adapters that the paper shows.
+
+    Adapters that the model lacks are replaced by its last; an own column shows that one.
+    """
+    assert model.eipa is not None, "the figure is about the adapter's layers"
+    last = len(model.eipa.sites)
+    layers = sorted({min(layer, last) for layer in (*PAPER_LAYERS, last)})
+    rows = []
+    for sample in samples:
+        batch = collate([make_item(sample, categories, config.data)]).to(model.backbone.device)
+        outputs = model(batch)
+        # A phrase that a truncated caption lost must win no pixel.
+        kept = outputs.valid[0].nonzero().flatten().tolist()
+        named = []
+        for layer in layers:
+            score = outputs.scores[layer - 1][0, kept].float().cpu().numpy()
+            height, width = score.shape[-2:]
+            named.append((f"L = {layer}, {height} x {width}", score))
+        rows.append(
+            LayerRow(
+                load_image(sample),
+                sample.caption,
+                tuple(sample.spans[index] for index in kept),
+                named,
+                load_targets(sample)[kept],
+            )
+        )
+    return attention_layers(rows, scale=config.scale)
+
+
+def draw_predictions(
+    model: PngModel, samples: Sequence[PngSample], categories: CategoryMap, config: PngConfig
+) -> NDArray[np.uint8]:
+    """Figure 6: predictions beside the ground truth, differing areas in dashed boxes."""
+    rule = config.eval.model_copy(update={"overlays": len(samples), "limit": None})
+    found = evaluate(model, samples, categories, config.data, rule)
+    rows = [compare(prediction, config.model.threshold) for prediction in found.predictions]
+    return compared(rows, config)
+
+
+def compared(rows: Sequence[Comparison], config: PngConfig) -> NDArray[np.uint8]:
+    """Narratives with truth and prediction, at which scale and what the numbers are; uint8 RGB."""
+    return side_by_side(
+        rows,
+        differences=True,
+        heading=f"{SCALE_WORDS[config.scale].capitalize()}: predictions beside the ground truth.",
+        footnote=f"Numbers: IoU, protocol {config.eval.protocol}.",
+    )

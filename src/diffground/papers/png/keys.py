@@ -1,0 +1,122 @@
+"""The key that names the results of one PNG experiment, and where they lie.
+
+Everything that trained weights depend on goes into the key, and settings of parts that a model
+lacks stay out of it: variants never mix, and equal ones are trained once.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from diffground.backbone import frozen
+from diffground.backbone.frozen import FrozenDiffusion
+from diffground.config import Config
+from diffground.data.png_reading import data_fingerprint, left_out
+from diffground.masks import mask_loss
+from diffground.metrics import average_recall
+from diffground.papers.png import decoder, eipa, evaluate, features, losses, mlma, model
+from diffground.papers.png import narratives as data
+from diffground.papers.png.config import PngConfig, PngFolders, PngModelConfig
+from diffground.provenance import code_of
+from diffground.store.manifest import config_hash, fingerprint
+from diffground.training import loop
+
+# How a trained model is read off and run: a run's choice, whatever the training's was.
+READING = ("head", "probability", "threshold", "checkpoint")
+
+
+class Variant(Config):
+    """Where one experiment's results lie."""
+
+    name: str  # <insertion>-<key>
+    content: dict[str, Any] = Field(repr=False)  # what the key was made of
+
+    @classmethod
+    def of(cls, config: PngConfig, folders: PngFolders, backbone: FrozenDiffusion) -> Variant:
+        """From all that the trained weights depend on; zero-shot variants have no training.
+
+        Narratives that the doctor, asked last, found without usable files are among it: weights
+        that never saw them are other weights. What changes the rounding alone is not: precision,
+        accumulation, processes. So a model that four GPUs trained is found by one, and
+        ``training.json`` says how it was made.
+        """
+        content: dict[str, Any] = {
+            "code": _code(config.model),
+            "model": _relevant(config.model),
+            "backbone": backbone.fingerprint(),
+            "data": config.data.model_dump(mode="json"),
+        }
+        if config.model.learns:
+            training = config.train.key_content()
+            if config.model.insertion == "none":
+                del training["adapter_rate"]
+            content |= {
+                "coco": data_fingerprint(folders.coco),
+                "splits": config.splits.model_dump(mode="json", exclude={"val"}),
+                "loss": config.loss.model_dump(mode="json"),
+                "train": training,
+            }
+            absent = left_out(folders.coco, config.splits, config.data.max_phrases, folders.models)
+            if absent:
+                content["left_out"] = absent
+        if config.model.pretrained:
+            content["panoptic"] = _weights_fingerprint(folders.panoptic)
+        return cls(name=f"{config.model.insertion}-{config_hash(content)[:12]}", content=content)
+
+    def rule(self, config: PngConfig, folders: PngFolders) -> dict[str, Any]:
+        """All that this variant's Average Recall depends on besides its weights."""
+        return {
+            "code": code_of(average_recall, evaluate),
+            "eval": config.eval.key_content(),
+            "precision": config.precision,
+            "head": config.model.final_head,
+            "probability": config.model.probability,
+            "threshold": config.model.threshold,
+            "val": config.splits.val,
+            "coco": data_fingerprint(folders.coco),
+        }
+
+    def evaluation_path(self, config: PngConfig, folders: PngFolders) -> Path:
+        """Where the Average Recall of this variant lies, measured as ``config`` says."""
+        key = config_hash(self.rule(config, folders))[:12]
+        return folders.models / self.name / f"evaluation-{key}.json"
+
+    def phrases_path(self, config: PngConfig, folders: PngFolders) -> Path:
+        """Where the IoU of every phrase lies, see :meth:`evaluation_path`."""
+        path = self.evaluation_path(config, folders)
+        return path.with_name(path.name.replace("evaluation", "phrases"))
+
+
+def _code(config: PngModelConfig) -> dict[str, int]:
+    """The code versions that results depend on: of parts that a model lacks, none."""
+    modules = [frozen, data, features, model]
+    if config.insertion != "none":
+        modules.append(eipa)
+    if config.decode:
+        modules += [decoder, mlma]
+    if config.learns:
+        modules += [losses, mask_loss, loop]
+    return code_of(*modules)
+
+
+def _relevant(model: PngModelConfig) -> dict[str, Any]:
+    """The model's settings that its weights depend on: of parts it lacks, none."""
+    aside = set(READING)
+    if model.insertion == "none":
+        aside.add("eipa")
+    if model.inner_product != "learned":
+        aside.add("inner_width")
+    if not model.decode:
+        aside |= {"mlma", "decoder", "mask_latent"}
+    return model.model_dump(mode="json", exclude=aside)
+
+
+def _weights_fingerprint(path: Path) -> str:
+    """A hash of the weights to start from; of a file (gigabytes) its name, size and date."""
+    if path.is_dir() or not path.exists():
+        return fingerprint(path)
+    stamp = path.stat()
+    return config_hash({"file": path.name, "size": stamp.st_size, "modified": stamp.st_mtime_ns})

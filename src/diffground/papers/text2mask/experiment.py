@@ -1,0 +1,105 @@
+"""The steps of a Text2Mask experiment: maps, pseudo masks, and their mIoU.
+
+Each is a function of a split of a dataset, and can be run again at no cost::
+
+    split = Split.of(config, folders, config.source, frozen.fingerprint)
+    aggregate(split, frozen)  # the frozen model's maps
+    label(split)  # dense CRF, pseudo masks
+    measure(split)  # against the ground truth
+
+Where the files lie, and what they depend on, is said in :mod:`diffground.papers.text2mask.keys`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from filelock import FileLock
+
+from diffground.errors import ProblemReport
+from diffground.io.files import read_json, write_json
+from diffground.masks.mask_files import Layer, write_masks
+from diffground.masks.measure import measure as score_masks
+from diffground.papers.text2mask.config import Text2MaskConfig, Text2MaskFolders
+from diffground.papers.text2mask.keys import Frozen, Split
+from diffground.papers.text2mask.map_files import maps_path, write_maps
+from diffground.papers.text2mask.text_to_mask import TextToMask
+from diffground.store.manifest import is_valid
+
+__all__ = [
+    "Frozen",
+    "Split",
+    "Text2MaskConfig",
+    "Text2MaskFolders",
+    "aggregate",
+    "label",
+    "measure",
+]
+
+
+def aggregate(split: Split, frozen: Frozen) -> dict[str, Any]:
+    """Makes the maps that are missing, see :func:`~.map_files.write_maps`.
+
+    Returns:
+        What that returns, but ``"seconds"`` and ``"images"`` are of all maps that were made so far.
+    """
+    config = split.config
+    summary = write_maps(
+        lambda: TextToMask(frozen.model, split.method, split.words),
+        split.samples,
+        split.maps,
+        split.maps_recipe,
+        seed=config.seed,
+        shard=config.work.shard,
+    )
+    summary["unusable"] = split.report.to_dict()
+    notes = split.maps.with_name(f"{split.maps.name}.json")
+    with FileLock(split.maps / ".seconds.lock"):
+        spent = {"seconds": 0.0, "images": 0} | (read_json(notes) or {})
+        if summary["made"]:
+            spent["seconds"] = round(spent["seconds"] + summary["seconds"], 2)
+            spent["images"] += summary["made"]
+            write_json(notes, spent)
+    return summary | spent
+
+
+def label(split: Split) -> dict[str, Any]:
+    """Makes the pseudo masks that are missing, see :func:`~.mask_files.write_masks`."""
+    by_id = {sample.id: sample for sample in split.samples}
+    return write_masks(
+        list(by_id),
+        lambda item: split.mask_work(by_id[item]),
+        split.masks,
+        split.config.masks,
+        split.config.work,
+        compat=split.config.compat,
+        recipe=split.masks_recipe,
+        made_from=lambda item: maps_path(split.maps, item),
+    )
+
+
+def measure(split: Split) -> dict[str, Any]:
+    """mIoU of the masks, read from the files: before the CRF (if those are kept) and after.
+
+    Returns:
+        JSON-ready ``{"split", "masks", "complete", "scale", "crf", "initial", "dcrf", "skipped"}``:
+        whether all shards of the masks are there, the CRF's backend, results of
+        :meth:`~diffground.metrics.miou.Confusion.result`, None where there are no such files, and
+        the report of samples that are not among them.
+    """
+    report = ProblemReport()
+    results: dict[str, Any] = {"initial": None, "dcrf": None}
+    layers: tuple[tuple[str, Layer], ...] = (("initial", "initial"), ("dcrf", "label"))
+    for name, layer in layers:
+        if getattr(split.config.masks, layer):
+            confusion, report = score_masks(split.masks, split.samples, split.classes, layer=layer)
+            results[name] = confusion.result()
+    return {
+        "split": split.name,
+        "masks": split.masks.name,
+        "complete": is_valid(split.masks),
+        "scale": split.config.scale,
+        "crf": split.config.masks.crf.backend,
+        **results,
+        "skipped": report.to_dict(),
+    }

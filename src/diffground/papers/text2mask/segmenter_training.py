@@ -1,0 +1,192 @@
+"""DeepLabV2 on the masks of one split, judged on another (002, §5.1, Tables 3 and 4).
+
+What is trained depends on the masks, pseudo or true, and the segmenter's settings, and lies in a
+folder of that name: ``<models>/deeplab-<key>/``, see
+:func:`diffground.segmenters.semantic.train_semantic`.
+"""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from diffground.data.image_lists import VocSource
+from diffground.errors import InputError
+from diffground.io.files import write_whole
+from diffground.io.locks import held
+from diffground.masks.mask_files import mask_path
+from diffground.papers.text2mask.config import Text2MaskFolders
+from diffground.papers.text2mask.keys import Split
+from diffground.provenance import claim
+from diffground.segmenters.config import SemanticConfig
+from diffground.segmenters.crops import LabelledImage
+from diffground.segmenters.deeplab import DeepLabV2
+from diffground.segmenters.label_files import label_path
+from diffground.segmenters.prediction import VOC_SERVER, SemanticSegmenter, predict
+from diffground.segmenters.resnet import CONFIG
+from diffground.segmenters.semantic import MODEL, TRAINING, code_of_training, train_semantic
+from diffground.store.manifest import config_hash, fingerprint, is_valid
+from diffground.training.processes import chosen_device, processes
+
+OnLog = Callable[[dict[str, float], int], None]
+BACKBONE = "backbone"  # beside the trained network, once somebody asks for it
+
+
+def segmenter_folder(split: Split, folders: Text2MaskFolders) -> Path:
+    """Where the segmenter that learns from a split's masks lies.
+
+    Pseudo masks are told apart by the sizes of their files too: when an image was mended and its
+    mask made again, another segmenter is trained.
+    """
+    content = _recipe(split) | ({"bytes": _sizes(split)} if _pseudo(split) else {})
+    return folders.models / f"deeplab-{config_hash(content)[:12]}"
+
+
+def _recipe(split: Split) -> dict[str, Any]:
+    """All that a segmenter depends on but the files themselves: other code makes other ones."""
+    config = _settings(split)
+    settings = config.model_dump(mode="json", exclude={"predict", "train"})
+    settings["train"] = config.train_content()
+    return {
+        "code": code_of_training(),
+        "segmenter": settings,
+        "masks": split.masks_key if _pseudo(split) else _truth(split),
+        "ids": [sample.id for sample in split.samples],
+    }
+
+
+def train_segmenter(
+    split: Split,
+    folders: Text2MaskFolders,
+    *,
+    val: Split | None = None,
+    on_log: OnLog | None = None,
+) -> dict[str, Any]:
+    """Trains on the masks of ``split``, or goes on, or finds it done.
+
+    Args:
+        val: its true masks are what ``train.evaluate_every`` compares with; else it is not used.
+
+    Returns:
+        What ``train_semantic`` does, and ``"folder"``, the model's name. Pixels of 255 (the CRF was
+        not sure) are not learnt from; an image without a pseudo mask is skipped and reported.
+
+    Raises:
+        InputError: no pseudo mask can be used: they are made first (``label``); or the dataset has
+            no true masks, and ``supervision`` asks for them; or ``train.evaluate_every`` is set,
+            and no image of ``val`` has a true mask.
+    """
+    if _pseudo(split) and not is_valid(split.masks):
+        reason = "they are not all there: run pseudo_labels, every shard of it"
+        raise InputError(split.masks, "masks", reason)
+    samples = [sample for sample in _labelled(split) if sample.labels]
+    if _pseudo(split):
+        samples = [
+            LabelledImage(s.id, s.image_path, mask_path(split.masks, s.id), upright=s.upright)
+            for s in split.samples
+        ]
+    if not samples:
+        raise InputError(split.source.dataset, "masks", "the dataset has no masks to learn from")
+    judged = []
+    if _settings(split).train.evaluate_every:
+        judged = [sample for sample in _labelled(val) if sample.labels] if val else []
+        if not judged:
+            reason = "there are no true masks to compare with: set text2mask.val, or 0 here"
+            raise InputError("text2mask", "segmenter.train.evaluate_every", reason)
+    folder = segmenter_folder(split, folders)
+    if processes().is_main_process:
+        claim(folder, _recipe(split))
+    summary = train_semantic(
+        samples, split.classes, _settings(split), folder, val=judged, on_log=on_log
+    )
+    return summary | {"folder": folder.name}
+
+
+def evaluate_segmenter(
+    split: Split, trained: Split, folders: Text2MaskFolders, predictions: Path | None = None
+) -> dict[str, Any]:
+    """What the segmenter that learnt from ``trained`` says about the images of ``split``.
+
+    Args:
+        predictions: gets a folder of label PNGs with the segmenter's name; those of VOC's test
+            images lie in it as the evaluation server wants them, and packed in ``results.tgz``.
+            Files that a killed run left are kept. None keeps nothing.
+
+    Returns:
+        JSON-ready: what :func:`~diffground.segmenters.prediction.predict` returns, and
+        ``"folder"``, ``"split"``.
+    """
+    folder = segmenter_folder(trained, folders)
+    if not (folder / TRAINING).exists():
+        raise InputError(folder, "model", "there is none; run the pipeline segmenter_train")
+    segmenter = SemanticSegmenter.from_pretrained(
+        folder / MODEL,
+        _settings(trained).predict,
+        compat=trained.config.compat,
+        device=chosen_device(trained.config.device),
+    )
+    server = isinstance(split.source, VocSource) and split.source.split == "test"
+    out = predictions / f"{split.name}-{folder.name}" if predictions else None
+    files = out / VOC_SERVER if out and server else out
+    found = predict(
+        segmenter,
+        _labelled(split),
+        folder=files,
+        recipe={"model": fingerprint(folder / MODEL), **_truth(split)} if files else None,
+        workers=trained.config.work.workers,
+        look_ahead=trained.config.work.look_ahead,
+    )
+    if out and server and processes().is_main_process:
+        ids = [sample.id for sample in split.samples]
+        write_whole(out / "results.tgz", lambda part: _pack(out, ids, part))
+    return found | {"folder": folder.name, "split": split.name}
+
+
+def trained_backbone(split: Split, folders: Text2MaskFolders) -> Path:
+    """The ResNet of a trained segmenter as a folder of transformers, for others to start from."""
+    folder = segmenter_folder(split, folders)
+    target = folder / BACKBONE
+    with held(folder / f".{BACKBONE}.lock", "this network"):
+        if not (target / CONFIG).exists():
+            partial = folder / f".{BACKBONE}.part"
+            DeepLabV2.from_pretrained(folder / MODEL).backbone.save_pretrained(partial)
+            partial.replace(target)
+    return target
+
+
+def _pack(out: Path, ids: list[str], target: Path) -> None:
+    """The labels of ``ids`` and nothing else that other runs may have left in the folder."""
+    with tarfile.open(target, "w:gz") as archive:
+        for item in ids:
+            path = label_path(out / VOC_SERVER, item)
+            if path.exists():  # else it is among the samples that were skipped
+                archive.add(path, label_path(VOC_SERVER, item))
+
+
+def _labelled(split: Split) -> list[LabelledImage]:
+    """All images of a split, with their true masks where there are any."""
+    return [
+        LabelledImage(s.id, s.image_path, s.mask_path, upright=s.upright) for s in split.samples
+    ]
+
+
+def _pseudo(split: Split) -> bool:
+    return split.config.supervision == "pseudo"
+
+
+def _sizes(split: Split) -> list[int | None]:
+    """The bytes of each pseudo mask; None where there is none."""
+    paths = (mask_path(split.masks, sample.id) for sample in split.samples)
+    return [path.stat().st_size if path.exists() else None for path in paths]
+
+
+def _truth(split: Split) -> dict[str, Any]:
+    return {name: split.maps_recipe[name] for name in ("source", "data")}
+
+
+def _settings(split: Split) -> SemanticConfig:
+    if split.config.segmenter is None:
+        raise InputError("text2mask", "segmenter", "its settings are null: nothing can be trained")
+    return split.config.segmenter

@@ -1,0 +1,1 @@
+"""What is kept: manifests of made folders, and the pool that fills them."""

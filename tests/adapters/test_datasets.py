@@ -1,0 +1,110 @@
+"""Folder datasets: a wrong folder is named at once, with what to do about it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from kedro.io import AbstractDataset, DataCatalog, DatasetError
+
+from diffground.adapters.datasets import (
+    DataFolderDataset,
+    DiffusionFolderDataset,
+    ModelFolderDataset,
+    TargetFolderDataset,
+)
+from diffground.errors import InputError
+from diffground.store.manifest import make_folder
+
+
+def fill(folder: Path) -> None:
+    (folder / "unet").mkdir()
+    (folder / "unet" / "config.json").write_text("{}")
+
+
+def test_model_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "sd"
+    dataset = ModelFolderDataset(
+        filepath=str(folder), markers=["unet/config.json", "tok*/*"], remedy="download it"
+    )
+    with pytest.raises(DatasetError, match=rf"{folder}: folder: there is no such.*; download it"):
+        dataset.load()
+    assert not dataset.exists()
+    folder.mkdir()
+    fill(folder)
+    with pytest.raises(DatasetError, match=r"tok\*/\*: the folder lacks it; download it"):
+        dataset.load()
+    (folder / "tokenizer").mkdir()
+    (folder / "tokenizer" / "vocab.json").write_text("{}")
+    before = dataset.fingerprint()
+    assert dataset.load() == folder and dataset.exists()
+    (folder / "unet" / "config.json").write_text('{"changed": 1}')
+    assert dataset.fingerprint() != before
+
+
+def test_diffusion_folder_is_checked_like_the_backbone_does(tmp_path: Path) -> None:
+    from tiny_png import make_diffusion
+
+    from diffground.backbone.frozen import FrozenDiffusion
+
+    folder = make_diffusion(tmp_path / "sd")
+    dataset = DiffusionFolderDataset(filepath=str(folder))
+    assert dataset.load() == folder
+    assert dataset.fingerprint() == FrozenDiffusion.from_pretrained(folder).fingerprint()
+    next((folder / "unet").glob("*.safetensors")).unlink()
+    with pytest.raises(DatasetError, match="unet"):
+        dataset.load()
+
+
+def test_save_checks_what_the_node_made(tmp_path: Path) -> None:
+    dataset = ModelFolderDataset(filepath=str(tmp_path / "sd"))
+    with pytest.raises(DatasetError, match="another folder"):
+        dataset.save(tmp_path / "elsewhere")
+    with pytest.raises(DatasetError, match="no such folder"):
+        dataset.save(tmp_path / "sd")
+    (tmp_path / "sd").mkdir()
+    dataset.save(tmp_path / "sd")
+
+
+def test_data_folder_must_be_whole(tmp_path: Path) -> None:
+    folder = tmp_path / "coco"
+    dataset = DataFolderDataset(filepath=str(folder), remedy="kedro run --pipelines world")
+    manifest = make_folder(folder, {"scenes": 1}, fill)
+    assert dataset.load() == folder and dataset.manifest() == manifest
+    assert dataset.fingerprint() == manifest.digest
+    (folder / "unet" / "config.json").unlink()
+    with pytest.raises(DatasetError, match=r"not whole.*; kedro run --pipelines world"):
+        dataset.load()
+
+
+def test_downloaded_data_need_no_manifest(tmp_path: Path) -> None:
+    fill(tmp_path)
+    dataset = DataFolderDataset(filepath=str(tmp_path), markers=["unet/*.json"], manifest=False)
+    assert dataset.load() == tmp_path and dataset.manifest() is None and dataset.fingerprint()
+
+
+def test_target_folder_need_not_exist(tmp_path: Path) -> None:
+    dataset = TargetFolderDataset(filepath=str(tmp_path / "new"))
+    assert dataset.load() == tmp_path / "new"
+    with pytest.raises(DatasetError, match="an input"):
+        dataset.save(tmp_path / "new")
+
+
+def test_from_a_catalog(tmp_path: Path) -> None:
+    catalog = DataCatalog.from_config(
+        {
+            "model": {
+                "type": "diffground.adapters.datasets.ModelFolderDataset",
+                "filepath": str(tmp_path),
+                "metadata": {"description": "a model"},
+            }
+        }
+    )
+    assert catalog.load("model") == tmp_path
+    dataset = catalog.get("model")
+    assert isinstance(dataset, AbstractDataset) and dataset.metadata == {"description": "a model"}
+
+
+def test_markers_are_a_list(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="must be a list"):
+        ModelFolderDataset(filepath=str(tmp_path), markers="unet/config.json")

@@ -1,0 +1,153 @@
+"""The table schema, its arithmetic, and how it reads as text."""
+
+import json
+
+import pytest
+from pydantic import ValidationError
+
+from diffground.errors import InputError
+from diffground.experiments.result_tables import (
+    ResultRow,
+    ResultTable,
+    measured_row,
+    ordering,
+    read_tables,
+    render,
+    write_tables,
+)
+from diffground.provenance import Made
+
+OLD, NEW = "01" * 20, "ab" * 20
+TWO = [
+    Made(commit=f"{NEW}+", date="2026-01-31"),
+    Made(commit=OLD, date="2026-03-02"),
+    Made(commit=OLD, date="2026-02-14"),
+]
+
+
+def table(**changes):
+    rows = (
+        measured_row("baseline", [{"overall": 30.0}, {"overall": 32.0}], {"overall": 37.8}, TWO),
+        measured_row("+ EIPA", [{"overall": 50.0, "things": 40.0}], {"overall": 62.9}),
+        ResultRow(name="oracle", paper={"overall": 64.4, "things": 67.3}),
+    )
+    given = {
+        "paper": "EIPA",
+        "table": "Table 2",
+        "metric": "Average Recall (%)",
+        "scale": "mini",
+        "rows": rows,
+        "orderings": (ordering(rows, "+ EIPA", "baseline", "overall"),),
+        "config": {"protocol": "original", "plural_rule": "count", "seed": 1},
+        "commit": NEW,
+        "seconds": 90.0,
+    }
+    return ResultTable(**{**given, **changes})
+
+
+def test_a_file_has_exactly_the_documented_keys(tmp_path):
+    path = write_tables(tmp_path / "deep" / "png_tables.json", [table()])
+    (content,) = json.loads(path.read_text())
+    assert list(content) == [
+        "paper", "table", "metric", "scale", "rows", "orderings", "config", "commit", "seconds",
+    ]  # fmt: skip
+    assert content["rows"][0] == {
+        "name": "baseline", "paper": {"overall": 37.8}, "mean": {"overall": 31.0},
+        "sd": {"overall": pytest.approx(2**0.5)}, "seeds": 2,
+        "commit": f"{NEW}+, {OLD}", "date": "2026-03-02",
+    }  # fmt: skip
+    assert set(content["orderings"][0]) == {"claim", "paper_gap", "measured_gap", "holds"}
+    assert read_tables(path) == [table()]
+    assert [entry.name for entry in path.parent.iterdir()] == ["png_tables.json"]
+
+
+def test_means_and_deviations():
+    row = measured_row("x", [{"a": 1.0, "b": 5.0}, {"a": 2.0, "b": None}, {"a": 6.0}])
+    assert row.mean == {"a": 3.0, "b": None} and row.seeds == 3
+    assert row.sd == {"a": pytest.approx(7**0.5)}
+    single = measured_row("x", [{"a": 1.0}])
+    assert single.sd == {} and single.seeds == 1
+
+
+def test_orderings():
+    rows = table().rows
+    better = ordering(rows, "+ EIPA", "baseline", "overall")
+    assert better.paper_gap == pytest.approx(25.1) and better.measured_gap == pytest.approx(19)
+    assert better.holds is True
+    assert ordering(rows, "baseline", "+ EIPA", "overall").holds is False
+    unmeasured = ordering(rows, "oracle", "baseline", "overall")
+    assert unmeasured.holds is None and unmeasured.paper_gap == pytest.approx(26.6)
+    tie = [measured_row(name, [{"a": 1.0}]) for name in "xy"]
+    assert ordering(tie, "x", "y", "a").holds is False
+    with pytest.raises(KeyError):
+        ordering(rows, "nobody", "baseline", "overall")
+    with pytest.raises(ValueError, match="no row has a column 'overal'"):
+        ordering(rows, "+ EIPA", "baseline", "overal")
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"mean": {"a": 1.0}}, "0 seeds"),
+        ({"seeds": 2}, "2 seeds"),
+        ({"mean": {"a": float("nan")}, "seeds": 1}, "finite"),
+        ({"mean": {"a": 1.0}, "sd": {"b": 1.0}, "seeds": 2}, "sd without mean"),
+        ({"note": "x"}, "Extra inputs"),
+    ],
+)
+def test_rows_that_contradict_themselves(row, message):
+    with pytest.raises(ValidationError, match=message):
+        ResultRow(name="x", **row)
+
+
+def test_a_table_has_one_scale_and_no_row_twice():
+    with pytest.raises(ValidationError, match="scale"):
+        table(scale="medium")
+    with pytest.raises(ValidationError, match="stands twice"):
+        table(rows=(ResultRow(name="x"), ResultRow(name="x")))
+
+
+def test_a_wrong_file_is_named_with_its_field(tmp_path):
+    path = write_tables(tmp_path / "a_tables.json", [table()])
+    content = json.loads(path.read_text())
+    content[0]["rows"][1]["seeds"] = "many"
+    path.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"a_tables.json: 0\.rows\.1\.seeds"):
+        read_tables(path)
+    path.write_text("{")
+    with pytest.raises(InputError, match="JSON"):
+        read_tables(path)
+    with pytest.raises(InputError, match="none.json: file"):
+        read_tables(tmp_path / "none.json")
+
+
+def test_the_text_sets_paper_beside_measured():
+    text = render(table())
+    assert "EIPA, Table 2: Average Recall (%)" in text
+    assert "measured at mini scale, protocol original, plural_rule count" in text
+    assert "plural_rule count, 1.5 min" in text and "not levels" in text
+    lines = {line.split("|")[0].strip(): line.split() for line in text.splitlines() if "|" in line}
+    assert lines["baseline (2 seeds)"] == (
+        "baseline (2 seeds) | 37.8 31.0 ±1.4 | - - | ababababab+, 0101010101 2026-03-02".split()
+    )
+    assert lines["+ EIPA (1 seed)"] == "+ EIPA (1 seed) | 62.9 50.0 | - 40.0 |".split()
+    assert lines["oracle"] == "oracle | 64.4 - | 67.3 - |".split()
+    assert "+ EIPA > baseline (overall): paper +25.1, measured +19.0: holds" in text
+    rules = [line.rstrip() for line in text.splitlines() if "|" in line]
+    bars = [[n for n, c in enumerate(line) if c == "|"] for line in rules]
+    assert all(bar == bars[0] for bar in bars)  # the columns stand straight
+
+
+def test_small_figures_get_more_places_and_paper_scale_no_warning():
+    rows = (measured_row("x", [{"iou": 0.4567}]),)
+    text = render(table(rows=rows, orderings=(), scale="paper"))
+    assert "0.457" in text and "paper scale" in text and "not levels" not in text
+
+
+def test_notes_are_printed_with_the_table():
+    notes = ["Word " * 40 + "end.", "Short."]
+    text = render(table(config={"protocol": "original", "notes": notes}))
+    after = text.split("\nnotes\n")[1]
+    assert " ".join(after.split()) == f"- {notes[0]} - Short."
+    assert max(map(len, after.splitlines())) <= 100
+    assert "notes" not in render(table())

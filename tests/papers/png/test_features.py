@@ -1,0 +1,456 @@
+"""Frozen features: the cache changes nothing, survives a kill, and says what it lacks."""
+
+from __future__ import annotations
+
+import copy
+import errno
+import multiprocessing
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import tiny_png
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from diffground.data.png_benchmark import PngBenchmark, PngSample
+from diffground.errors import InputError
+from diffground.io import read_image, write_png
+from diffground.papers.png import feature_extraction
+from diffground.papers.png.feature_extraction import FeatureExtractionConfig, extract_features
+from diffground.papers.png.feature_store import CachedFeatures, FeatureKey, FeatureStore
+from diffground.papers.png.features import feature_key, frozen_inputs, open_store
+from diffground.papers.png.narratives import PngBatch, PngDataset, collate
+from diffground.training.config import TrainConfig
+from diffground.training.loop import train
+
+ULP = 2.0**-10  # of float16, relative
+ONE = FeatureExtractionConfig(batch_size=1, shard_size=2)
+
+
+@pytest.fixture
+def samples(tmp_path: Path) -> list[PngSample]:
+    """Four narratives of this test's own files, and two more on the first and the last image."""
+    benchmark = PngBenchmark(tiny_png.make_benchmark(tmp_path / "coco"), "train2017")
+    found = benchmark.read()[0]
+    more = [replace(s, id=f"{s.image_id}_{4 + i}", row=4 + i) for i, s in enumerate(found[::3])]
+    return found + more
+
+
+def key_of(**changes) -> FeatureKey:
+    content = {
+        "backbone": tiny_png.backbone().fingerprint(),
+        "backbone_precision": "float32",
+        "coco": "0" * 16,
+        "split": "train2017",
+        "code": {"features": 1},
+        "image_size": tiny_png.SIDE,
+        "max_phrases": 30,
+        "long_captions": "per_sentence",
+        "precision": "float16",
+    }
+    return FeatureKey(**content | changes)
+
+
+KEY = key_of()
+
+
+def extract(samples, root, config=ONE, key=KEY, backbone=None):
+    return extract_features(backbone or tiny_png.backbone(), samples, key, root, config)
+
+
+def stored(root: Path, key: FeatureKey = KEY) -> FeatureStore:
+    store = FeatureStore.open(root, key)
+    assert store is not None
+    return store
+
+
+def dataset(samples, store: FeatureStore | None = None) -> PngDataset:
+    return PngDataset(samples, tiny_png.benchmark().categories, tiny_png.DATA, store)
+
+
+def inputs(batch: PngBatch, precision="float16"):
+    return frozen_inputs(tiny_png.backbone(), batch, "per_sentence", precision)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("[!.]*")}
+
+
+@pytest.mark.parametrize("precision", ["float16", "float32"])
+def test_one_by_one_cached_features_are_the_computed_ones(samples, tmp_path, precision):
+    key = key_of(precision=precision)
+    extract(samples, tmp_path, key=key)
+    fresh, cached = dataset(samples), dataset(samples, stored(tmp_path, key))
+    for index in range(len(samples)):
+        want = inputs(collate([fresh[index]]), precision)
+        got = inputs(collate([cached[index]]), precision)
+        assert torch.equal(got.latents, want.latents) and got.latents.dtype == torch.float32
+        assert torch.equal(got.context, want.context)
+        assert torch.equal(got.valid, want.valid) and want.valid.dtype == torch.bool
+        assert got.pooled is None and want.pooled is None
+
+
+def test_other_batches_differ_by_a_rounding_at_most(samples, tmp_path):
+    extract(samples, tmp_path, FeatureExtractionConfig(batch_size=4))
+    fresh, cached = dataset(samples), dataset(samples, stored(tmp_path))
+    want = inputs(collate([fresh[i] for i in (0, 1, 2)]))
+    got = inputs(collate([cached[i] for i in (0, 1, 2)]))
+    assert want.context.shape == (3, 2, tiny_png.TEXT)
+    assert torch.equal(got.valid, want.valid)
+    torch.testing.assert_close(got.latents, want.latents, rtol=ULP, atol=1e-7)
+    torch.testing.assert_close(got.context, want.context, rtol=ULP, atol=1e-7)
+
+
+def test_rounding_stays_below_its_bound(samples):
+    batch = collate([dataset(samples)[0]])
+    exact, rounded = inputs(batch, "float32"), inputs(batch)
+    error = (rounded.latents - exact.latents).abs() / exact.latents.abs()
+    assert 0 < error.max() < 2.0**-11 * 1.001
+
+
+def test_no_image_is_read_with_a_store(samples, tmp_path):
+    extract(samples, tmp_path / "features")
+    for sample in samples[:4]:
+        sample.image_path.unlink()
+    cached = dataset(samples, stored(tmp_path / "features"))
+    batch = collate([cached[0], cached[1]])
+    assert batch.images is None and batch.features is not None
+    assert batch.targets.shape == (2, 2, 16, 16)
+    assert batch.features.latents.shape == (2, 4, 8, 8)
+    assert batch.features.valid.tolist() == [[True, True], [True, True]]
+    assert batch.features.latents.dtype == torch.float16
+    moved = batch.to("meta")
+    assert moved.features is not None and moved.features.context.device.type == "meta"
+    assert moved.features.valid.dtype == torch.bool and moved.images is None
+
+
+def test_padded_phrases_are_not_valid(samples, tmp_path):
+    samples[0] = replace(samples[0], phrases=samples[0].phrases[:1])
+    extract(samples, tmp_path)
+    batch = collate([dataset(samples, stored(tmp_path))[i] for i in (0, 1)])
+    assert batch.features is not None
+    assert batch.features.valid.tolist() == [[True, False], [True, True]]
+    assert not batch.features.context[0, 1].any()
+
+
+def test_pooled_text_goes_along(samples):
+    item = dataset(samples)[0]
+    kept = CachedFeatures(torch.ones(4, 8, 8), torch.ones(2, 3), torch.tensor([True, True]))
+    pooled = [replace(kept, pooled=torch.full((5,), value)) for value in (1.0, 2.0)]
+    batch = collate([replace(item, image=None, features=features) for features in pooled])
+    assert batch.features is not None and batch.features.pooled is not None
+    assert batch.to("cpu").features.pooled.tolist() == [[1.0] * 5, [2.0] * 5]
+
+
+def test_narratives_share_their_images_latents(samples, tmp_path):
+    report = extract(samples, tmp_path)
+    assert report["narratives"] == 6 and report["images"] == 4 and report["shards"] == 6
+    store = stored(tmp_path)
+    assert torch.equal(store.get(samples[0]).latents, store.get(samples[4]).latents)
+    keys: list[str] = []
+    for path in sorted(store.folder.glob("latents-*.safetensors")):
+        with safe_open(path, framework="pt") as shard:
+            keys += shard.keys()
+    assert sorted(keys) == ["1", "2", "3", "4"]
+
+
+def test_finished_shards_are_kept(samples, tmp_path):
+    first = extract(samples, tmp_path)
+    folder = tmp_path / first["folder"]
+    assert first["shards_made"] == 6 and first["complete"]
+    assert extract(samples, tmp_path)["shards_made"] == 0
+    before = contents(folder)
+    stamps = {path: path.stat().st_mtime_ns for path in folder.glob("*.safetensors")}
+    (folder / "manifest.json").unlink()
+    lost, cut = folder / "phrases-00001.safetensors", folder / "latents-00000.safetensors"
+    lost.unlink()
+    cut.write_bytes(cut.read_bytes()[:-8])
+    assert FeatureStore.open(tmp_path, KEY) is None
+    again = extract(samples, tmp_path)
+    assert again["shards_made"] == 2 and contents(folder) == before
+    for path, stamp in stamps.items():
+        assert (path.stat().st_mtime_ns == stamp) == (path not in (lost, cut))
+
+
+def _die_in_the_third_shard(samples: list[PngSample], root: Path) -> None:
+    """Extracts, and kills this process in the middle of a write."""
+    save, written = feature_extraction.save_file, []
+
+    def save_some(tensors, target, metadata):
+        save(tensors, target, metadata)
+        written.append(target)
+        if len(written) == 3:
+            os.truncate(target, 100)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    feature_extraction.save_file = save_some  # in the forked process only
+    extract(samples, root)
+
+
+def test_a_killed_extraction_goes_on(samples, tmp_path):
+    """What it ends with is what an unbroken run makes, byte by byte."""
+    killed = multiprocessing.get_context("fork").Process(
+        target=_die_in_the_third_shard, args=(samples, tmp_path / "killed")
+    )
+    killed.start()
+    killed.join()
+    assert killed.exitcode == -signal.SIGKILL
+    folder = KEY.folder(tmp_path / "killed")
+    assert len(list(folder.glob("*.safetensors"))) == 2 and list(folder.glob(".*.part"))
+    assert FeatureStore.open(tmp_path / "killed", KEY) is None
+    assert extract(samples, tmp_path / "killed")["shards_made"] == 4
+    extract(samples, tmp_path / "whole")
+    assert contents(folder) == contents(KEY.folder(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"image_size": 128},
+        {"long_captions": "truncate"},
+        {"precision": "float32"},
+        {"backbone_precision": "bfloat16"},
+        {"backbone": "1" * 16},
+        {"coco": "1" * 16},
+        {"max_phrases": None},
+        {"split": "val2017"},
+    ],
+)
+def test_another_configuration_has_another_folder(samples, tmp_path, change):
+    extract(samples[:1], tmp_path)
+    assert key_of(**change).folder(tmp_path) != KEY.folder(tmp_path)
+    assert FeatureStore.open(tmp_path, key_of(**change)) is None
+
+
+def test_open_store_knows_model_and_data(samples, tmp_path):
+    coco, backbone = tmp_path / "coco", tiny_png.backbone()
+    asked = (coco, "train2017", tiny_png.DATA, "per_sentence", "float16")
+    extract(samples, tmp_path, key=feature_key(*asked, backbone, max_phrases=30))
+    store = open_store(tmp_path, *asked, backbone, max_phrases=30)
+    assert store is not None and store.covers(samples)
+    assert open_store(tmp_path, *asked, backbone, max_phrases=None) is None
+    assert open_store(tmp_path, *asked, tiny_png.backbone(1), max_phrases=30) is None
+    half = copy.deepcopy(backbone).to(torch.bfloat16)
+    assert open_store(tmp_path, *asked, half, max_phrases=30) is None
+
+
+def test_more_narratives_extend_the_store(samples, tmp_path):
+    extract(samples[:3], tmp_path)
+    assert not stored(tmp_path).covers(samples)
+    with pytest.raises(InputError, match=f"{samples[3].id}: not among .* feature_extraction"):
+        stored(tmp_path).get(samples[3])
+    assert extract(samples, tmp_path)["shards_made"] == 4  # the first two are as they were
+    assert stored(tmp_path).covers(samples)
+    assert extract(samples[:3], tmp_path)["shards_made"] == 0
+
+
+def test_broken_images_are_skipped_until_they_are_mended(samples, tmp_path):
+    path = samples[0].image_path
+    whole = path.read_bytes()
+    path.write_bytes(whole[:60])
+    report = extract(samples, tmp_path / "features")
+    assert report["complete"] and report["skipped"]["skipped"] == 2
+    assert {p["item"] for p in report["skipped"]["problems"]} == {samples[0].id, samples[4].id}
+    assert report["skipped"]["problems"][0]["file"] == str(path)
+    store = stored(tmp_path / "features")
+    with pytest.raises(InputError, match=rf"{samples[4].id}: skipped .*{path.name}"):
+        store.get(samples[4])
+    assert store.covers(samples) and store.get(samples[1]).latents.shape == (4, 8, 8)
+    assert extract(samples, tmp_path / "features")["shards_made"] == 0
+    path.write_bytes(whole)
+    report = extract(samples, tmp_path / "features")
+    assert report["shards_made"] == 1 and not report["skipped"]["skipped"]
+    assert stored(tmp_path / "features").get(samples[4]).latents.shape == (4, 8, 8)
+
+
+def test_a_damaged_shard_is_made_again(samples, tmp_path):
+    """Flipped bits change no size; the seal beside the shard tells."""
+    folder = tmp_path / extract(samples, tmp_path)["folder"]
+    before = contents(folder)
+    for name in ("latents-00001.safetensors", "phrases-00000.safetensors"):
+        flipped = bytearray(before[name])
+        flipped[-3] ^= 1
+        (folder / name).write_bytes(flipped)
+        assert FeatureStore.open(tmp_path, KEY) is None
+        assert extract(samples, tmp_path)["shards_made"] == 1
+        assert contents(folder) == before
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]"])
+def test_a_damaged_index_is_made_again(samples, tmp_path, content):
+    folder = tmp_path / extract(samples, tmp_path)["folder"]
+    before = contents(folder)
+    (folder / "index.json").write_text(content.ljust(len(before["index.json"])))
+    assert FeatureStore.open(tmp_path, KEY) is None
+    assert extract(samples, tmp_path)["shards_made"] == 0 and contents(folder) == before
+
+
+def test_a_replaced_image_is_noticed(samples, tmp_path):
+    """Under an unchanged JSON, and of the same size; another date alone is none."""
+    extract(samples, tmp_path / "features")
+    path = samples[1].image_path
+    old = stored(tmp_path / "features").get(samples[1]).latents
+    os.utime(path, (0, 0))
+    assert stored(tmp_path / "features").covers(samples)
+    assert extract(samples, tmp_path / "features")["shards_made"] == 0
+    write_png(path, 255 - read_image(path))
+    assert not stored(tmp_path / "features").covers(samples)
+    assert extract(samples, tmp_path / "features")["shards_made"] == 1
+    store = stored(tmp_path / "features")
+    assert store.covers(samples) and not torch.equal(store.get(samples[1]).latents, old)
+
+
+def test_an_image_that_the_system_denies_is_not_left_out_for_good(samples, tmp_path, monkeypatch):
+    load = feature_extraction.load_image
+
+    def denied(sample):
+        if sample.image_id == 2:
+            error = OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+            raise InputError.denied(sample.image_path, error)
+        return load(sample)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(feature_extraction, "load_image", denied)
+        report = extract(samples, tmp_path / "features")
+    assert not report["complete"] and report["shards_made"] == 5
+    assert report["skipped"]["by_field"] == {"access": 1}
+    assert FeatureStore.open(tmp_path / "features", KEY) is None
+    report = extract(samples, tmp_path / "features")
+    assert report["complete"] and report["shards_made"] == 1 and not report["skipped"]["skipped"]
+
+
+def test_files_of_others_stay(samples, tmp_path):
+    folder = tmp_path / extract(samples, tmp_path)["folder"]
+    (folder / "notes.txt").write_text("mine")
+    (folder / "more").mkdir()
+    (folder / "manifest.json").unlink()
+    assert extract(samples, tmp_path)["complete"]
+    assert (folder / "notes.txt").read_text() == "mine" and (folder / "more").is_dir()
+
+
+def test_captions_that_are_refused_are_skipped(samples, tmp_path):
+    phrase = replace(samples[1].phrases[0], text="x" * 100, start=0, end=100)
+    samples[1] = replace(samples[1], caption="x" * 100, phrases=(phrase,))
+    report = extract(samples, tmp_path, FeatureExtractionConfig())
+    assert [p["item"] for p in report["skipped"]["problems"]] == [samples[1].id]
+    with pytest.raises(InputError, match="skipped by the extraction: caption 'xxx"):
+        stored(tmp_path).get(samples[1])
+    assert stored(tmp_path).get(samples[0]).valid.all()
+    assert extract(samples, tmp_path)["shards_made"] == 0
+
+
+def test_what_does_not_fit_is_refused(samples, tmp_path):
+    huge = copy.deepcopy(tiny_png.backbone())
+    with torch.no_grad():
+        huge.text_encoders[0].get_submodule("final_layer_norm").weight.mul_(1e8)
+    with pytest.raises(InputError, match=r"1_0.context does not fit into float16"):
+        extract(samples, tmp_path, backbone=huge)
+    with pytest.raises(InputError, match="train2017: there is no narrative"):
+        extract([], tmp_path)
+    extract(samples, tmp_path)
+    fewer = replace(samples[0], phrases=samples[0].phrases[:1])
+    with pytest.raises(InputError, match="cached with 2 phrases, read with 1"):
+        stored(tmp_path).get(fewer)
+    batch = collate([dataset(samples, stored(tmp_path))[0]])
+    with pytest.raises(InputError, match="frozen_precision is float32"):
+        inputs(batch, "float32")
+
+
+def test_machines_share_the_work(samples, tmp_path):
+    with pytest.raises(ValueError, match="machine 2 is not in 0 … 1"):
+        FeatureExtractionConfig(machine=2, machines=2)
+    shares = [ONE.model_copy(update={"machine": i, "machines": 2}) for i in (0, 1)]
+    first = extract(samples, tmp_path, shares[0])
+    assert first["shards_made"] == 4 and not first["complete"]
+    assert FeatureStore.open(tmp_path, KEY) is None
+    second = extract(samples, tmp_path, shares[1])
+    assert second["shards_made"] == 2 and second["complete"]
+    extract(samples, tmp_path / "alone")
+    assert contents(stored(tmp_path).folder) == contents(stored(tmp_path / "alone").folder)
+
+
+def test_workers_read_the_store_and_the_images(samples, tmp_path):
+    extract(samples, tmp_path, FeatureExtractionConfig(num_workers=2, batch_size=1))
+    cached = dataset(samples, stored(tmp_path))
+    alone = [cached[index] for index in range(len(samples))]  # opens shards before the fork
+    loader = DataLoader(cached, batch_size=2, num_workers=2, collate_fn=collate)
+    for start, batch in zip((0, 2, 4), loader, strict=True):
+        want = collate(alone[start : start + 2])
+        assert batch.ids == want.ids and torch.equal(batch.features.latents, want.features.latents)
+        assert torch.equal(batch.features.context, want.features.context)
+
+
+class Head(nn.Module):
+    """Something to train on frozen inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.image, self.text = nn.Conv2d(4, 8, 1), nn.Linear(tiny_png.TEXT, 8)
+
+    def forward(self, batch: PngBatch) -> Tensor:
+        found = inputs(batch)
+        maps = torch.einsum("bchw,bkc->bkhw", self.image(found.latents), self.text(found.context))
+        return nn.functional.interpolate(maps, size=batch.mask_size)
+
+
+@pytest.mark.parametrize("mixed", ["no", "bf16"])
+def test_training_from_the_cache_is_training_without(samples, tmp_path, mixed):
+    """Also under autocast, which the frozen model does not take part in."""
+    extract(samples, tmp_path / "features")
+    histories = []
+    for name, data in {
+        "computed": dataset(samples),
+        "cached": dataset(samples, stored(tmp_path / "features")),
+    }.items():
+        result = train(
+            model=Head(),
+            loss_fn=lambda model, batch: {
+                "loss": nn.functional.binary_cross_entropy_with_logits(
+                    model(batch).float(), batch.targets
+                )
+            },
+            dataset=data,
+            collate=collate,
+            config=TrainConfig(
+                max_steps=5, batch_size=1, learning_rate=0.01, log_every=1, mixed_precision=mixed
+            ),
+            folder=tmp_path / name,
+        )
+        histories.append(result.history)
+    assert histories[0] == histories[1] and len(histories[0]) == 5
+    assert histories[0][0]["loss"] != histories[0][4]["loss"]
+
+
+def test_the_pipeline_extracts_both_splits(tmp_path):
+    from diffground.papers.png.keys import PngConfig
+    from diffground.pipelines.feature_extraction import create_pipeline
+    from diffground.pipelines.feature_extraction.nodes import extract_png_features
+
+    coco = tiny_png.make_benchmark(tmp_path / "coco")
+    png = PngConfig.model_validate(
+        {
+            "scale": "mini",
+            "precision": "float32",
+            "device": "cpu",
+            "data": {"image_size": 64, "max_phrases": 1},
+            "model": {},
+            "train": {"max_steps": 1, "batch_size": 1, "learning_rate": 1e-3},
+            "eval": {"limit": 3},
+        }
+    )
+    write_png(tmp_path / "coco/images/train2017/000000000001.png", tiny_png._draw(1)[0][:32])
+    root, folder = tmp_path / "features", tiny_png.backbone().folder
+    report = extract_png_features(coco, folder, root, png, ONE)
+    assert [report[name]["narratives"] for name in ("train", "val")] == [4, 3]
+    assert report["train"]["skipped"]["by_field"] == {"size": 1}
+    asked = (tiny_png.DATA, "per_sentence", "float16", tiny_png.backbone())
+    data = tiny_png.DATA.model_copy(update={"max_phrases": 1})
+    assert open_store(root, coco, "train2017", data, *asked[1:], max_phrases=1)
+    assert open_store(root, coco, "val2017", *asked, max_phrases=None)
+    assert create_pipeline().outputs() == {"png_features_report"}

@@ -1,0 +1,114 @@
+"""Rows and features of other code are made again, and say which commit made them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import tiny_png
+
+from diffground.data import png_doctor as doctor
+from diffground.data.config import PngSplits
+from diffground.data.png_reading import examine_training_data, read_split
+from diffground.metrics import average_recall
+from diffground.papers.png import eipa, features
+from diffground.papers.png import narratives as data
+from diffground.papers.png.feature_extraction import FeatureExtractionConfig, extract_features
+from diffground.papers.png.feature_store import FeatureStore
+from diffground.papers.png.features import feature_key
+from diffground.papers.png.keys import PngConfig, PngFolders
+from diffground.papers.png.tables import PngTablesConfig, run_tables
+from diffground.store.manifest import read_manifest
+
+
+@pytest.fixture
+def coco(tmp_path: Path) -> Path:
+    return tiny_png.make_benchmark(tmp_path / "coco")
+
+
+@pytest.fixture
+def why(caplog):
+    """The code versions because of which something was made again since it was asked last."""
+
+    def lines() -> list[str]:
+        found = [m for m in caplog.messages if "made again, as the code" in m]
+        caplog.clear()
+        return [line.partition("another one: ")[2] for line in found]
+
+    return lines
+
+
+def test_rows_keep_the_commit_that_measured_them_until_their_code_changes(
+    tmp_path, coco, made_by, monkeypatch, why
+):
+    base = PngConfig.model_validate(
+        {
+            "scale": "mini",
+            "precision": "float32",
+            "device": "cpu",
+            "data": {"image_size": 64},
+            "model": tiny_png.MODEL,
+            "train": {"max_steps": 2, "batch_size": 2, "learning_rate": 1e-3},
+            "eval": {"batch_size": 3, "overlays": 0},
+        }
+    )
+    names = "+ MLMA", "+ EIPA + MLMA"
+    asked = PngTablesConfig(tables=("components",), rows=names, seeds=(0,))
+    folders = PngFolders(coco, tmp_path / "models", tmp_path / "features", tmp_path / "none")
+
+    def commits() -> tuple[list[str], str]:
+        (table,) = run_tables(base, asked, folders, tiny_png.backbone())
+        assert [row.name for row in table.rows] == list(names)
+        return [row.commit for row in table.rows], table.commit
+
+    first = made_by("a")
+    assert commits() == ([first, first], first)
+    second = made_by("b")
+    assert commits() == ([first, first], second) and why() == []  # both are found
+    monkeypatch.setattr(eipa, "CODE_VERSION", 2)
+    assert commits() == ([first, second], second)
+    assert why() == ["eipa 1 → 2"]
+    assert commits() == ([first, second], second) and why() == []
+    third = made_by("c")
+    monkeypatch.setattr(average_recall, "CODE_VERSION", 2)
+    assert commits() == ([f"{first}, {third}", f"{second}, {third}"], third)  # trained, measured
+    assert why() == ["average_recall 1 → 2"] * 2
+
+
+def test_features_of_other_code_are_extracted_again(tmp_path, coco, made_by, monkeypatch, why):
+    config = FeatureExtractionConfig(batch_size=2, shard_size=2)
+    samples, _ = read_split(coco, "train2017", "auto", limit=None, max_phrases=30)
+    backbone = tiny_png.backbone()
+
+    def made() -> tuple[int, str]:
+        """How many shards were written, and by which commits those that are there."""
+        settings = data.PngDataConfig(image_size=tiny_png.SIDE)
+        key = feature_key(
+            coco, "train2017", settings, "per_sentence", "float16", backbone, max_phrases=30
+        )
+        found = extract_features(backbone, samples, key, tmp_path / "features", config)
+        assert FeatureStore.open(tmp_path / "features", key) is not None
+        return found["shards_made"], read_manifest(key.folder(tmp_path / "features")).made.commit
+
+    first = made_by("a")
+    count, by = made()
+    assert count > 1 and by == first
+    second = made_by("b")
+    assert made() == (0, first)
+    next((tmp_path / "features").rglob("latents-00000.safetensors")).unlink()
+    assert made() == (1, f"{first}, {second}") and why() == []
+    monkeypatch.setattr(features, "CODE_VERSION", 2)
+    assert made() == (count, second) and why() == ["features 1 → 2"]
+
+
+def test_findings_of_an_older_doctor_are_not_taken(tmp_path, coco, monkeypatch, why):
+    def examine() -> None:
+        examine_training_data(coco, PngSplits(), 30, tmp_path / "models")
+
+    examine()
+    examine()
+    assert why() == []
+    monkeypatch.setattr(doctor, "CODE_VERSION", 2)
+    examine()
+    assert why() == ["png_doctor 1 → 2"]
+    assert len(list((tmp_path / "models").glob("doctor-*.json"))) == 2
