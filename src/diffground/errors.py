@@ -43,6 +43,10 @@ class InputError(_Told, ValueError):
         self.file, self.field, self.reason = str(file), field, reason
         super().__init__(f"{self.file}: {field}: {reason}")
 
+    def __reduce__(self) -> tuple[type[InputError], tuple[str, str, str]]:
+        """With its fields, out of a worker too."""
+        return type(self), (self.file, self.field, self.reason)
+
     @classmethod
     def denied(cls, file: str | Path, error: OSError) -> InputError:
         """The system would not hand over a file that may well be sound, see :data:`ACCESS`."""

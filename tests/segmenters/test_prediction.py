@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,8 +25,8 @@ from diffground.masks.crf import CrfConfig
 from diffground.segmenters import prediction
 from diffground.segmenters.crops import LabelledImage
 from diffground.segmenters.deeplab import DeepLabV2, normalise
-from diffground.segmenters.label_files import RECIPE
 from diffground.segmenters.prediction import PredictConfig, SemanticSegmenter, predict
+from diffground.store.manifest import is_valid
 
 CRF = CrfConfig(backend="torch", iterations=2)
 MADE_BY = {"model": "this one"}
@@ -90,78 +92,77 @@ def files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.glob("*.png")}
 
 
+def kept(made: Counting, samples: list[LabelledImage], folder: Path, **how: Any) -> dict[str, Any]:
+    return predict(made, samples, folder=folder, **{"recipe": MADE_BY, **how})
+
+
 def test_a_pool_gives_the_same_files_and_numbers(
     samples: list[LabelledImage], tmp_path: Path
 ) -> None:
-    streamed = predict(segmenter(), samples)
-    assert streamed["images"] == 5 and streamed["scores"]["images"] == 4
-    problems = streamed["skipped"]["problems"]
+    nowhere = predict(segmenter(), samples)
+    assert nowhere["images"] == 5 and nowhere["scores"]["images"] == 4
+    problems = nowhere["skipped"]["problems"]
     assert [problem["item"] for problem in problems] == ["3", "lost"]
-    alone = predict(segmenter(), samples, folder=tmp_path / "alone")
-    pooled = predict(segmenter(), samples, folder=tmp_path / "pooled", workers=1, look_ahead=2)
-    assert alone == pooled == streamed
+    alone = kept(segmenter(), samples, tmp_path / "alone")
+    pooled = kept(segmenter(), samples, tmp_path / "pooled", workers=1, look_ahead=2)
+    assert alone == pooled == nowhere
     assert predict(segmenter(), samples[:3], workers=1) == predict(segmenter(), samples[:3])
     assert files(tmp_path / "alone") == files(tmp_path / "pooled")
-    assert set(files(tmp_path / "alone")) == {"0.png", "1.png", "2.png", "4.png", "free.png"}
+    assert set(files(tmp_path / "alone")) == {f"{s.id}.png" for s in samples} - {"lost.png"}
     assert len(np.unique(read_labels(tmp_path / "alone" / "0.png"))) > 1, "it says something"
-    assert not (tmp_path / "alone" / RECIPE).exists(), "nobody said what these are"
 
 
 def test_a_killed_run_goes_on(samples: list[LabelledImage], tmp_path: Path) -> None:
-    whole = predict(segmenter(), samples, folder=tmp_path / "whole", recipe=MADE_BY)
+    whole = kept(segmenter(), samples, tmp_path / "whole")
     cut = tmp_path / "cut"
     with pytest.raises(Killed):
-        predict(segmenter(end=3), samples, folder=cut, recipe=MADE_BY)
+        kept(segmenter(end=3), samples, cut)
     assert set(files(cut)) == {"0.png", "1.png", "2.png"}
-    (cut / ".4-0123.part").write_bytes(b"half")
-    (cut / "1.png").write_bytes((cut / "1.png").read_bytes()[:-40])  # somebody's full disk
     write_labels(cut / "2.png", np.full((38, 44), 255, np.uint8))  # none of ours
     rest = segmenter()
-    assert predict(rest, samples, folder=cut, recipe=MADE_BY) == whole
-    assert rest.asked == 4  # 1, 2, 4 and the one without a true mask
-    assert files(cut) == files(tmp_path / "whole") and not list(cut.glob(".*.part"))
+    assert kept(rest, samples, cut) == whole
+    assert rest.asked == 4  # 2, 3, 4 and the one without a true mask
+    assert files(cut) == files(tmp_path / "whole")
     again = segmenter()
-    assert predict(again, samples, folder=cut, recipe=MADE_BY) == whole and again.asked == 0
+    assert kept(again, samples, cut) == whole and again.asked == 0
 
 
-def test_files_of_another_recipe_are_made_again(
-    samples: list[LabelledImage], tmp_path: Path
+def test_what_labels_depend_on(
+    samples: list[LabelledImage],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    def asked(
-        chosen: list[LabelledImage],
-        crf: CrfConfig | None,
-        recipe: dict[str, str],
-        compat: Compat = "official",
-    ) -> int:
+    few = [replace(sample, image=tmp_path / sample.image.name) for sample in samples[:2]]
+    for sample, moved in zip(samples, few, strict=False):
+        shutil.copy(sample.image, moved.image)
+
+    def asked(crf: CrfConfig | None, compat: Compat = "official", model: str = "this one") -> int:
         made = segmenter(crf, compat=compat)
-        got = predict(made, chosen, folder=tmp_path, recipe=recipe)
-        assert got == predict(segmenter(CRF if crf else None, compat=compat), chosen)
+        got = kept(made, few, tmp_path / "labels", recipe={"model": model})
+        assert got == predict(segmenter(CRF if crf else None, compat=compat), few)
         return made.asked
 
-    few = samples[:3]
-    predict(segmenter(None), samples[:1], folder=tmp_path)  # by nobody knows whom
-    assert asked(few, CRF, MADE_BY) == 3
-    assert asked(few, CRF.model_copy(update={"device": "meta"}), MADE_BY) == 0  # says not what
-    assert asked(few, CRF, MADE_BY, "paper") == 3
-    assert asked(few, None, MADE_BY) == 3
-    assert asked(few, None, MADE_BY, "paper") == 0, "it is of the CRF alone"
-    assert asked(few[:1], None, {"model": "another"}) == 1
-    assert asked(few, None, {"model": "another"}) == 2, "those of the first are not trusted"
-    assert asked(few[:2], None, {"model": "another"}) == 0
-    assert asked(few, None, {"model": "another"}) == 0
-    (tmp_path / RECIPE).write_text("{", "utf-8")
-    assert asked(few, None, {"model": "another"}) == 3
+    assert (asked(CRF), asked(CRF.model_copy(update={"device": "meta"}))) == (2, 0)
+    assert (asked(CRF, "paper"), asked(None)) == (2, 2)
+    assert asked(None, "paper") == 0, "it is of the CRF alone"
+    shutil.copy(samples[2].image, few[1].image)
+    few[1] = replace(few[1], labels=samples[2].labels)
+    assert asked(None) == 1
+    assert asked(None, model="another") == 2 and not caplog.messages
+    monkeypatch.setattr(prediction, "CODE_VERSION", 2)
+    assert asked(None, model="another") == 2
+    assert "made again, as the code is another one: prediction 1 → 2" in caplog.text
 
 
 def test_what_no_image_is_to_blame_for_ends_the_run(
     samples: list[LabelledImage], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("diffground.masks.crf.find_spec", lambda name: None)
-    for folder in (None, tmp_path):
-        with pytest.raises(InputError, match="pydensecrf is not installed"):
-            predict(segmenter(CrfConfig(backend="pydensecrf")), samples, folder=folder)
+    with pytest.raises(InputError, match="pydensecrf is not installed"):
+        predict(segmenter(CrfConfig(backend="pydensecrf")), samples)
     with pytest.raises(InputError, match="occurs twice"):
-        predict(segmenter(), [samples[0], samples[0]], folder=tmp_path)
+        kept(segmenter(), [samples[0], samples[0]], tmp_path)
 
 
 SCRIPT = """
@@ -176,7 +177,7 @@ if __name__ == "__main__":
     processes()
     made = t.segmenter()
     samples = t.samples_in(root / str(processes().process_index))
-    got = t.predict(made, samples, folder=out, recipe=t.MADE_BY, workers=1)
+    got = t.kept(made, samples, out, workers=1)
     view = {"result": got, "asked": made.asked, "alone": t.predict(made, samples)}
     (root / f"{processes().process_index}.json").write_text(json.dumps(view))
 """
@@ -184,9 +185,9 @@ if __name__ == "__main__":
 
 def test_two_processes_share_the_images(tmp_path: Path) -> None:
     samples = samples_in(tmp_path / "samples")
-    want = predict(segmenter(), samples, folder=tmp_path / "whole")
+    want = kept(segmenter(), samples, tmp_path / "whole")
     out = tmp_path / "out"
-    predict(segmenter(), samples[:2], folder=out, recipe=MADE_BY)
+    kept(segmenter(), samples[:2], out)
     (tmp_path / "script.py").write_text(SCRIPT)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     done = subprocess.run(
@@ -200,28 +201,6 @@ def test_two_processes_share_the_images(tmp_path: Path) -> None:
         for got in (view["result"], view["alone"]):
             assert got["scores"] == want["scores"] and got["images"] == want["images"]
             assert [p["item"] for p in got["skipped"]["problems"]] == ["3", "lost"]
-    assert sum(view["asked"] for view in views) == 3, "the others were there"
+    assert sum(view["asked"] for view in views) == 4, "the others were there"
+    assert is_valid(out)
     assert files(out) == files(tmp_path / "whole")
-
-
-def test_labels_of_other_code_are_written_again(
-    samples: list[LabelledImage],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    made_by: Callable[[str], str],
-) -> None:
-    def asked(digit: str) -> tuple[int, set[str]]:
-        """How many images the network was asked for, and whose files now lie there."""
-        made_by(digit)
-        made = segmenter()
-        predict(made, samples[:2], folder=tmp_path, recipe=MADE_BY)
-        return made.asked, set(json.loads((tmp_path / RECIPE).read_text())["ids"].values())
-
-    assert asked("a") == (2, {"a" * 40})
-    assert asked("b") == (0, {"a" * 40})
-    (tmp_path / "1.png").unlink()
-    assert asked("b") == (1, {"a" * 40, "b" * 40})
-    monkeypatch.setattr(prediction, "CODE_VERSION", 2)
-    assert asked("c") == (2, {"c" * 40})
-    assert f"{tmp_path} is made again, as the code is another one: prediction 1 → 2" in caplog.text

@@ -239,7 +239,8 @@ def test_predictions_are_written_and_scored(
     segmenter = SemanticSegmenter.from_pretrained(trained / MODEL, PredictConfig())
     cut = LabelledImage("cut", tmp_path / "missing.jpg", None)
     unlabelled = LabelledImage("2012_000001", pairs[15].image, None)
-    result = predict(segmenter, [*pairs[12:], cut, unlabelled], folder=tmp_path / VOC_SERVER)
+    samples, out = [*pairs[12:], cut, unlabelled], tmp_path / VOC_SERVER
+    result = predict(segmenter, samples, folder=out, recipe={"model": "this one"})
     want = Confusion(NAMES)
     for sample in pairs[12:]:
         assert sample.labels is not None
@@ -249,7 +250,7 @@ def test_predictions_are_written_and_scored(
     assert result["scores"] == want.result()
     assert result["images"] == 5
     assert [p["item"] for p in result["skipped"]["problems"]] == ["cut"]
-    names = {path.name for path in (tmp_path / VOC_SERVER).iterdir()}
+    names = {path.name for path in out.glob("*.png")}
     assert names == {"12.png", "13.png", "14.png", "15.png", "2012_000001.png"}
     with Image.open(tmp_path / VOC_SERVER / "2012_000001.png") as picture:
         assert picture.mode == "P" and picture.getpalette()[:6] == [0, 0, 0, 128, 0, 0]

@@ -13,9 +13,8 @@ three scales.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,33 +28,24 @@ from torch import Tensor
 from torch.nn import functional
 
 from diffground.config import Compat
-from diffground.errors import InputError, ProblemReport
+from diffground.errors import InputError, Problem, ProblemReport
 from diffground.io.images import ImageSource, read_image
 from diffground.io.labels import read_labels
 from diffground.masks import crf
 from diffground.masks.crf import check_backend
 from diffground.metrics.miou import Confusion
-from diffground.progress import progress
 from diffground.provenance import code_of
 from diffground.segmenters import deeplab
 from diffground.segmenters.config import PredictConfig
 from diffground.segmenters.crops import LabelledImage
 from diffground.segmenters.deeplab import DeepLabV2, normalise
-from diffground.segmenters.label_files import (
-    LabelWork,
-    claimed,
-    is_written,
-    label_path,
-    refined,
-    write_refined,
-)
-from diffground.store.pool import outcomes
+from diffground.segmenters.label_files import LabelWork, label_path, refined, write_refined
+from diffground.store.config import ShardConfig, WorkConfig
+from diffground.store.items import Item, fill
 from diffground.training.processes import processes
 
 # Raised when the same network says other labels.
 CODE_VERSION: Final = 1
-
-log = logging.getLogger(__name__)
 
 VOC_SERVER = Path("results/VOC2012/Segmentation/comp6_test_cls")  # one indexed PNG an image
 
@@ -129,56 +119,65 @@ def predict(
     workers: int = 0,
     look_ahead: int | None = None,
 ) -> dict[str, Any]:
-    """Labels ``samples``, writes the masks, and scores those with a true mask.
+    """Labels ``samples``, and scores those with a true mask.
 
-    Several processes take a share of the samples each and return the whole result.
+    Several processes take a shard of the samples each and return the whole result.
 
     Args:
         samples: each id once.
-        folder: gets ``<id>.png`` in the VOC colours, whole files only; None keeps nothing. For the
-            VOC test server it is ``<somewhere> / VOC_SERVER``.
-        recipe: JSON-ready, which network and images these are. With it, files are kept that a run
-            with the same recipe and the same ``segmenter.config`` left in ``folder``, and the
-            others made: a killed run goes on. None makes all of them.
+        folder: a store (:mod:`diffground.store.items`) of ``<id>.png`` in the VOC colours: what an
+            earlier run left there is not made again. None keeps nothing. For the VOC test server it
+            is ``<somewhere> / VOC_SERVER``.
+        recipe: JSON-ready, which network and images these are; ``segmenter.config`` is added.
         workers: further processes for the CRF, of each process; 0 = none but this.
         look_ahead: images in memory at once; None = 2 x workers.
 
     Returns:
         JSON-ready ``{"scores", "images", "skipped"}``: those of
         :meth:`~diffground.metrics.miou.Confusion.result`, None without any true mask; the number of
-        labelled images; and the report of samples that could not be read.
+        labelled images; and the report of samples whose image or true mask could not be read.
 
     Raises:
-        InputError: an id occurs twice, or the CRF cannot be run.
+        InputError: no samples, an id occurs twice, or the CRF cannot be run.
     """
-    assert folder is not None or recipe is None, "without a folder there is nothing to go on with"
-    state = processes()
-    share = samples[state.process_index :: state.num_processes]
-    confusion, report = Confusion(segmenter.model.classes), ProblemReport(total=len(share))
-    pool = workers if segmenter.config.crf else 0
-    if segmenter.config.crf is not None:
-        check_backend(segmenter.config.crf)
-    with ExitStack() as stack:
-        if folder is not None:
-            _check_ids(samples, folder)
-        if folder is not None and recipe is not None:
-            if state.is_main_process:
-                whole = {"made_by": dict(recipe), "predict": _recipe(segmenter)}
-                stack.enter_context(claimed(folder, whole, [sample.id for sample in samples]))
-            state.wait_for_everyone()  # what the main process has left is to be trusted
-        if folder is None and not pool:
-            _stream(segmenter, share, confusion, report)
-        else:
-            # Even if nobody keeps them: that way labels come back from the pool.
-            out = folder or Path(stack.enter_context(TemporaryDirectory(prefix="labels-")))
-            todo = share
-            if recipe is not None:
-                count = len(segmenter.model.classes)
-                todo = [s for s in share if not is_written(out, s.id, count)]
-                log.info("%s: %d of %d are there", out, len(share) - len(todo), len(share))
-            _write(segmenter, todo, out, report, pool, look_ahead)
-            failed = {problem.item for problem in report.problems}
-            _score([s for s in share if s.id not in failed], out, confusion, report)
+    assert (folder is None) == (recipe is None), "what is kept says what it is"
+    state, config = processes(), segmenter.config
+    by_id = {sample.id: sample for sample in samples}
+    items = [
+        Item(s.id, (label_path("", s.id).as_posix(),), sources={"image": s.image}) for s in samples
+    ]
+    workers = workers if config.crf else 0
+    work = WorkConfig(
+        shard=ShardConfig(index=state.process_index, count=state.num_processes),
+        workers=workers,
+        look_ahead=look_ahead if workers else None,
+    )
+    if config.crf is not None:
+        check_backend(config.crf)
+
+    def make(item: str) -> LabelWork:
+        image = by_id[item].load_image()
+        return LabelWork(image, segmenter.probabilities(image))
+
+    # Even if nobody keeps them: that way labels come back from the pool.
+    with nullcontext(folder) if folder else TemporaryDirectory(prefix="labels-") as place:
+        out = Path(place)
+        done = fill(
+            out,
+            {"made_by": dict(recipe or {}), "predict": _recipe(segmenter)},
+            items,
+            make,
+            partial(write_refined, out, config.crf, segmenter.compat),
+            what="labels",
+            work=work,
+            hidden=not state.is_main_process,
+        )
+        report = ProblemReport(done["items"])
+        report.problems = [Problem(**row) for row in done["skipped"]["problems"]]
+        unread = {problem.item for problem in report.problems}
+        share = samples[work.shard.index :: work.shard.count]
+        confusion = Confusion(segmenter.model.classes)
+        _score([s for s in share if s.id not in unread], out, confusion, report)
         parts = gather_object([(confusion, report)])
     total, problems = Confusion(segmenter.model.classes), ProblemReport()
     for part, found in parts:
@@ -193,55 +192,6 @@ def predict(
     }
 
 
-def _stream(
-    segmenter: SemanticSegmenter,
-    samples: Sequence[LabelledImage],
-    confusion: Confusion,
-    report: ProblemReport,
-) -> None:
-    """Scores labels that nobody keeps, one image after the other."""
-    for sample in samples:
-        try:
-            image, truth = _load(sample, len(segmenter.model.classes))
-        except InputError as error:
-            _skip(sample, error, report)
-            continue
-        labels = segmenter(image)
-        if truth is not None:
-            confusion.update(labels, truth)
-
-
-def _write(
-    segmenter: SemanticSegmenter,
-    samples: Sequence[LabelledImage],
-    folder: Path,
-    report: ProblemReport,
-    workers: int,
-    look_ahead: int | None,
-) -> None:
-    """Writes the labels of the samples that can be read, and notes the others in ``report``."""
-    by_id = {sample.id: sample for sample in samples}
-    unread: set[str] = set()
-    classes = len(segmenter.model.classes)
-
-    def make(item: str) -> LabelWork:
-        try:
-            image, _ = _load(by_id[item], classes)
-        except InputError as error:
-            unread.add(item)
-            _skip(by_id[item], error, report)
-            raise
-        return LabelWork(image, segmenter.probabilities(image))
-
-    finish = partial(write_refined, folder, segmenter.config.crf, segmenter.compat)
-    ended = outcomes(by_id, make, finish, workers=workers, look_ahead=look_ahead)
-    hidden = not processes().is_main_process
-    for problem in progress(ended, "labels", total=len(by_id), hidden=hidden):
-        if problem is not None and problem.item not in unread:
-            # The CRF's: no image's fault, and the next one would end the same way.
-            raise InputError(problem.file, problem.field, problem.reason)
-
-
 def _score(
     samples: Sequence[LabelledImage], folder: Path, confusion: Confusion, report: ProblemReport
 ) -> None:
@@ -253,24 +203,9 @@ def _score(
             labels = read_labels(label_path(folder, sample.id))
             truth = sample.load_labels(labels.shape, len(confusion.whole.classes))
         except InputError as error:
-            _skip(sample, error, report)
+            report.add(sample.id, error)
             continue
         confusion.update(labels, truth)
-
-
-def _load(
-    sample: LabelledImage, classes: int
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
-    """The image, and its true labels if it has any; InputError if one cannot be read."""
-    image = sample.load_image()
-    if sample.labels is None:
-        return image, None
-    return image, sample.load_labels(image.shape[:2], classes)
-
-
-def _skip(sample: LabelledImage, error: InputError, report: ProblemReport) -> None:
-    log.warning("%s is skipped: %s", sample.id, error)
-    report.add(sample.id, error)
 
 
 def _recipe(segmenter: SemanticSegmenter) -> dict[str, Any]:
@@ -281,11 +216,3 @@ def _recipe(segmenter: SemanticSegmenter) -> dict[str, Any]:
         settings["code"] |= code_of(crf)
         settings["compat"] = segmenter.compat
     return settings
-
-
-def _check_ids(samples: Sequence[LabelledImage], folder: Path) -> None:
-    seen: set[str] = set()
-    for sample in samples:
-        if sample.id in seen:
-            raise InputError(folder, f"item {sample.id!r}", "the name occurs twice")
-        seen.add(sample.id)

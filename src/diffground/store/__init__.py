@@ -1,1 +1,1 @@
-"""What is kept: manifests of made folders, and the pool that fills them."""
+"""What is kept: manifests of made folders, and the one store of what is made item by item."""

@@ -15,72 +15,64 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, as_completed, wait
 from typing import TypeVar
 
-from diffground.errors import InputError, Problem
+from diffground.errors import InputError
 
+Item = TypeVar("Item")
 Work = TypeVar("Work")
+Done = TypeVar("Done")
 
 
 def outcomes(
-    items: Iterable[str],
-    make: Callable[[str], Work],
-    finish: Callable[[str, Work], None],
+    items: Iterable[Item],
+    make: Callable[[Item], Work],
+    finish: Callable[[Item, Work], Done],
     *,
     workers: int,
     look_ahead: int | None = None,
-) -> Iterator[Problem | None]:
-    """One outcome for every item, in the order in which they end: None, or why it failed.
+) -> Iterator[tuple[Item, Done | InputError]]:
+    """Every item with what ``finish`` returned or why ``make`` failed, in the order they end.
 
     Args:
-        items: names.
         make: called in this process, in order. An :class:`InputError` ends this item only.
-        finish: called in a worker, so it and the work are pickled; it writes its result itself.
+        finish: called in a worker, so it, its arguments and its result are pickled; it writes what
+            it makes itself.
         workers: processes; 0 finishes each item here before the next is made.
         look_ahead: unfinished items at any time, the one being made included; None = 2 x workers.
 
-    Any other exception of either ends the iteration.
+    Any other exception, and any of ``finish``, ends the iteration.
     """
     if not workers:
         for item in items:
             work = _made(make, item)
-            yield work if isinstance(work, Problem) else _finished(finish, item, work)
+            yield item, work if isinstance(work, InputError) else finish(item, work)
         return
     bound = 2 * workers if look_ahead is None else look_ahead
     # Not forked: the models' threads and devices do not survive that.
     context = multiprocessing.get_context("spawn")
     executor = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
-    flight: set[Future[Problem | None]] = set()
+    flight: dict[Future[Done], Item] = {}
     try:
         for item in items:
-            while len(flight) >= bound:
-                done, flight = wait(flight, return_when=FIRST_COMPLETED)
-                for future in done:
-                    yield future.result()
+            full = len(flight) >= bound
+            for future in wait(flight, None if full else 0, FIRST_COMPLETED).done:
+                yield flight.pop(future), future.result()
             work = _made(make, item)
-            if isinstance(work, Problem):
-                yield work
+            if isinstance(work, InputError):
+                yield item, work
             else:
-                flight.add(executor.submit(_finished, finish, item, work))
+                flight[executor.submit(finish, item, work)] = item
             del work  # or it would live until the next one is made
         for future in as_completed(flight):
-            yield future.result()
+            yield flight[future], future.result()
     finally:
         executor.shutdown(cancel_futures=True)
 
 
-def _made(make: Callable[[str], Work], item: str) -> Work | Problem:
+def _made(make: Callable[[Item], Work], item: Item) -> Work | InputError:
     try:
         return make(item)
     except InputError as error:
-        return Problem.of(item, error)
-
-
-def _finished(finish: Callable[[str, Work], None], item: str, work: Work) -> Problem | None:
-    # As a value: an InputError cannot be pickled with its fields.
-    try:
-        finish(item, work)
-    except InputError as error:
-        return Problem.of(item, error)
-    return None
+        return error
 
 
 def _start_worker() -> None:

@@ -15,9 +15,9 @@ from PIL import Image
 from diffground.attention.aggregate import class_maps
 from diffground.data.labelled_images import load_image
 from diffground.errors import InputError
-from diffground.masks.mask_files import ShardConfig
 from diffground.papers.text2mask.map_files import maps_path, read_maps, write_maps
 from diffground.papers.text2mask.text_to_mask import TextToMask
+from diffground.store.config import ShardConfig
 from diffground.store.manifest import is_valid
 
 RECIPE = {"model": "tiny"}

@@ -13,8 +13,9 @@ from diffground.config import AutoDevice, Compat, Config
 from diffground.data.image_lists import CocoSource, FolderSource, Source, VocSource
 from diffground.errors import InputError
 from diffground.masks.crf import CrfConfig
-from diffground.masks.mask_files import MaskConfig, WorkConfig
+from diffground.masks.mask_files import MaskConfig
 from diffground.segmenters.config import SemanticConfig
+from diffground.store.config import WorkConfig
 
 RECIPE_FILE = "diffground_text2mask.json"  # in a model folder: the settings that suit the model
 

@@ -24,6 +24,7 @@ from diffground.papers.text2mask.config import Text2MaskConfig, Text2MaskFolders
 from diffground.papers.text2mask.keys import Frozen, Split
 from diffground.papers.text2mask.map_files import maps_path, write_maps
 from diffground.papers.text2mask.text_to_mask import TextToMask
+from diffground.store.items import Summary
 from diffground.store.manifest import is_valid
 
 __all__ = [
@@ -63,18 +64,17 @@ def aggregate(split: Split, frozen: Frozen) -> dict[str, Any]:
     return summary | spent
 
 
-def label(split: Split) -> dict[str, Any]:
+def label(split: Split) -> Summary:
     """Makes the pseudo masks that are missing, see :func:`~.mask_files.write_masks`."""
     by_id = {sample.id: sample for sample in split.samples}
     return write_masks(
-        list(by_id),
+        {s.id: {"maps": maps_path(split.maps, s.id), "image": s.image_path} for s in split.samples},
         lambda item: split.mask_work(by_id[item]),
         split.masks,
         split.config.masks,
         split.config.work,
         compat=split.config.compat,
         recipe=split.masks_recipe,
-        made_from=lambda item: maps_path(split.maps, item),
     )
 
 

@@ -39,10 +39,10 @@ from diffground.data.labelled_images import SegmentationSample, load_image
 from diffground.errors import InputError, Problem, ProblemReport
 from diffground.io.files import read_json, write_json, write_whole
 from diffground.io.notes import FileNote, is_unchanged, note_of
-from diffground.masks.mask_files import ShardConfig
 from diffground.papers.text2mask.text_to_mask import TextToMask
 from diffground.progress import progress
 from diffground.provenance import claim, commit, join_commits
+from diffground.store.config import ShardConfig
 from diffground.store.manifest import config_hash, is_valid, remove_manifest, write_manifest
 
 _ABOUT = "diffground"
