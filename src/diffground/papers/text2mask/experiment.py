@@ -53,7 +53,6 @@ def aggregate(split: Split, frozen: Frozen) -> dict[str, Any]:
         seed=config.seed,
         shard=config.work.shard,
     )
-    summary["unusable"] = split.report.to_dict()
     notes = split.maps.with_name(f"{split.maps.name}.json")
     with FileLock(split.maps / ".seconds.lock"):
         spent = {"seconds": 0.0, "images": 0} | (read_json(notes) or {})
@@ -61,7 +60,7 @@ def aggregate(split: Split, frozen: Frozen) -> dict[str, Any]:
             spent["seconds"] = round(spent["seconds"] + summary["seconds"], 2)
             spent["images"] += summary["made"]
             write_json(notes, spent)
-    return summary | spent
+    return {**summary, **spent, "unusable": split.report.to_dict()}
 
 
 def label(split: Split) -> Summary:
