@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copy
 import errno
-import multiprocessing
 import os
-import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,11 +23,12 @@ from diffground.papers.png.feature_extraction import FeatureExtractionConfig, ex
 from diffground.papers.png.feature_store import CachedFeatures, FeatureKey, FeatureStore
 from diffground.papers.png.features import feature_key, frozen_inputs, open_store
 from diffground.papers.png.narratives import PngBatch, PngDataset, collate
+from diffground.store.config import ShardConfig
 from diffground.training.config import TrainConfig
 from diffground.training.loop import train
 
 ULP = 2.0**-10  # of float16, relative
-ONE = FeatureExtractionConfig(batch_size=1, shard_size=2)
+ONE = FeatureExtractionConfig(batch_size=1, block_size=2)
 
 
 @pytest.fixture
@@ -149,7 +148,7 @@ def test_pooled_text_goes_along(samples):
 
 def test_narratives_share_their_images_latents(samples, tmp_path):
     report = extract(samples, tmp_path)
-    assert report["narratives"] == 6 and report["images"] == 4 and report["shards"] == 6
+    assert report["narratives"] == 6 and report["images"] == 4 and report["items"] == 6
     store = stored(tmp_path)
     assert torch.equal(store.get(samples[0]).latents, store.get(samples[4]).latents)
     keys: list[str] = []
@@ -159,53 +158,31 @@ def test_narratives_share_their_images_latents(samples, tmp_path):
     assert sorted(keys) == ["1", "2", "3", "4"]
 
 
-def test_finished_shards_are_kept(samples, tmp_path):
+def test_an_extraction_goes_on(samples, tmp_path):
+    """Flipped bits change no size."""
     first = extract(samples, tmp_path)
     folder = tmp_path / first["folder"]
-    assert first["shards_made"] == 6 and first["complete"]
-    assert extract(samples, tmp_path)["shards_made"] == 0
-    before = contents(folder)
-    stamps = {path: path.stat().st_mtime_ns for path in folder.glob("*.safetensors")}
-    (folder / "manifest.json").unlink()
-    lost, cut = folder / "phrases-00001.safetensors", folder / "latents-00000.safetensors"
-    lost.unlink()
-    cut.write_bytes(cut.read_bytes()[:-8])
-    assert FeatureStore.open(tmp_path, KEY) is None
+    assert first["made"] == 6 and first["complete"]
     again = extract(samples, tmp_path)
-    assert again["shards_made"] == 2 and contents(folder) == before
-    for path, stamp in stamps.items():
-        assert (path.stat().st_mtime_ns == stamp) == (path not in (lost, cut))
+    assert (again["items"], again["made"], again["kept"]) == (6, 0, 6)
+    before = contents(folder)
+    (folder / "phrases-00001.safetensors").unlink()
+    flipped = bytearray(before["latents-00000.safetensors"])
+    flipped[-3] ^= 1
+    (folder / "latents-00000.safetensors").write_bytes(flipped)
+    assert FeatureStore.open(tmp_path, KEY) is None
+    assert extract(samples, tmp_path)["made"] == 2 and contents(folder) == before
 
 
-def _die_in_the_third_shard(samples: list[PngSample], root: Path) -> None:
-    """Extracts, and kills this process in the middle of a write."""
-    save, written = feature_extraction.save_file, []
-
-    def save_some(tensors, target, metadata):
-        save(tensors, target, metadata)
-        written.append(target)
-        if len(written) == 3:
-            os.truncate(target, 100)
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    feature_extraction.save_file = save_some  # in the forked process only
-    extract(samples, root)
-
-
-def test_a_killed_extraction_goes_on(samples, tmp_path):
-    """What it ends with is what an unbroken run makes, byte by byte."""
-    killed = multiprocessing.get_context("fork").Process(
-        target=_die_in_the_third_shard, args=(samples, tmp_path / "killed")
-    )
-    killed.start()
-    killed.join()
-    assert killed.exitcode == -signal.SIGKILL
-    folder = KEY.folder(tmp_path / "killed")
-    assert len(list(folder.glob("*.safetensors"))) == 2 and list(folder.glob(".*.part"))
-    assert FeatureStore.open(tmp_path / "killed", KEY) is None
-    assert extract(samples, tmp_path / "killed")["shards_made"] == 4
-    extract(samples, tmp_path / "whole")
-    assert contents(folder) == contents(KEY.folder(tmp_path / "whole"))
+def test_blocks_of_another_size_take_the_place_of_the_old_ones(samples, tmp_path):
+    folder = tmp_path / extract(samples[:3], tmp_path)["folder"]
+    large = ONE.model_copy(update={"block_size": 6})
+    assert extract(samples[:3], tmp_path, large)["made"] == 0, "they are there"
+    (folder / "notes.txt").write_text("mine")
+    assert extract(samples, tmp_path, large)["made"] == 2 and stored(tmp_path).covers(samples)
+    names = ["latents-00000.safetensors", "phrases-00000.safetensors"]
+    assert sorted(path.name for path in folder.glob("*.safetensors")) == names
+    assert (folder / "notes.txt").read_text() == "mine"
 
 
 @pytest.mark.parametrize(
@@ -244,9 +221,9 @@ def test_more_narratives_extend_the_store(samples, tmp_path):
     assert not stored(tmp_path).covers(samples)
     with pytest.raises(InputError, match=f"{samples[3].id}: not among .* feature_extraction"):
         stored(tmp_path).get(samples[3])
-    assert extract(samples, tmp_path)["shards_made"] == 4  # the first two are as they were
+    assert extract(samples, tmp_path)["made"] == 4  # the first two are as they were
     assert stored(tmp_path).covers(samples)
-    assert extract(samples[:3], tmp_path)["shards_made"] == 0
+    assert extract(samples[:3], tmp_path)["made"] == 0
 
 
 def test_broken_images_are_skipped_until_they_are_mended(samples, tmp_path):
@@ -261,33 +238,11 @@ def test_broken_images_are_skipped_until_they_are_mended(samples, tmp_path):
     with pytest.raises(InputError, match=rf"{samples[4].id}: skipped .*{path.name}"):
         store.get(samples[4])
     assert store.covers(samples) and store.get(samples[1]).latents.shape == (4, 8, 8)
-    assert extract(samples, tmp_path / "features")["shards_made"] == 0
+    assert extract(samples, tmp_path / "features")["made"] == 0
     path.write_bytes(whole)
     report = extract(samples, tmp_path / "features")
-    assert report["shards_made"] == 1 and not report["skipped"]["skipped"]
+    assert report["made"] == 1 and not report["skipped"]["skipped"]
     assert stored(tmp_path / "features").get(samples[4]).latents.shape == (4, 8, 8)
-
-
-def test_a_damaged_shard_is_made_again(samples, tmp_path):
-    """Flipped bits change no size; the seal beside the shard tells."""
-    folder = tmp_path / extract(samples, tmp_path)["folder"]
-    before = contents(folder)
-    for name in ("latents-00001.safetensors", "phrases-00000.safetensors"):
-        flipped = bytearray(before[name])
-        flipped[-3] ^= 1
-        (folder / name).write_bytes(flipped)
-        assert FeatureStore.open(tmp_path, KEY) is None
-        assert extract(samples, tmp_path)["shards_made"] == 1
-        assert contents(folder) == before
-
-
-@pytest.mark.parametrize("content", ["", "{", "[]"])
-def test_a_damaged_index_is_made_again(samples, tmp_path, content):
-    folder = tmp_path / extract(samples, tmp_path)["folder"]
-    before = contents(folder)
-    (folder / "index.json").write_text(content.ljust(len(before["index.json"])))
-    assert FeatureStore.open(tmp_path, KEY) is None
-    assert extract(samples, tmp_path)["shards_made"] == 0 and contents(folder) == before
 
 
 def test_a_replaced_image_is_noticed(samples, tmp_path):
@@ -297,10 +252,10 @@ def test_a_replaced_image_is_noticed(samples, tmp_path):
     old = stored(tmp_path / "features").get(samples[1]).latents
     os.utime(path, (0, 0))
     assert stored(tmp_path / "features").covers(samples)
-    assert extract(samples, tmp_path / "features")["shards_made"] == 0
+    assert extract(samples, tmp_path / "features")["made"] == 0
     write_png(path, 255 - read_image(path))
     assert not stored(tmp_path / "features").covers(samples)
-    assert extract(samples, tmp_path / "features")["shards_made"] == 1
+    assert extract(samples, tmp_path / "features")["made"] == 1
     store = stored(tmp_path / "features")
     assert store.covers(samples) and not torch.equal(store.get(samples[1]).latents, old)
 
@@ -317,20 +272,11 @@ def test_an_image_that_the_system_denies_is_not_left_out_for_good(samples, tmp_p
     with monkeypatch.context() as patch:
         patch.setattr(feature_extraction, "load_image", denied)
         report = extract(samples, tmp_path / "features")
-    assert not report["complete"] and report["shards_made"] == 5
+    assert not report["complete"] and report["made"] == 5
     assert report["skipped"]["by_field"] == {"access": 1}
     assert FeatureStore.open(tmp_path / "features", KEY) is None
     report = extract(samples, tmp_path / "features")
-    assert report["complete"] and report["shards_made"] == 1 and not report["skipped"]["skipped"]
-
-
-def test_files_of_others_stay(samples, tmp_path):
-    folder = tmp_path / extract(samples, tmp_path)["folder"]
-    (folder / "notes.txt").write_text("mine")
-    (folder / "more").mkdir()
-    (folder / "manifest.json").unlink()
-    assert extract(samples, tmp_path)["complete"]
-    assert (folder / "notes.txt").read_text() == "mine" and (folder / "more").is_dir()
+    assert report["complete"] and report["made"] == 1 and not report["skipped"]["skipped"]
 
 
 def test_captions_that_are_refused_are_skipped(samples, tmp_path):
@@ -341,7 +287,7 @@ def test_captions_that_are_refused_are_skipped(samples, tmp_path):
     with pytest.raises(InputError, match="skipped by the extraction: caption 'xxx"):
         stored(tmp_path).get(samples[1])
     assert stored(tmp_path).get(samples[0]).valid.all()
-    assert extract(samples, tmp_path)["shards_made"] == 0
+    assert extract(samples, tmp_path)["made"] == 0
 
 
 def test_what_does_not_fit_is_refused(samples, tmp_path):
@@ -362,16 +308,14 @@ def test_what_does_not_fit_is_refused(samples, tmp_path):
 
 
 def test_machines_share_the_work(samples, tmp_path):
-    with pytest.raises(ValueError, match="machine 2 is not in 0 … 1"):
-        FeatureExtractionConfig(machine=2, machines=2)
-    shares = [ONE.model_copy(update={"machine": i, "machines": 2}) for i in (0, 1)]
-    first = extract(samples, tmp_path, shares[0])
-    assert first["shards_made"] == 4 and not first["complete"]
-    assert FeatureStore.open(tmp_path, KEY) is None
-    second = extract(samples, tmp_path, shares[1])
-    assert second["shards_made"] == 2 and second["complete"]
+    shards = [ONE.model_copy(update={"shard": ShardConfig(index=i, count=2)}) for i in (0, 1)]
+    first, second = (extract(samples, tmp_path, shard) for shard in shards)
+    assert (first["made"], first["complete"]) == (3, False)
+    assert (second["made"], second["complete"]) == (3, True)
     extract(samples, tmp_path / "alone")
-    assert contents(stored(tmp_path).folder) == contents(stored(tmp_path / "alone").folder)
+    folders = [KEY.folder(root) for root in (tmp_path, tmp_path / "alone")]
+    one, two = ({path.name: path.read_bytes() for path in f.glob("*.safe*")} for f in folders)
+    assert one == two and len(one) == 6
 
 
 def test_workers_read_the_store_and_the_images(samples, tmp_path):

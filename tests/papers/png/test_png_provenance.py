@@ -76,7 +76,7 @@ def test_rows_keep_the_commit_that_measured_them_until_their_code_changes(
 
 
 def test_features_of_other_code_are_extracted_again(tmp_path, coco, made_by, monkeypatch, why):
-    config = FeatureExtractionConfig(batch_size=2, shard_size=2)
+    config = FeatureExtractionConfig(batch_size=2, block_size=2)
     samples, _ = read_split(coco, "train2017", "auto", limit=None, max_phrases=30)
     backbone = tiny_png.backbone()
 
@@ -88,7 +88,7 @@ def test_features_of_other_code_are_extracted_again(tmp_path, coco, made_by, mon
         )
         found = extract_features(backbone, samples, key, tmp_path / "features", config)
         assert FeatureStore.open(tmp_path / "features", key) is not None
-        return found["shards_made"], read_manifest(key.folder(tmp_path / "features")).made.commit
+        return found["made"], read_manifest(key.folder(tmp_path / "features")).made.commit
 
     first = made_by("a")
     count, by = made()

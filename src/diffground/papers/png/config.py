@@ -12,6 +12,7 @@ from diffground.config import NOT_IN_KEY, AutoDevice, Config, PluralRule, Protoc
 from diffground.data.config import PngSplits
 from diffground.phrases.long_captions import LongCaptions
 from diffground.phrases.noun_phrases import STOP_WORDS
+from diffground.store.config import ShardConfig
 from diffground.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -248,23 +249,12 @@ class PngFolders:
 
 
 class FeatureExtractionConfig(Config):
-    """How features are extracted: ``params:feature_extraction``. What they are is ``params:png``.
-
-    Several machines that share the folder each take a part of the shards; whoever ends last
-    finishes the folder.
-    """
+    """How features are extracted: ``params:feature_extraction``. What they are: ``params:png``."""
 
     batch_size: PositiveInt = 8  # images, and captions, encoded at once
-    shard_size: PositiveInt = 1024  # narratives a file; what a killed run loses at most
+    block_size: PositiveInt = 1024  # narratives a file; what a killed run loses at most
     num_workers: Annotated[NonNegativeInt, NOT_IN_KEY] = 0  # processes that read images
-    machine: NonNegativeInt = 0  # this one's number, from 0
-    machines: PositiveInt = 1
-
-    @model_validator(mode="after")
-    def _one_of_them(self) -> FeatureExtractionConfig:
-        if self.machine >= self.machines:
-            raise ValueError(f"machine {self.machine} is not in 0 … {self.machines - 1}")
-        return self
+    shard: ShardConfig = ShardConfig()  # of the files: the part that this machine makes
 
 
 class PredictConfig(Config):

@@ -124,7 +124,7 @@ def _train(
             log.warning("%s: %s is not from there: %s", variant.name, name, reason)
     store = _store(config, folders, backbone, config.splits.train, usable, config.data.max_phrases)
     if store is not None:
-        usable = [sample for sample in usable if sample.id not in store.skipped]
+        usable = [sample for sample in usable if store.problem_of(sample) is None]
     result = train(
         model=model,
         loss_fn=lambda wrapped, batch: outputs_loss(wrapped(batch), batch, config.loss),

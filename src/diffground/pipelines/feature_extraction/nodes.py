@@ -55,9 +55,9 @@ def extract_png_features(
 
 
 def _sentence(split: str, done: dict[str, Any]) -> str:
-    state = "whole" if done["complete"] else "waiting for the other machines' shards"
+    state = "whole" if done["complete"] else "waiting for other shards, or for images"
     return (
         f"features of {split}: {done['narratives']} narratives, {done['images']} images, "
         f"{done['bytes'] / 1e6:.1f} MB, {done['skipped']['skipped']} skipped; made "
-        f"{done['shards_made']} of {done['shards']} shards in {done['seconds']} s; {state}"
+        f"{done['made']} of {done['items']} files in {done['seconds']} s; {state}"
     )
