@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any
 import tiny_png
 from tiny_world import SMALL
 
-from diffground.papers.text2mask.experiment import aggregate, label
 from diffground.papers.text2mask.keys import Frozen, Split, Text2MaskConfig, Text2MaskFolders
 from diffground.world.coco_segmentation import make_coco2014
 from diffground.world.config import WorldConfig
@@ -93,12 +91,3 @@ def split(root: Path, data: Path | None = None, **changes: Any) -> Split:
     """The source of the tiny experiment."""
     settings = config(**changes)
     return Split.of(settings, folders(root, data), settings.source, frozen().fingerprint)
-
-
-if __name__ == "__main__":  # maps and masks of the whole source, to be killed in between
-    place, data, model = map(Path, sys.argv[1:4])
-    settings = config()
-    whole = Frozen(model, settings)
-    part = Split.of(settings, folders(place, data), settings.source, whole.fingerprint)
-    aggregate(part, whole)
-    label(part)

@@ -41,13 +41,10 @@ def is_unchanged(path: Path, note: FileNote | None) -> bool:
         return True
 
 
-def digest_of(*paths: Path) -> str:
-    """16 hexadecimal digits of the bytes of files, in order."""
-    digest = hashlib.blake2b(digest_size=8)
-    for path in paths:
-        with path.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "blake2b").digest())
-    return digest.hexdigest()
+def digest_of(path: Path) -> str:
+    """16 hexadecimal digits of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
 
 
 def state_of(*folders: Path) -> str:

@@ -39,7 +39,7 @@ from diffground.store.reports import (
     REPORTS,
     About,
     Note,
-    is_sound,
+    is_intact,
     line_of,
     notes_in,
     read_report,
@@ -176,7 +176,7 @@ class _Shard:
             and note.files.keys() == {*item.files}
             and note.sources.keys() == item.sources.keys()
             and all(is_unchanged(path, note.sources[n]) for n, path in item.sources.items())
-            and is_sound(self.folder, note)
+            and is_intact(self.folder, note)
         )
 
     def begin(self, notes: Mapping[str, Note]) -> None:

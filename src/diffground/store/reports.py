@@ -37,7 +37,7 @@ def read_notes(folder: Path) -> dict[str, Note]:
     return notes_in(sorted(folder.glob(REPORTS)))
 
 
-def is_sound(folder: Path, note: Note) -> bool:
+def is_intact(folder: Path, note: Note) -> bool:
     """Whether an item's files are those that were written. Each state of one is read only once."""
     for name, digest in note.files.items():
         path = folder / name

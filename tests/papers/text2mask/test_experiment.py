@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny_png
-import tiny_text2mask
 import torch
 from PIL import Image
 from pydantic import ValidationError
@@ -311,32 +306,3 @@ def _one_word(folder: Path) -> Path:
     path = folder / "words.json"
     path.write_text('{"classes": {"200": {"name": "zebra"}}}')
     return path
-
-
-@pytest.mark.slow
-def test_killed_twice_the_third_run_ends_with_the_same_files(tmp_path):
-    """kill -9 among the maps, and again among the masks."""
-    command = [sys.executable, tiny_text2mask.__file__]
-    command += [str(tmp_path / "killed"), str(world()), str(tiny_png.backbone().folder)]
-    source = Path(tiny_text2mask.__file__).parents[1] / "src"
-    killed, alone = split(tmp_path / "killed"), split(tmp_path / "alone")
-    for folder, pattern in ((killed.maps, "*.safetensors"), (killed.masks, "mask/*.png")):
-        process = subprocess.Popen(
-            command, env={"PYTHONPATH": str(source), "OMP_NUM_THREADS": "1", "PATH": ""}
-        )
-        while not list(folder.glob(pattern)):
-            assert process.poll() is None
-            time.sleep(0.001)
-        process.kill()
-        process.wait()
-    subprocess.run(
-        command, check=True, env={"PYTHONPATH": str(source), "OMP_NUM_THREADS": "1", "PATH": ""}
-    )
-    aggregate(alone, frozen())
-    label(alone)
-    for sample in alone.samples:
-        for layer in alone.config.masks.layers():
-            made = mask_path(killed.masks, sample.id, layer).read_bytes()
-            assert made == mask_path(alone.masks, sample.id, layer).read_bytes()
-    assert measure(killed) == measure(alone)
-    assert aggregate(killed, frozen())["made"] == label(killed)["made"] == 0

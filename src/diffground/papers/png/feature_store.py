@@ -35,7 +35,7 @@ from diffground.errors import InputError, Problem
 from diffground.io.notes import FileNote, is_unchanged
 from diffground.papers.png.config import Precision
 from diffground.store.manifest import config_hash, is_valid
-from diffground.store.reports import Note, is_sound, read_notes
+from diffground.store.reports import Note, is_intact, read_notes
 
 log = logging.getLogger(__name__)
 
@@ -130,7 +130,7 @@ class FeatureStore:
         if not is_valid(folder):
             return None
         notes = read_notes(folder)
-        damaged = [note.item for note in notes.values() if not is_sound(folder, note)]
+        damaged = [note.item for note in notes.values() if not is_intact(folder, note)]
         for item in damaged:
             log.warning("%s: %s was damaged since it was written; %s", folder, item, REMEDY)
         return None if damaged else cls(folder, notes)
