@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
 import yaml
@@ -12,6 +12,7 @@ from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
 from omegaconf import OmegaConf
 from pydantic import BaseModel, TypeAdapter
+from pydantic.fields import FieldInfo
 
 from diffground.adapters.config_loader import (
     BUILDS_ON,
@@ -25,18 +26,11 @@ ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENTS = sorted(
     path.name for path in (ROOT / "conf").iterdir() if path.is_dir() and path.name != LOCAL
 )
-LOOP = "the training loop's own, which serves every recipe"
-NOTHING = (None, {}, [])  # defaults that say that there is none, or that something else decides
-# Defaults that are other than base's, and why they are a paper's all the same.
+NOTHING = (None, [], {})  # defaults that say that there is none, or that something else decides
+# Defaults of whoever uses a class without Kedro that a recipe changes all the same, and why.
 OTHERWISE = {
-    "png.loss.points": "equations 12 and 13 as they stand; points spare memory at 1024 pixels",
-    "png.train.schedule": LOOP,
     "text2mask.attention.noises": "1 but for VOC (appendix A), and so in every ablation",
     "text2mask.masks.initial": "what is kept beside the masks; the pipelines measure it too",
-    **{
-        f"text2mask.segmenter.train.{name}": LOOP
-        for name in ("optimizer", "schedule", "weight_decay", "grad_clip")
-    },
 }
 
 
@@ -70,7 +64,7 @@ def test_a_run_takes_mini_and_mini_lies_on_base() -> None:
 def test_every_value_is_said_once(env: str) -> None:
     """No environment repeats what it builds on: changing a value there changes it everywhere."""
     below: dict[str, Any] = {}
-    for name in ("base", *BUILDS_ON.get(env, ())) if env != "base" else ():
+    for name in _below(env):
         merged = OmegaConf.merge(below, files(name))
         below = OmegaConf.to_container(merged)  # type: ignore[assignment]
     known = dict(leaves(below))
@@ -95,38 +89,64 @@ def test_every_environment_has_valid_parameters(root: Path, env: str | None) -> 
     assert len(params) > 7 and all(isinstance(value, BaseModel) for value in params.values())
 
 
-def test_class_defaults_are_the_papers_or_absent(root: Path) -> None:
-    """What is written twice, for those who use a class without Kedro, may not come apart."""
-    bootstrap_project(root)
-    with KedroSession.create(root, env="base") as session:
-        context = session.load_context()
-        said, params = context.config_loader["parameters"], context.params
-    twice = {
-        path: (default, value)
-        for name in said
-        for path, default, value in written_twice(params[name], said[name], name)
-    }
-    ours = [p for p in twice if p.startswith("foundation") and ".train." not in p]
-    assert not ours, "no paper's: said in conf/base alone"
+@pytest.mark.parametrize("env", ENVIRONMENTS)
+def test_no_value_stands_in_a_class_and_in_a_file(root: Path, env: str) -> None:
+    """A class has a paper's value as its default, and no file repeats it; or it has none."""
+    below = {path for name in _below(env) for path, _ in leaves(files(name).get("parameters", {}))}
+    repeated = [
+        ".".join(path)
+        for path, default, value, _ in defaults(root, env)
+        if value == default and path not in below
+    ]
+    assert not repeated
+
+
+def test_defaults_are_the_papers_or_absent(root: Path) -> None:
+    """But for the training loop's, which serve every recipe, and what no result depends on."""
     other = {
-        path: (default, value)
-        for path, (default, value) in twice.items()
-        if not path.startswith("foundation") and default not in NOTHING and default != value
+        ".".join(path): (default, value)
+        for path, default, value, field in defaults(root, "base")
+        if default not in (*NOTHING, value)
+        and NOT_IN_KEY not in field.metadata
+        and not {"train", "refine"} & set(path[:-1])
     }
     assert other.keys() == OTHERWISE.keys(), other
 
 
-def written_twice(
-    config: BaseModel, said: dict[str, Any], path: str
-) -> Iterator[tuple[str, Any, Any]]:
-    """``(path, default, value)`` of fields with a default that the configuration names as well."""
+def test_what_no_file_names_can_be_changed(root: Path) -> None:
+    bootstrap_project(root)
+    assert "query" not in files("base")["parameters"]["text2mask"]
+    given = {"text2mask": {"query": {"background": False}, "attention": {"iterations": 1}}}
+    with KedroSession.create(root, runtime_params=given) as session:
+        text2mask = session.load_context().params["text2mask"]
+    assert (text2mask.query.background, text2mask.attention.iterations) == (False, 1)
+    assert text2mask.attention.noises == 10 and text2mask.query.synonyms, "the rest stays"
+
+
+def _below(env: str) -> tuple[str, ...]:
+    return () if env == "base" else ("base", *BUILDS_ON.get(env, ()))
+
+
+def defaults(root: Path, env: str) -> Iterator[tuple[tuple[str, ...], Any, Any, FieldInfo]]:
+    """``(path, default, value, field)`` of all that ``env`` says where a class has a default."""
+    bootstrap_project(root)
+    with KedroSession.create(root, env=env) as session:
+        params = session.load_context().params
+    for name, said in files(env).get("parameters", {}).items():
+        yield from _defaults(params[name], said, (name,))
+
+
+def _defaults(
+    config: BaseModel, said: dict[str, Any], path: tuple[str, ...]
+) -> Iterator[tuple[tuple[str, ...], Any, Any, FieldInfo]]:
     for name, field in type(config).model_fields.items():
         value = getattr(config, name)
-        if name not in said or NOT_IN_KEY in field.metadata:
+        literal = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+        if name not in said or len(literal) == 1:  # a tag, as "voc2012"
             continue
-        if isinstance(value, BaseModel):
-            yield from written_twice(value, said[name], f"{path}.{name}")
+        if isinstance(value, BaseModel) and said[name]:
+            yield from _defaults(value, said[name], (*path, name))
         elif not field.is_required():
             default = field.get_default(call_default_factory=True)
             plain = TypeAdapter(Any).dump_python(default, mode="json")
-            yield f"{path}.{name}", plain, said[name]
+            yield (*path, name), plain, said[name], field

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tiny_png
 from click.testing import CliRunner, Result
+from recipes import recipe
 
 from diffground import shipped as found
 from diffground.console import ENVIRONMENTS, main, phrases
@@ -50,7 +51,7 @@ def test_words_are_grounded_with_the_mini_model(image: Path) -> None:
 
 def test_a_narrative_is_grounded_by_a_checkpoint(image: Path, tmp_path: Path) -> None:
     backbone = tiny_png.backbone()
-    config = PngModelConfig(insertion="none", inner_product="frozen", decode=False)
+    config = recipe(PngModelConfig, insertion="none", inner_product="frozen", decode=False)
     PngModel(backbone, config, (1, 2)).save(tmp_path / "mine")
     write_json(tmp_path / "mine" / TRAINING, {"data": tiny_png.DATA.model_dump(mode="json")})
     model = ("--model", backbone.folder, "--checkpoint", tmp_path / "mine", "--out", "here")

@@ -12,7 +12,6 @@ import papermill
 import pytest
 from transformers.utils import logging as of_transformers
 
-from diffground import progress as of_progress
 from diffground.loading import without_bars
 from diffground.progress import Progress, progress
 from diffground.segmenters.instance import InstanceSegmenter
@@ -39,7 +38,7 @@ def test_a_long_loop_gives_signs_of_life(
     """A step of 7 seconds: a line every half minute, with what is left."""
     caplog.set_level(logging.INFO)
     clock = [0.0]
-    monkeypatch.setattr(of_progress.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr("tqdm.std.time", lambda: clock[0])
     with Progress(20, "training", done=8) as bar:
         for step in range(12):
             clock[0] += 7

@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from recipes import recipe
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from diffground.backbone.frozen import FrozenDiffusion
 from diffground.data.png_benchmark import PngBenchmark, PngSample
 from diffground.io import encode_panoptic, write_png
+from diffground.papers.png.config import LossConfig
 from diffground.papers.png.narratives import PngBatch, PngDataConfig, collate, make_item
 
 CHANNELS = (8, 16, 16, 16)
@@ -25,9 +27,11 @@ TOPOLOGY = {
     "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
     "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
 }
-DATA = PngDataConfig(image_size=SIDE, mask_stride=4)
+DATA = recipe(PngDataConfig, image_size=SIDE)
+LOSS = recipe(LossConfig)
 #: Sizes of the model's parts, as ``PngModelConfig`` takes them.
 MODEL = {
+    "checkpoint": False,
     "inner_width": 8,
     "eipa": {"zoom": 16, "heads": 4, "ffn": 8},
     "mlma": {"width": 16, "layers": 2, "heads": 4, "points": 2, "ffn": 32},

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import tiny_png
+from recipes import recipe
 from tiny_world import SMALL
 
 from diffground.papers.text2mask.keys import Frozen, Split, Text2MaskConfig, Text2MaskFolders
+from diffground.papers.text2mask.tables_config import Text2MaskTablesConfig
 from diffground.world.coco_segmentation import make_coco2014
 from diffground.world.config import WorldConfig
 from diffground.world.voc import make_voc2012
@@ -28,6 +30,7 @@ TINY: dict[str, Any] = {
     "query": {"lead": "a", "background": False, "synonyms": False},
     "attention": {"compat": "paper", "long_side": 64, "timestep": 100},
     "masks": {"initial": True, "threshold": 0.5, "crf": {"iterations": 2}},
+    "work": {"workers": 0},
     "segmenter": {
         "network": {
             "init": "random",
@@ -56,7 +59,12 @@ def config(**changes: Any) -> Text2MaskConfig:
     for name, value in changes.items():
         nested = isinstance(value, dict) and isinstance(content.get(name), dict)
         content[name] = {**content[name], **value} if nested else value
-    return Text2MaskConfig.model_validate(content)
+    return recipe(Text2MaskConfig, **content)
+
+
+def tables_config(**changes: Any) -> Text2MaskTablesConfig:
+    """Tables of the tiny experiment, without COCO's rows and without curves."""
+    return recipe(Text2MaskTablesConfig, **{"coco": None, "sweeps": {}, **changes})
 
 
 @cache

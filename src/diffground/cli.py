@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import copy
 import signal
-from types import FrameType
-from typing import Any, NoReturn
+import sys
+from typing import Any
 
 import click
 from kedro.framework.cli.project import run as kedro_run
@@ -29,7 +29,7 @@ def _run(**options: Any) -> Any:
 
     SIGTERM ends it as Ctrl-C does: locks, files and the run log are closed.
     """
-    before = signal.signal(signal.SIGTERM, _terminated)
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         with told():
             for name in options["pipelines"] or [options["pipeline"]]:
@@ -41,10 +41,6 @@ def _run(**options: Any) -> Any:
             return kedro_run.callback(**options)
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _terminated(number: int, frame: FrameType | None) -> NoReturn:
-    raise SystemExit(128 + number)
 
 
 run = copy.copy(kedro_run)

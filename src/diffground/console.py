@@ -71,44 +71,30 @@ def ground(
     "a [puppy] stands on the [bench]"; without brackets its noun phrases are found.
     """
     with told():
+        from diffground import NarrativeGrounder, PhraseMasks, TextToMask
+        from diffground.training.processes import check_device, chosen_device
+
         if model is None:
             model = shipped(MINI_MODEL)
             said = "the mini model, which knows the mini world only; --model names another"
             click.echo(f"{model.name}: {said}", err=True)
         if checkpoint is not None and vocabulary is not None:
             raise click.UsageError("--vocabulary is of TextToMask, which --checkpoint replaces")
-        click.echo(_ground(image, words, model, checkpoint, vocabulary, out, device))
-
-
-def _ground(
-    image: Path,
-    words: str,
-    model: Path,
-    checkpoint: Path | None,
-    vocabulary: str | None,
-    out: Path | None,
-    device: str,
-) -> str:
-    """What was found, a line per phrase, and where it lies."""
-    from diffground import NarrativeGrounder, PhraseMasks, TextToMask
-    from diffground.training.processes import check_device, chosen_device
-
-    check_device(device, "--device")
-    device = chosen_device(device)
-    result: PhraseMasks
-    if checkpoint is None:
-        segmenter = TextToMask.from_pretrained(model, vocabulary=vocabulary, device=device)
-        result = segmenter(image, phrases(words), item=image.stem)
-    else:
-        grounder = NarrativeGrounder.from_pretrained(model, checkpoint, device=device)
-        asked = phrases(words) if ";" in words else words
-        result = grounder(image, asked, item=image.stem)
-    folder = result.save(Path(f"{image.stem}_masks") if out is None else out)
-    lines = [
-        f"{phrase}: {100 * mask.mean():.1f} % of the image, {note}"
-        for phrase, mask, note in zip(result.phrases, result.masks, result.notes(), strict=True)
-    ]
-    return "\n".join([*lines, f"{folder}: overlay.png, masks.json, a PNG per phrase"])
+        check_device(device, "--device")
+        device = chosen_device(device)
+        result: PhraseMasks
+        if checkpoint is None:
+            segmenter = TextToMask.from_pretrained(model, vocabulary=vocabulary, device=device)
+            result = segmenter(image, phrases(words), item=image.stem)
+        else:
+            grounder = NarrativeGrounder.from_pretrained(model, checkpoint, device=device)
+            asked = phrases(words) if ";" in words else words
+            result = grounder(image, asked, item=image.stem)
+        folder = result.save(Path(f"{image.stem}_masks") if out is None else out)
+        rows = zip(result.phrases, result.masks, result.notes(), strict=True)
+        for phrase, mask, note in rows:
+            click.echo(f"{phrase}: {100 * mask.mean():.1f} % of the image, {note}")
+        click.echo(f"{folder}: overlay.png, masks.json, a PNG per phrase")
 
 
 def phrases(words: str) -> list[str]:

@@ -54,14 +54,12 @@ class InputError(_Told, ValueError):
         return cls(file, ACCESS, f"{reason}start again")
 
 
-def shortened(text: str, limit: int = 60) -> str:
+def shortened(text: str) -> str:
     """A user's text in quotes, as a message's last words; of a long one, how it begins.
 
     The reason goes before it: behind a page of text nobody reads on.
     """
-    if len(text) <= limit:
-        return repr(text)
-    return f"{text[:limit]!r} ... ({len(text)} characters)"
+    return repr(text) if len(text) <= 60 else f"{text[:60]!r} ... ({len(text)} characters)"
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import logging
 import sys
-import time
 from collections.abc import Iterable, Iterator, Sized
-from types import TracebackType
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, TypeVar
 
 from tqdm.std import tqdm
 
@@ -21,21 +19,15 @@ log = logging.getLogger(__name__)
 Item = TypeVar("Item")
 
 LOG_EVERY = 30.0  # seconds between two lines of the log
-SHOW_EVERY = 0.5  # seconds between two changes of a notebook's line
+SHOW_EVERY = 0.5  # seconds between two changes of a notebook's line, or of a bar
+
+_cell: tuple[int, Any] = (-1, None)  # of a notebook: the cell, and the handle of its line
 
 
-class _View(Protocol):
-    """Shows the state of one loop."""
-
-    def show(self, done: float, note: str) -> None:
-        """After every step."""
-
-    def close(self, done: float, note: str) -> None:
-        """After the last one."""
-
-
-class Progress:
+class Progress(tqdm):
     """The progress of one loop; use it in ``with``, or :func:`progress` around an iterable.
+
+    It is tqdm's bar, which tells its state in words where no terminal shows it.
 
     Args:
         total: how many steps there are; with 0 nothing is shown.
@@ -44,6 +36,8 @@ class Progress:
         unit: of the steps, behind the number.
         hidden: shows nothing, say in a process that is not the main one.
     """
+
+    monitor_interval = 0  # no thread beside the loop
 
     def __init__(
         self,
@@ -54,34 +48,53 @@ class Progress:
         unit: str = "",
         hidden: bool = False,
     ) -> None:
-        self.done, self._note = done, ""
-        self._view: _View | None = None
-        if not hidden and total > done:
-            self._view = _view(total, description, done, unit)
+        notebook = _in_notebook()
+        in_words = notebook or sys.stderr is None or not sys.stderr.isatty()
+        self._tell = _write_over if notebook else log.info
+        super().__init__(
+            total=total,
+            initial=done,
+            desc=description,
+            unit=unit or "it",
+            unit_scale=bool(unit),
+            dynamic_ncols=True,
+            disable=hidden or total <= done,
+            gui=in_words,  # so that tqdm only counts, and `display` shows
+            mininterval=SHOW_EVERY if notebook or not in_words else LOG_EVERY,
+            miniters=1,
+        )
 
-    def update(self, steps: float = 1, note: str | None = None) -> None:
-        """Counts ``steps`` more; ``note`` is said beside them until there is another."""
-        self.done += steps
-        self._note = self._note if note is None else note
-        if self._view is not None:
-            self._view.show(self.done, self._note)
+    def update(self, n: float = 1, note: str | None = None) -> None:
+        """Counts ``n`` steps more; ``note`` is said beside them until there is another."""
+        if note is not None:
+            self.set_postfix_str(note, refresh=False)
+        super().update(n)
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
+        """Shows the state, whenever tqdm finds it is time."""
+        if not self.gui:
+            super().display(msg, pos)
+        elif self.n < self.total:  # the end is told once, by `close`
+            self._tell(self._words())
 
     def close(self) -> None:
         """Shows the end, wherever the loop was left."""
-        view, self._view = self._view, None
-        if view is not None:
-            view.close(self.done, self._note)
+        ends = not self.disable and self.gui
+        super().close()
+        if ends:
+            self._tell(self._words())
 
-    def __enter__(self) -> Self:
-        return self
+    def _words(self) -> str:
+        """The state, as ``maps: 13 of 20, 35 s, 49 s to go, loss 4``."""
+        seconds, made = self.format_dict["elapsed"], self.n - self.initial
+        done, total = map(self._number, (self.n, self.total))
+        parts = [f"{self.desc}: {done} of {total}", duration(seconds)]
+        if 0 < made and self.n < self.total:
+            parts.append(f"{duration(seconds / made * (self.total - self.n))} to go")
+        return ", ".join([*parts, *([self.postfix] if self.postfix else [])])
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
+    def _number(self, value: float) -> str:
+        return str(self.format_sizeof(value, self.unit)) if self.unit_scale else f"{value:g}"
 
 
 def progress(
@@ -101,14 +114,6 @@ def progress(
             bar.update()
 
 
-def _view(total: float, description: str, done: float, unit: str) -> _View:
-    if _in_notebook():
-        return _NotebookLine(total, description, done, unit)
-    if sys.stderr is not None and sys.stderr.isatty():
-        return _Bar(total, description, done, unit)
-    return _LogLines(total, description, done, unit)
-
-
 def _in_notebook() -> bool:
     """Whether a Jupyter kernel runs this code (papermill's too), and not a plain interpreter."""
     if "ipykernel" not in sys.modules:
@@ -118,85 +123,19 @@ def _in_notebook() -> bool:
     return hasattr(get_ipython(), "kernel")
 
 
-class _Bar:
-    def __init__(self, total: float, description: str, done: float, unit: str) -> None:
-        self._bar = tqdm(
-            total=total,
-            initial=done,
-            desc=description,
-            unit=unit or "it",
-            unit_scale=bool(unit),
-            dynamic_ncols=True,
-        )
+def _write_over(text: str) -> None:
+    """The one line of a notebook's cell, in place of what its loops said before."""
+    from IPython.core.getipython import get_ipython
+    from IPython.display import display
 
-    def show(self, done: float, note: str) -> None:
-        self._bar.set_postfix_str(note, refresh=False)
-        self._bar.update(done - self._bar.n)
-
-    def close(self, done: float, note: str) -> None:
-        self._bar.close()
-
-
-class _Line:
-    """The state of a loop in words."""
-
-    def __init__(self, total: float, description: str, done: float, unit: str) -> None:
-        self._total, self._description, self._unit = total, description, unit
-        self._before = done
-        self._start = self._last = time.monotonic()
-
-    def _due(self, seconds: float) -> bool:
-        now = time.monotonic()
-        due = now - self._last >= seconds
-        self._last = now if due else self._last
-        return due
-
-    def _text(self, done: float, note: str) -> str:
-        seconds = time.monotonic() - self._start
-        parts = [f"{self._description}: {self._number(done)} of {self._number(self._total)}"]
-        parts.append(duration(seconds))
-        made = done - self._before
-        if 0 < made and done < self._total:
-            parts.append(f"{duration(seconds / made * (self._total - done))} to go")
-        return ", ".join([*parts, *([note] if note else [])])
-
-    def _number(self, value: float) -> str:
-        return tqdm.format_sizeof(value, self._unit) if self._unit else f"{value:g}"
-
-
-class _LogLines(_Line):
-    def show(self, done: float, note: str) -> None:
-        if done < self._total and self._due(LOG_EVERY):
-            log.info("%s", self._text(done, note))
-
-    def close(self, done: float, note: str) -> None:
-        log.info("%s", self._text(done, note))
-
-
-class _NotebookLine(_Line):
-    """One output of a cell, shared by its loops: what is shown anew replaces what was there."""
-
-    _cell: tuple[int, Any] = (-1, None)  # of the whole process: the cell, and its line's handle
-
-    def show(self, done: float, note: str) -> None:
-        if self._due(SHOW_EVERY):
-            self._write(self._text(done, note))
-
-    def close(self, done: float, note: str) -> None:
-        self._write(self._text(done, note))
-
-    def _write(self, text: str) -> None:
-        from IPython.core.getipython import get_ipython
-        from IPython.display import display
-
-        shell: Any = get_ipython()
-        content = {"text/plain": text}
-        number, handle = _NotebookLine._cell
-        if handle is None or number != shell.execution_count:
-            handle = display(content, raw=True, display_id=True)
-            _NotebookLine._cell = (shell.execution_count, handle)
-        else:
-            handle.update(content, raw=True)
+    global _cell  # noqa: PLW0603
+    shell: Any = get_ipython()
+    content = {"text/plain": text}
+    number, handle = _cell
+    if handle is None or number != shell.execution_count:
+        _cell = shell.execution_count, display(content, raw=True, display_id=True)
+    else:
+        handle.update(content, raw=True)
 
 
 def duration(seconds: float) -> str:

@@ -124,7 +124,7 @@ def claim(folder: Path, recipe: Recipe) -> None:
     """
     path = folder / RECIPE
     before = read_json(path)
-    if before == _plain(recipe):
+    if before == plain(recipe):
         return
     say_why(folder, recipe, folder.parent.glob(f"*/{RECIPE}") if before is None else [path])
     write_json(path, recipe)
@@ -155,10 +155,10 @@ def _parted(recipe: Recipe) -> tuple[Any, dict[str, int]]:
         code.update(part.get(CODE, {}))
         return {name: without(value) for name, value in part.items() if name != CODE}
 
-    return without(_plain(recipe)), code
+    return without(plain(recipe)), code
 
 
-def _plain(recipe: Recipe) -> dict[str, Any]:
+def plain(recipe: Recipe) -> dict[str, Any]:
     """As it is read back: tuples are lists."""
     content: dict[str, Any] = json.loads(json.dumps(recipe))
     return content

@@ -9,15 +9,15 @@ import this module.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 
-class Tracker(Protocol):
-    """Receives the figures and files of one run."""
+class Tracker:
+    """Receives the figures and files of one run; this one forgets them, as nothing is logged."""
 
-    keeps: bool  # False: nothing is kept, so nothing needs to be drawn for it
+    keeps = False  # nothing is kept, so nothing needs to be drawn for it
 
     def log_metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
         """Figures at one step (None: of the run as a whole)."""
@@ -31,34 +31,13 @@ class Tracker(Protocol):
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Short facts about the run, to search by."""
 
-    def child(self, name: str, params: Mapping[str, Any]) -> AbstractContextManager[Tracker]:
-        """A run shown under this one, say a row of a table, that ends with the ``with`` block."""
-
-
-class NullTracker:
-    """Forgets everything: the tracker when no run is being logged."""
-
-    keeps = False
-
-    def log_metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
-        """Does nothing."""
-
-    def log_artifact(self, path: str | Path, folder: str | None = None) -> None:
-        """Does nothing."""
-
-    def log_dict(self, data: Any, name: str) -> None:
-        """Does nothing."""
-
-    def set_tags(self, tags: Mapping[str, str]) -> None:
-        """Does nothing."""
-
     @contextmanager
     def child(self, name: str, params: Mapping[str, Any]) -> Iterator[Tracker]:
-        """Itself."""
+        """A run shown under this one, say a row of a table, that ends with the ``with`` block."""
         yield self
 
 
-_current: Tracker = NullTracker()
+_current = Tracker()
 
 
 def get_tracker() -> Tracker:
@@ -69,4 +48,4 @@ def get_tracker() -> Tracker:
 def set_tracker(tracker: Tracker | None) -> None:
     """Installs this process's tracker; None goes back to forgetting."""
     global _current  # noqa: PLW0603
-    _current = NullTracker() if tracker is None else tracker
+    _current = Tracker() if tracker is None else tracker

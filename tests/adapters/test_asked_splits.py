@@ -14,6 +14,8 @@ from kedro.io import DataCatalog, MemoryDataset
 from kedro.pipeline import Pipeline
 from kedro.validation import ParameterValidationError
 from pydantic import ValidationError
+from recipes import recipe
+from tiny_text2mask import tables_config
 from tiny_world import SMALL
 
 from diffground.adapters.datasets import DataFolderDataset, TargetFolderDataset
@@ -21,7 +23,6 @@ from diffground.adapters.hooks.asked_splits import check_splits
 from diffground.errors import InputError
 from diffground.papers.png.keys import PngConfig
 from diffground.papers.png.predict import PredictConfig
-from diffground.papers.text2mask.tables_config import Text2MaskTablesConfig
 from diffground.pipeline_registry import register_pipelines
 from diffground.world.config import WorldConfig
 
@@ -53,7 +54,7 @@ def check(pipeline: Pipeline, coco: Path, voc: Path, **given: Any) -> None:
 
 
 def png(**splits: Any) -> PngConfig:
-    return PngConfig.model_validate(PNG | {"splits": splits})
+    return recipe(PngConfig, **(PNG | {"splits": splits}))
 
 
 def world(**changes: Any) -> WorldConfig:
@@ -78,7 +79,7 @@ def test_splits_of_narratives(
 ) -> None:
     """Of data that the run makes, and of somebody's own, of which only val may be there."""
     coco = tmp_path / "coco" if make else tiny_png.make_benchmark(tmp_path / "coco")
-    given = {"world": world(make=make), "png_predict": PredictConfig()}
+    given = {"world": world(make=make), "png_predict": recipe(PredictConfig)}
     check(pipelines[name], coco, tmp_path / "voc", png=png(), **given)
     wrong = png(**{field: "nonexistent"})
     if not reads:
@@ -92,7 +93,7 @@ def test_splits_of_narratives(
 def test_a_prediction_of_ones_own_image_needs_no_split(
     tmp_path: Path, pipelines: dict[str, Pipeline]
 ) -> None:
-    own = PredictConfig(image=Path("a.jpg"), narrative="a [ball]")
+    own = recipe(PredictConfig, image=Path("a.jpg"), narrative="a [ball]")
     given = {"world": world(), "png_predict": own, "png": png(val="nonexistent")}
     check(pipelines["png_predict"], tmp_path / "coco", tmp_path / "voc", **given)
 
@@ -140,11 +141,11 @@ def test_lists_of_the_tables(tmp_path: Path, pipelines: dict[str, Pipeline]) -> 
         },
     }
     given = {"world": world(), "text2mask": tiny_text2mask.config()}
-    tables = Text2MaskTablesConfig.model_validate(content)
+    tables = tables_config(**content)
     folders = (tmp_path, tmp_path / "voc2012")
     check(pipelines["text2mask_tables"], *folders, text2mask_tables=tables, **given)
     content["coco"]["val"] = {"dataset": "folder"}  # type: ignore[index]
-    wrong = Text2MaskTablesConfig.model_validate(content)
+    wrong = tables_config(**content)
     with pytest.raises(InputError, match=r"text2mask_tables: coco\.val: .*labels\.csv"):
         check(pipelines["text2mask_tables"], *folders, text2mask_tables=wrong, **given)
 

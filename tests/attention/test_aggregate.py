@@ -12,6 +12,7 @@ import torch
 from random_model import random_model
 from text2mask_reference import reference
 
+from diffground.attention import baselines
 from diffground.attention.aggregate import (
     ClassMaps,
     background_score,
@@ -25,6 +26,7 @@ from diffground.attention.aggregate import (
 from diffground.attention.baselines import daam_layers
 from diffground.attention.config import AggregationConfig, Method
 from diffground.attention.queries import Phrase, Prompt
+from diffground.attention.selfcross import aggregate_cross, minmax
 from diffground.backbone.frozen import FrozenDiffusion
 from diffground.backbone.layers import cross_sites
 from diffground.backbone.probe import ProbeRequest
@@ -67,6 +69,23 @@ def maps(config: AggregationConfig, prompts=(PROMPT,), item="a", seed=42, **kwar
     return class_maps(tiny(), picture(**kwargs), prompts, config, item=item, seed=seed)
 
 
+def drawn_latents() -> torch.Tensor:
+    """Those of a square picture under the item and seed of :func:`maps`."""
+    pixels = torch.from_numpy(picture(128, 128)).permute(2, 0, 1)[None] / 127.5 - 1
+    return tiny().encode_images(pixels, seeds=[derive_seed(42, "a", "vae")])
+
+
+def token_indices(*spans: tuple[int, int]) -> list[int]:
+    """The tokens of some words of ``TEXT``."""
+    encoding = tiny().encode_prompts([TEXT])
+    return sorted({t for span in spans for t in encoding.token_indices(0, span)})
+
+
+@pytest.fixture(autouse=True)
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(baselines, "DAAM_STEPS", 2)  # of 30: each is a pass
+
+
 @pytest.mark.parametrize(
     ("height", "width", "noises", "threshold", "boxes"),
     [(375, 500, 1, 0.5, 0.2), (500, 333, 1, 0.35, 0.5), (500, 500, 3, 0.5, 0.2)],
@@ -95,16 +114,24 @@ def test_official_is_the_public_code(height, width, noises, threshold, boxes) ->
 
 def test_paper_is_equation_3() -> None:
     """No min-max and no box before the propagation; labels of enlarged scores."""
-    config = AggregationConfig(compat="paper", vae_sample=False)
-    plain = AggregationConfig(
-        compat="official", vae_sample=False, normalise_cross=False, box_mask=False, long_side=128
-    )
-    found, same = maps(config, height=128, width=128), maps(plain, height=128, width=128)
-    assert found.maps.shape == (2, 4, 4)  # 88 px, stretched to 64
-    assert same.maps.shape == (2, 8, 8)
+    config = AggregationConfig(compat="paper")
+    assert maps(config, height=128, width=128).maps.shape == (2, 4, 4)  # 88 px, stretched to 64
     wide = config.model_copy(update={"long_side": 128})
     found = maps(wide, height=128, width=128)
-    torch.testing.assert_close(found.maps, same.maps)
+    model, table, step = tiny(), layers_read(tiny(), wide), wide.timestep
+    result = model.probe(
+        model.add_noise(drawn_latents(), step, [derive_seed(42, "a", "noise 0")]),
+        step,
+        model.encode_prompts([TEXT]).embeddings,
+        ProbeRequest(cross=table.cross, self_=(table.self_layer,)),
+    )
+    tokens = [
+        token_indices((18, 21)),
+        token_indices((23, 25), (26, 29)),
+    ]
+    cross = aggregate_cross(result, table.cross, tokens, (8, 8)).flatten(1)  # (K, N)
+    own = result.self_[table.self_layer][0]
+    torch.testing.assert_close(found.maps, minmax((cross @ own.T @ own.T).unflatten(1, (8, 8))))
     labels = image_scores(found, wide).argmax(dim=0).numpy()
     assert np.array_equal(initial_labels(found, wide), labels)
     assert found.maps.amin() == 0 and found.maps.amax() == 1
@@ -206,7 +233,7 @@ def test_separate_prompts_are_independent_of_each_other() -> None:
 @pytest.mark.parametrize("method", get_args(Method))
 @pytest.mark.parametrize("size", [(128, 128), (90, 128)])
 def test_every_method(method, size) -> None:
-    config = AggregationConfig(method=method, noises=2, long_side=128, daam_steps=3)
+    config = AggregationConfig(method=method, noises=2, long_side=128)
     found = maps(config, height=size[0], width=size[1])
     stride = 8 if method.startswith("daam") else 16
     grid = (2, found.geometry.padded[0] // stride, found.geometry.padded[1] // stride)
@@ -220,19 +247,11 @@ def test_every_method(method, size) -> None:
 @pytest.mark.parametrize("method", ["selfcross", "daam", "daam_trajectory"])
 def test_presence_is_that_of_the_probed_maps(method) -> None:
     """Each class's strongest twentieth over the mean of "a photo including , , and .", by hand."""
-    config = AggregationConfig(
-        method=method, noises=2, long_side=128, vae_sample=False, daam_steps=2, timestep=0
-    )
+    config = AggregationConfig(method=method, noises=2, long_side=128, timestep=0)
     model, found = tiny(), maps(config, height=128, width=128)
-    pixels = torch.from_numpy(picture(128, 128)).permute(2, 0, 1)[None] / 127.5 - 1
-    latents = model.encode_images(pixels)
-    encoding = model.encode_prompts([TEXT])
-
-    def tokens(*spans: tuple[int, int]) -> list[int]:
-        return sorted({t for span in spans for t in encoding.token_indices(0, span)})
-
-    classes = [tokens((18, 21)), tokens((23, 29))]
-    words = tokens((0, 17), (21, 22), (29, 30), (31, 34), (38, 39))
+    latents, encoding = drawn_latents(), model.encode_prompts([TEXT])
+    classes = [token_indices((18, 21)), token_indices((23, 29))]
+    words = token_indices((0, 17), (21, 22), (29, 30), (31, 34), (38, 39))
     if method == "selfcross":
         sites, size, resize = layers_read(model, config).cross, (8, 8), "bilinear"
     else:
@@ -276,13 +295,12 @@ def test_presence_where_it_is_not_known() -> None:
     assert maps(config, [cut]).presence.isnan().tolist() == [False, True]
 
 
-def test_daam_over_a_trajectory_has_its_own_time_steps() -> None:
-    config = AggregationConfig(method="daam_trajectory", long_side=128, daam_steps=2)
+def test_daam_over_a_trajectory_has_its_own_time_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = AggregationConfig(method="daam_trajectory", long_side=128)
     found = maps(config)
     assert torch.equal(maps(config.model_copy(update={"timestep": 7})).maps, found.maps)
-    assert not torch.allclose(maps(config.model_copy(update={"daam_steps": 3})).maps, found.maps)
-    with pytest.raises(InputError, match="daam_steps: 2000 are more than the 1000"):
-        maps(config.model_copy(update={"daam_steps": 2000}))
+    monkeypatch.setattr(baselines, "DAAM_STEPS", 3)
+    assert not torch.allclose(maps(config).maps, found.maps)
 
 
 def test_cross_and_selfcross_together() -> None:
@@ -342,12 +360,10 @@ def test_bad_prompts() -> None:
 
 
 def test_latents_may_come_from_a_cache() -> None:
-    config = AggregationConfig(long_side=128, vae_sample=False, compat="paper")
+    config = AggregationConfig(long_side=128, compat="paper")
     from_image = maps(config, height=128, width=128)
-    pixels = torch.from_numpy(picture(128, 128)).permute(2, 0, 1)[None] / 127.5 - 1
-    latents = tiny().encode_images(pixels)
     keys, found, cross, peaks, presence = latent_maps(
-        tiny(), latents, [PROMPT], config, item="a", seed=42
+        tiny(), drawn_latents(), [PROMPT], config, item="a", seed=42
     )
     assert keys == from_image.keys
     torch.testing.assert_close(found, from_image.maps, atol=1e-5, rtol=0)

@@ -172,7 +172,7 @@ def test_initial_labels() -> None:
 
 
 def test_what_the_crf_is_given() -> None:
-    unary = crf_unary(np.array(golden()["large"], np.float32), 1e-5)
+    unary = crf_unary(np.array(golden()["large"], np.float32))
     np.testing.assert_allclose(unary, golden()["unary"], rtol=1e-4, atol=1e-5)
     assert unary.dtype == np.float32
     picture = np.array(plain.PIXELS, np.uint8)

@@ -6,7 +6,7 @@ import pytest
 
 from diffground.backbone.frozen import FrozenDiffusion
 from diffground.errors import InputError
-from diffground.phrases.alignment import find_phrase, phrase_spans, token_indices
+from diffground.phrases.alignment import find_phrase, token_indices
 
 PROMPTS = [
     "A photo including a dog, a red cup and the table.",
@@ -60,7 +60,7 @@ def test_offsets_are_exact(prompt: str, sd1: FrozenDiffusion) -> None:
 )
 def test_phrase_tokens_spell_the_phrase(prompt: str, phrase: str, sd1: FrozenDiffusion) -> None:
     tokenizer = sd1.tokenizers[0]
-    (span,) = phrase_spans(prompt, [phrase])
+    span = find_phrase(prompt, phrase)
     ids = tokenizer(prompt).input_ids
     found = token_indices(
         prompt, tokenizer(prompt, return_offsets_mapping=True).offset_mapping, span
@@ -72,7 +72,7 @@ def test_phrase_tokens_spell_the_phrase(prompt: str, phrase: str, sd1: FrozenDif
 
 def test_occurrences_and_order() -> None:
     prompt = "a dog, a cat and a Dog"
-    assert phrase_spans(prompt, ["dog", "cat", "dog"], [1, 0, 0]) == [(19, 22), (9, 12), (2, 5)]
+    assert find_phrase(prompt, "dog", 1) == (19, 22) and find_phrase(prompt, "cat") == (9, 12)
     with pytest.raises(InputError, match="occurs 2 times"):
         find_phrase(prompt, "dog", 2)
 

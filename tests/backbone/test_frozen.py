@@ -132,8 +132,8 @@ def test_images_to_latents_and_back(sd1: FrozenDiffusion) -> None:
     mean = sd1.encode_images(images)
     assert mean.shape == (2, 4, 4, 6)
     torch.testing.assert_close(mean, posterior.mean * 0.18215)
-    drawn = sd1.encode_images(images, sample="sample", seeds=[3, 4])
-    alone = sd1.encode_images(images[1:], sample="sample", seeds=[4])
+    drawn = sd1.encode_images(images, seeds=[3, 4])
+    alone = sd1.encode_images(images[1:], seeds=[4])
     torch.testing.assert_close(drawn[1:], alone, atol=1e-6, rtol=1e-5)
     assert not torch.equal(drawn, mean)
     torch.testing.assert_close(
@@ -141,8 +141,8 @@ def test_images_to_latents_and_back(sd1: FrozenDiffusion) -> None:
     )
     with pytest.raises(InputError, match="multiples of 8"):
         sd1.encode_images(images[..., :-1])
-    with pytest.raises(InputError, match="needs seeds"):
-        sd1.encode_images(images, sample="sample")
+    with pytest.raises(InputError, match="3 seeds for a batch of 2"):
+        sd1.encode_images(images, seeds=[3, 4, 5])
 
 
 def test_noise_belongs_to_the_item(sd1: FrozenDiffusion) -> None:

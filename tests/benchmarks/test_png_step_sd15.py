@@ -29,6 +29,7 @@ import torch
 from diffusers.models.attention_processor import AttnProcessor
 from measuring import compared, device_name, in_own_processes, peak_memory, synchronise
 from random_model import random_model
+from recipes import recipe
 
 from diffground.backbone.taps import Processor
 from diffground.papers.png.config import LossConfig, PngModelConfig
@@ -70,7 +71,7 @@ def measure(variant: str, architecture: str, size: int, batch: int) -> dict[str,
     inputs = make_batch(model, variant, size, batch).to(device)
     assert model.eipa is not None
     optimizer = torch.optim.AdamW(model.trainable_parameters(), 1e-4)
-    loss_config = LossConfig(points=12544)
+    loss_config = recipe(LossConfig)
 
     for _ in range(2 if device == "cuda" else 1):  # a GPU picks its kernels in the first step
         optimizer.zero_grad(set_to_none=True)
@@ -118,7 +119,7 @@ def build(name: str, variant: str, dtype: torch.dtype) -> PngModel:
         Processor.fused = AttnProcessor()  # where the probe's processor captures nothing
         for network in (backbone.unet, backbone.vae):
             network.set_attn_processor(AttnProcessor())
-    config = PngModelConfig(checkpoint=variant != "no_checkpoint")
+    config = recipe(PngModelConfig, checkpoint=variant != "no_checkpoint")
     torch.manual_seed(0)
     return PngModel(backbone, config, CLASSES)
 

@@ -14,18 +14,17 @@ from tiny_world import SMALL
 from diffground.data.labelled_images import (
     CocoSource,
     FolderSource,
-    SegmentationSample,
+    LabelledImage,
     Source,
     VocSource,
     folder_vocabulary,
-    load_image,
-    load_mask,
     read_samples,
 )
 from diffground.data.vocabulary import Vocabulary
 from diffground.errors import InputError, ProblemReport
 from diffground.io import write_png
 from diffground.io.labels import read_labels
+from diffground.segmenters.crops import usable
 from diffground.world.coco_segmentation import make_coco2014
 from diffground.world.config import WorldConfig
 from diffground.world.voc import make_voc2012
@@ -65,7 +64,7 @@ def folder(tmp_path: Path) -> Path:
 
 def read(
     source: Source, root: Path, vocabulary: Vocabulary = MINI, **options: object
-) -> tuple[list[SegmentationSample], ProblemReport]:
+) -> tuple[list[LabelledImage], ProblemReport]:
     report = ProblemReport()
     return list(read_samples(source, root, vocabulary, report, **options)), report
 
@@ -86,11 +85,13 @@ def test_voc(world: Path, masks: str) -> None:
     for sample in samples:
         assert sample.mask_path is not None and sample.mask_path.parent.name == name
         assert sample.id == sample.image_path.stem == sample.mask_path.stem
-        image = load_image(sample)
-        labels = np.unique(load_mask(sample, image.shape[:2])).tolist()
+        image = sample.load_image()
+        labels = np.unique(sample.load_mask(image.shape[:2])).tolist()
         assert labels[0] == 0 and labels[-1] == 255
         assert sample.classes == tuple(MINI.classes[label].name for label in labels[1:-1])
     assert read(source, world / "voc2012/VOCdevkit/VOC2012")[0] == samples
+    trainable, report = usable(samples, len(MINI.names))
+    assert trainable == samples and not report.problems, "a list's images are what is trained on"
 
 
 @pytest.mark.parametrize(
@@ -142,7 +143,7 @@ def test_voc_test_split(voc: Path) -> None:
     assert [sample.id for sample in samples] == names.split() and not report.problems
     assert all(sample.mask_path is None and sample.classes == () for sample in samples)
     with pytest.raises(InputError, match="the dataset has none"):
-        load_mask(samples[0], (64, 64))
+        samples[0].load_mask((64, 64))
     with pytest.raises(ValidationError, match="set labels to 'none'"):
         VocSource(split="test")
     with pytest.raises(ValidationError, match="set masks to 'aug'"):
@@ -168,7 +169,7 @@ def test_folder(folder: Path) -> None:
         ("more/sofa", ("cat", "sofa")),
     ]
     assert report.total == 2 and not report.problems
-    assert [load_image(sample).shape for sample in samples] == [(20, 30, 3), (30, 20, 3)]
+    assert [sample.load_image().shape for sample in samples] == [(20, 30, 3), (30, 20, 3)]
 
 
 def test_folder_with_masks(folder: Path) -> None:
@@ -265,9 +266,9 @@ def test_broken_samples_are_reported(voc: Path) -> None:
     shallow, report = read(VocSource(split="train"), voc)
     assert [sample.id for sample in shallow] == [names[1], names[2], whole]  # not opened
     with pytest.raises(InputError, match="cut short"):
-        load_image(shallow[0])
+        shallow[0].load_image()
     with pytest.raises(InputError, match="the mask is"):
-        load_mask(shallow[1], load_image(shallow[1]).shape[:2])
+        shallow[1].load_mask(shallow[1].load_image().shape[:2])
 
 
 def test_masks_must_be_labels(voc: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from png_world import BEAR, GRASS, TREE_A, TREE_B, build, chunk, narrative
+from recipes import recipe
 
 from diffground.data import png_reading as splits
 from diffground.data.config import PngSplits
@@ -89,7 +90,7 @@ def test_the_text_shows_a_few_problems_and_counts_the_rest(tmp_path):
     assert text.count("no image has the id 12") == 10 and "and 5 more" in text
 
 
-SPLITS = PngSplits(train="val2017")
+SPLITS = recipe(PngSplits, train="val2017")
 
 
 def findings(root, cache):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 from mask_world import scene
 
+from diffground.data.labelled_images import LabelledImage
 from diffground.errors import InputError
 from diffground.io.labels import read_confidence, read_labels, write_labels
 from diffground.masks import crf
@@ -48,19 +48,14 @@ def write(folder, ids=IDS, config=CONFIG, workers=0, compat="official", recipe=N
     )
 
 
-@dataclass(frozen=True)
-class Truth:
-    id: str
-    mask_path: Path | None
-
-
-def truths(folder: Path, ids=IDS) -> list[Truth]:
+def truths(folder: Path, ids=IDS) -> list[LabelledImage]:
     """Writes the ground truth of the made scenes."""
     out = []
     for item in ids:
         number = int(item.rpartition("_")[2])
         labels = scene(number, (24, 32 + number % 3), 4)[2]
-        out.append(Truth(item, write_labels(folder / f"{item}.png", labels)))
+        mask = write_labels(folder / f"{item}.png", labels)
+        out.append(LabelledImage(item, folder / f"{item}.jpg", mask))
     return out
 
 
@@ -150,11 +145,11 @@ def test_measuring_names_what_does_not_fit(whole, tmp_path):
     labels[0, 0] = 9
     write_labels(unknown.mask_path, labels)
     missing.mask_path.unlink()
-    samples = [good, size, unknown, missing, Truth(IDS[4], None)]
+    samples = [good, size, unknown, missing, LabelledImage(IDS[4], tmp_path / "none.jpg", None)]
     confusion, report = measure(whole[0], samples, CLASSES)
     assert confusion.result()["images"] == 1
     found = {(problem.item, problem.field) for problem in report.problems}
-    assert found == set(zip(IDS[1:5], ("size", "labels", "file", "mask_path"), strict=True))
+    assert found == set(zip(IDS[1:5], ("size", "labels", "file", "mask"), strict=True))
     # a mask with unsure pixels, measured as if it had none
     _, report = measure(whole[0], [good], CLASSES, layer="mask")
     assert report.problems[0].field == "labels"

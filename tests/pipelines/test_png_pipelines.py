@@ -15,6 +15,7 @@ import tiny_png
 from memory_runs import run_in_memory
 from PIL import Image
 from pydantic import ValidationError
+from recipes import recipe
 from recording import recorded
 
 from diffground.adapters.run_log import flatten, numbers
@@ -52,7 +53,7 @@ def config(**changes) -> PngConfig:
         name: value | changes.pop(name, {}) if isinstance(value, dict) else changes.pop(name, value)
         for name, value in TINY.items()
     }
-    return PngConfig.model_validate(content | changes)
+    return recipe(PngConfig, **(content | changes))
 
 
 STATIC = {"insertion": "none", "decode": False}  # zero-shot static prompting
@@ -227,7 +228,7 @@ def test_what_the_key_depends_on(coco, tmp_path):
 
     assert key() != key(model={"insertion": "encoder"}) != key(model={"insertion": "decoder"})
     assert key() != key(train={"seed": 1})
-    assert key() != key(loss={"dice": 2.0})
+    assert key() != key(loss={"reduction": "mean"})
     assert key() == key(train={"log_every": 1, "restart": True})
     assert key() == key(model={"head": "diffusion", "threshold": 0.3, "checkpoint": True})
     assert key() == key(features="computed")
@@ -248,7 +249,7 @@ def test_parameters_fail_before_a_run():
 
 
 def test_the_tables_are_filled_and_finished_rows_are_kept(run, tmp_path):
-    ablation = PngTablesConfig(seeds=(0, 1), max_steps=2, figures=2)
+    ablation = recipe(PngTablesConfig, seeds=(0, 1), max_steps=2, figures=2)
     out = run(png_tables(), config(), png_tables=ablation)
     tables = [ResultTable.model_validate(content) for content in out["png_tables"]]
     assert [len(table.rows) for table in tables] == [5, 4, 3]
@@ -293,8 +294,12 @@ def test_rows_can_be_chosen_and_are_reported_one_by_one(tmp_path, coco):
         rows.append(Row(name, row))
         yield rows[-1]
 
-    ablation = PngTablesConfig(
-        tables=("components", "mlma"), rows=("Baseline", "Deform-Attn"), seeds=(3,), max_steps=2
+    ablation = recipe(
+        PngTablesConfig,
+        tables=("components", "mlma"),
+        rows=("Baseline", "Deform-Attn"),
+        seeds=(3,),
+        max_steps=2,
     )
     tables = run_tables(
         config(), ablation, folders(tmp_path, coco), tiny_png.backbone(), open_row=open_row
@@ -309,13 +314,18 @@ def test_rows_can_be_chosen_and_are_reported_one_by_one(tmp_path, coco):
     assert training["variant"] == metrics["variant"] and "overall" in metrics["ar"]
     assert len(phrases) == metrics["phrases"] and predictions
     with pytest.raises(ValidationError, match="no row"):
-        PngTablesConfig(tables=("mlma",), rows=("Baseline",))
+        recipe(PngTablesConfig, tables=("mlma",), rows=("Baseline",))
 
 
 def test_a_row_is_logged_as_a_run_of_its_own_is(run, monkeypatch):
     """Full parameters, the same names of metrics, the same figures."""
-    ablation = PngTablesConfig(
-        tables=("components",), rows=("+ EIPA + MLMA",), seeds=(1,), max_steps=2, figures=0
+    ablation = recipe(
+        PngTablesConfig,
+        tables=("components",),
+        rows=("+ EIPA + MLMA",),
+        seeds=(1,),
+        max_steps=2,
+        figures=0,
     )
     with recorded(monkeypatch) as tables:
         run(png_tables(), config(), png_tables=ablation)
@@ -366,7 +376,7 @@ def test_both_environments_configure_the_png_pipelines(conf):
 def test_rows_differ_in_what_the_paper_changes_and_the_seed_only():
     base = config()
     (row,) = [row for row in published("insertion")["rows"] if row["name"] == "Decoder"]
-    changed = row_config(base, PngTablesConfig(max_steps=3), row["model"], 7)
+    changed = row_config(base, recipe(PngTablesConfig, max_steps=3), row["model"], 7)
     assert (changed.model.insertion, changed.train.seed, changed.train.max_steps) == (
         "decoder",
         7,
@@ -377,12 +387,13 @@ def test_rows_differ_in_what_the_paper_changes_and_the_seed_only():
     assert changed.model.eipa == base.model.eipa and changed.data == base.data
     for name in ("components", "insertion", "mlma"):
         for row in published(name)["rows"]:
-            assert row_config(base, PngTablesConfig(), row["model"], 0).model.learns
+            assert row_config(base, recipe(PngTablesConfig), row["model"], 0).model.learns
 
 
 def test_a_validation_split_that_is_missing_is_said_before_the_data_are_looked_over(tmp_path, coco):
-    png = PngConfig.model_validate(
-        config().model_dump() | {"splits": {"train": "train2017", "val": "nonexistent"}}
+    png = recipe(
+        PngConfig,
+        **(config().model_dump() | {"splits": {"train": "train2017", "val": "nonexistent"}}),
     )
     with pytest.raises(InputError, match="nonexistent"):
         examine_training_data(coco, tmp_path, png)

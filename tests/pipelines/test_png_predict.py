@@ -8,6 +8,7 @@ import pytest
 import tiny_png
 from kedro.io import DataCatalog, MemoryDataset
 from kedro.runner import SequentialRunner
+from recipes import recipe
 
 from diffground.adapters.datasets import DataFolderDataset
 from diffground.errors import InputError
@@ -17,15 +18,16 @@ from diffground.pipelines.png_predict import create_pipeline
 
 
 def run(folder, predict=None, **model):
-    png = PngConfig.model_validate(
-        {
+    png = recipe(
+        PngConfig,
+        **{
             "scale": "mini",
             "precision": "float32",
             "device": "cpu",
             "data": {"image_size": tiny_png.SIDE},
             "model": {"decode": False, "eipa": {"zoom": 16, "heads": 4, "ffn": 8}, **model},
             "train": {"max_steps": 1, "batch_size": 1, "learning_rate": 1e-3},
-        }
+        },
     )
     inputs = {
         "coco": tiny_png.benchmark().root,
@@ -35,7 +37,7 @@ def run(folder, predict=None, **model):
         "stable_diffusion": tiny_png.backbone().folder,
         "png_predict_folder": folder / "out",
         "params:png": png,
-        "params:png_predict": predict or PredictConfig(),
+        "params:png_predict": predict or recipe(PredictConfig),
     }
     datasets = {name: MemoryDataset(value) for name, value in inputs.items()}
     datasets["png_predict"] = DataFolderDataset(
@@ -62,10 +64,12 @@ def test_a_model_that_was_not_trained_names_the_pipeline_that_does(tmp_path):
 def test_a_model_is_taken_by_its_name_whatever_the_settings(tmp_path):
     backbone = tiny_png.backbone()
     ids = tiny_png.benchmark().categories.ids
-    config = PngModelConfig(insertion="none", inner_product="frozen", decode=False)
+    config = recipe(PngModelConfig, insertion="none", inner_product="frozen", decode=False)
     PngModel(backbone, config, ids).save(tmp_path / "models" / "mine")
-    folder = run(tmp_path, PredictConfig(model="mine"), insertion="both")  # which is not trained
+    folder = run(
+        tmp_path, recipe(PredictConfig, model="mine"), insertion="both"
+    )  # which is not trained
     report = json.loads((folder / "report.json").read_text())
     assert (report["variant"], report["head"]) == ("mine", "inner")
     with pytest.raises(InputError, match="By name there are: mine"):
-        run(tmp_path, PredictConfig(model="other"), insertion="both")
+        run(tmp_path, recipe(PredictConfig, model="other"), insertion="both")

@@ -13,7 +13,7 @@ from memory_runs import run_in_memory
 from PIL import Image
 from pydantic import ValidationError
 from recording import recorded
-from tiny_text2mask import TINY, config, world
+from tiny_text2mask import TINY, config, tables_config, world
 
 from diffground.adapters.run_log import flatten, numbers
 from diffground.errors import InputError
@@ -26,13 +26,13 @@ from diffground.pipelines.pseudo_labels import create_pipeline as pseudo_labels
 from diffground.pipelines.segmenter_train import create_pipeline as segmenter_train
 from diffground.pipelines.text2mask_tables import create_pipeline as text2mask_tables
 
-TABLES = Text2MaskTablesConfig.model_validate(
-    {
+TABLES = tables_config(
+    **{
         "tables": ["noises", "sweeps"],
         "train": {"dataset": "voc2012", "split": "train"},
         "sweeps": {"timestep": [1, 100]},
         "bins": 3,
-    }
+    },
 )
 
 
@@ -112,7 +112,7 @@ def test_the_test_split_is_labelled_for_its_server(run, tmp_path):
 def test_the_segmenter_is_judged_while_it_trains(run, monkeypatch):
     rows = []
     monkeypatch.setattr(
-        "diffground.tracking.NullTracker.log_metrics",
+        "diffground.tracking.Tracker.log_metrics",
         lambda self, row, step=None: rows.append((row, step)),
     )
     train = TINY["segmenter"]["train"] | {"evaluate_every": 2}
@@ -165,9 +165,11 @@ def test_the_tables_and_figures(run):
 
 def test_rows_are_logged_as_runs_of_their_own_are(run, monkeypatch):
     """Full parameters, the same names of metrics, Figure 4 as well."""
-    tables = Text2MaskTablesConfig.model_validate(
-        {"tables": ["segmenter"], "rows": ["VOC 2012 val: DeepLabV2"], "bins": 3}
-        | {"train": {"dataset": "voc2012", "split": "train"}}
+    tables = tables_config(
+        **(
+            {"tables": ["segmenter"], "rows": ["VOC 2012 val: DeepLabV2"], "bins": 3}
+            | {"train": {"dataset": "voc2012", "split": "train"}}
+        ),
     )
     with recorded(monkeypatch) as told:
         run(text2mask_tables(), config(), tables)

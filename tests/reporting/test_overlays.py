@@ -68,7 +68,6 @@ def test_overlay_keeps_the_shape_and_adds_a_legend(size):
     for colour in palette(2):
         assert (legend == colour).all(1).sum() > 40  # the swatch
     assert (overlay(image, masks, ["a black bear", "tree"]) == result).all()
-    assert overlay(image, masks, ["a", "b"], width=200).shape[1] == 200
 
 
 def test_overlay_without_masks_and_with_mismatched_ones():

@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from test_semantic import NAMES, NETWORK, scene
 
 from diffground.config import Compat
+from diffground.data.labelled_images import LabelledImage
 from diffground.errors import InputError
 from diffground.io import write_png
 from diffground.io.labels import read_labels, write_labels
 from diffground.masks.crf import CrfConfig
 from diffground.segmenters import prediction
-from diffground.segmenters.crops import LabelledImage
 from diffground.segmenters.deeplab import DeepLabV2, normalise
 from diffground.segmenters.prediction import PredictConfig, SemanticSegmenter, predict
 from diffground.store.manifest import is_valid
@@ -133,9 +133,9 @@ def test_what_labels_depend_on(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    few = [replace(sample, image=tmp_path / sample.image.name) for sample in samples[:2]]
+    few = [replace(sample, image_path=tmp_path / sample.image_path.name) for sample in samples[:2]]
     for sample, moved in zip(samples, few, strict=False):
-        shutil.copy(sample.image, moved.image)
+        shutil.copy(sample.image_path, moved.image_path)
 
     def asked(crf: CrfConfig | None, compat: Compat = "official", model: str = "this one") -> int:
         made = segmenter(crf, compat=compat)
@@ -146,8 +146,8 @@ def test_what_labels_depend_on(
     assert (asked(CRF), asked(CRF.model_copy(update={"device": "meta"}))) == (2, 0)
     assert (asked(CRF, "paper"), asked(None)) == (2, 2)
     assert asked(None, "paper") == 0, "it is of the CRF alone"
-    shutil.copy(samples[2].image, few[1].image)
-    few[1] = replace(few[1], labels=samples[2].labels)
+    shutil.copy(samples[2].image_path, few[1].image_path)
+    few[1] = replace(few[1], mask_path=samples[2].mask_path)
     assert asked(None) == 1
     assert asked(None, model="another") == 2 and not caplog.messages
     monkeypatch.setattr(prediction, "CODE_VERSION", 2)

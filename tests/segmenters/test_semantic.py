@@ -12,6 +12,7 @@ from PIL import Image
 from pydantic import ValidationError
 from torch.utils.data import DataLoader
 
+from diffground.data.labelled_images import LabelledImage
 from diffground.errors import InputError
 from diffground.io import write_png
 from diffground.io.labels import read_labels, write_labels
@@ -20,7 +21,6 @@ from diffground.metrics.miou import Confusion
 from diffground.segmenters.crops import (
     CropConfig,
     LabelledCrops,
-    LabelledImage,
     augment,
     draws_for,
     usable,
@@ -177,18 +177,18 @@ def test_broken_pairs_are_listed_and_the_rest_is_kept(
         path = tmp_path / f"{name}.png"
         if labels is not None:
             write_labels(path, labels)
-        return LabelledImage(name, pairs[0].image, path)
+        return LabelledImage(name, pairs[0].image_path, path)
 
     height, width = scene(0)[1].shape
     empty = np.full((height, width), 255, np.uint8)
     strange = np.full((height, width), 7, np.uint8)
-    cut = LabelledImage("cut", tmp_path / "cut.jpg", pairs[0].labels)
-    Image.fromarray(scene(0)[0]).save(cut.image)
-    cut.image.write_bytes(cut.image.read_bytes()[:-300])  # the header is whole
+    cut = LabelledImage("cut", tmp_path / "cut.jpg", pairs[0].mask_path)
+    Image.fromarray(scene(0)[0]).save(cut.image_path)
+    cut.image_path.write_bytes(cut.image_path.read_bytes()[:-300])  # the header is whole
     bad = [
         broken("small", np.zeros((3, 4), np.uint8)), broken("lost", None),
         broken("empty", empty), broken("strange", strange), cut,
-        LabelledImage("none", pairs[0].image, None),
+        LabelledImage("none", pairs[0].image_path, None),
     ]  # fmt: skip
     good, report = usable([*bad, *pairs[:2]], 3)
     assert [sample.id for sample in good] == ["0", "1"]
@@ -203,30 +203,19 @@ def test_broken_pairs_are_listed_and_the_rest_is_kept(
         train_semantic(bad, NAMES, CONFIG, tmp_path / "out")
 
 
-def test_prediction_averages_views_and_takes_the_crf(
-    trained: Path, pairs: list[LabelledImage]
-) -> None:
+def test_prediction_takes_the_crf(trained: Path, pairs: list[LabelledImage]) -> None:
     image = pairs[12].load_image()
-    options = PredictConfig(scales=(1.0, 1.5), flip=True)
-    segmenter = SemanticSegmenter.from_pretrained(trained / MODEL, options)
+    segmenter = SemanticSegmenter.from_pretrained(trained / MODEL, PredictConfig())
     got = segmenter.probabilities(image)
     whole = normalise(torch.from_numpy(image).permute(2, 0, 1), NETWORK)[None]
-    want = []
     with torch.no_grad():
-        for x, back in ((whole, False), (whole.flip(-1), True)):
-            for size in (image.shape[:2], tuple(int(1.5 * side) for side in image.shape[:2])):
-                scaled = torch.nn.functional.interpolate(x, size, mode="bilinear")
-                scores = torch.nn.functional.interpolate(
-                    segmenter.model(scaled)[-1], image.shape[:2], mode="bilinear"
-                ).softmax(1)[0]
-                want.append((scores.flip(-1) if back else scores).numpy())
-    np.testing.assert_allclose(got, np.mean(want, 0), atol=1e-5)
+        scores = segmenter.model(whole)[-1]
+    want = torch.nn.functional.interpolate(scores, image.shape[:2], mode="bilinear").softmax(1)[0]
+    np.testing.assert_allclose(got, want.numpy(), atol=1e-5)
     np.testing.assert_allclose(got.sum(0), 1, atol=1e-5)
-    mirrored = segmenter.probabilities(np.ascontiguousarray(image[:, ::-1]))
-    np.testing.assert_allclose(mirrored[:, :, ::-1], got, atol=1e-5)
     assert np.array_equal(segmenter(image), got.argmax(0))
     crf = CrfConfig(backend="torch")
-    refining = options.model_copy(update={"crf": crf})
+    refining = PredictConfig(crf=crf)
     for compat in ("official", "paper"):
         refined = SemanticSegmenter(segmenter.model, refining, compat=compat)
         assert np.array_equal(refined(image), dense_crf(image, got, crf, compat).argmax(0))
@@ -238,15 +227,15 @@ def test_predictions_are_written_and_scored(
 ) -> None:
     segmenter = SemanticSegmenter.from_pretrained(trained / MODEL, PredictConfig())
     cut = LabelledImage("cut", tmp_path / "missing.jpg", None)
-    unlabelled = LabelledImage("2012_000001", pairs[15].image, None)
+    unlabelled = LabelledImage("2012_000001", pairs[15].image_path, None)
     samples, out = [*pairs[12:], cut, unlabelled], tmp_path / VOC_SERVER
     result = predict(segmenter, samples, folder=out, recipe={"model": "this one"})
     want = Confusion(NAMES)
     for sample in pairs[12:]:
-        assert sample.labels is not None
+        assert sample.mask_path is not None
         written = read_labels(tmp_path / VOC_SERVER / f"{sample.id}.png", classes=3)
         assert np.array_equal(written, segmenter(sample.load_image()))
-        want.update(written, read_labels(sample.labels))
+        want.update(written, read_labels(sample.mask_path))
     assert result["scores"] == want.result()
     assert result["images"] == 5
     assert [p["item"] for p in result["skipped"]["problems"]] == ["cut"]

@@ -13,10 +13,11 @@ import torch
 from PIL import Image
 from test_semantic import CONFIG, NAMES
 
+from diffground.data.labelled_images import LabelledImage
 from diffground.errors import InputError
 from diffground.io.files import is_sound
 from diffground.io.labels import read_labels, write_labels
-from diffground.segmenters.crops import LabelledImage, usable
+from diffground.segmenters.crops import usable
 from diffground.segmenters.deeplab import DeepLabV2
 from diffground.segmenters.semantic import MODEL, SEEN, TRAINING, train_semantic
 from diffground.training.checkpoint import LAST
@@ -29,8 +30,8 @@ def test_a_finished_training_is_known_without_reading_the_files(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     folder = Path(shutil.copytree(trained, tmp_path / "folder"))
-    masks = Path(shutil.copytree(pairs[0].image.parent / "labels", tmp_path / "labels"))
-    samples = [LabelledImage(s.id, s.image, masks / f"{s.id}.png") for s in pairs[:12]]
+    masks = Path(shutil.copytree(pairs[0].image_path.parent / "labels", tmp_path / "labels"))
+    samples = [LabelledImage(s.id, s.image_path, masks / f"{s.id}.png") for s in pairs[:12]]
     read: list[str] = []
 
     def counting(*args: object, **kwargs: object) -> object:
@@ -61,7 +62,7 @@ def test_a_finished_training_is_known_without_reading_the_files(
         train_semantic(samples, NAMES, CONFIG, folder)
     stale = json.loads((folder / TRAINING).read_text()) | {"key": "another"}
     (folder / TRAINING).write_text(json.dumps(stale))
-    write_labels(masks / "3.png", read_labels(pairs[3].labels or masks))
+    write_labels(masks / "3.png", read_labels(pairs[3].mask_path or masks))
     again = train_semantic(samples, NAMES, CONFIG, folder)  # from the checkpoint of its last step
     assert again["trained"] and again["resumed_at"] == 60
     assert finished() == 0
@@ -74,7 +75,7 @@ def test_a_training_waits_for_files_that_the_system_denies(
     opened = Image.open
 
     def refuse(path: Path, *args: object, **options: object) -> Image.Image:
-        if path == pairs[3].image:
+        if path == pairs[3].image_path:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         return opened(path, *args, **options)
 

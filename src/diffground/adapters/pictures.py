@@ -6,6 +6,7 @@ The pictures themselves are made by pipelines (README names the commands) and li
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
@@ -45,12 +46,9 @@ def write_pictures(project: Path) -> list[Path]:
         with Image.open(source) as picture:
             reduced = small(picture)
         target = project / FOLDER / f"{name}.png"
-        written.append(_save(reduced, target))
+        save = partial(reduced.save, format="PNG", optimize=True)
+        written.append(write_whole(target, save))
     return written
-
-
-def _save(picture: Image.Image, target: Path) -> Path:
-    return write_whole(target, lambda part: picture.save(part, format="PNG", optimize=True))
 
 
 def main() -> None:

@@ -12,7 +12,6 @@ import logging
 import shutil
 import time
 import uuid
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +29,6 @@ log = logging.getLogger(__name__)
 Record = dict[str, Any]  # {"run": key, "kind": "params" | "metrics" | ..., "content": {...}}
 
 RETRY = 30.0  # seconds until a store that failed is tried again
-BATCH = 100  # parameters per request that MLflow accepts
 # What no later try will change: the record is dropped, with a warning.
 _HOPELESS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE")
 
@@ -124,7 +122,7 @@ class Journal:
             self.ids[key] = self._create(client, content)
             self._append({"run": key, "kind": "id", "content": {"id": self.ids[key]}})
         elif key in self.ids:  # else the store would not have the run
-            _WRITERS[record["kind"]](client, self.ids[key], content)
+            _put(client, self.ids[key], record["kind"], content)
             if record["kind"] == "end":
                 self._ended.add(key)
 
@@ -183,15 +181,11 @@ class Journal:
         assert self._folder is not None
         lines = (self._folder / "records.jsonl").read_text("utf-8").splitlines()
         records = [record for line in lines if (record := _parsed(line))]
-        client = open_store(self._uri, self._project)
+        self._client = client = open_store(self._uri, self._project)
+        self.ids = {r["run"]: r["content"]["id"] for r in records if r["kind"] == "id"}
         for record in records:
-            if record["kind"] == "id":
-                self.ids[record["run"]] = record["content"]["id"]
-        for record in records:
-            if record["kind"] != "id" and not (
-                record["kind"] == "run" and record["run"] in self.ids
-            ):
-                self._client = client
+            made = record["kind"] == "run" and record["run"] in self.ids
+            if record["kind"] != "id" and not made:
                 self._deliver(record)
         for run in self.ids.values():
             if client.get_run(run).info.status == "RUNNING":
@@ -226,47 +220,24 @@ def _parsed(line: str) -> Record | None:
     return record
 
 
-def _params(client: MlflowClient, run: str, content: Record) -> None:
-    from mlflow.entities import Param
+def _put(client: MlflowClient, run: str, kind: str, content: Record) -> None:
+    """Writes a record of a run that the store has."""
+    from mlflow.entities import Metric, Param, RunTag
 
-    rows = [Param(key, value) for key, value in content["values"].items()]
-    for start in range(0, len(rows), BATCH):
-        client.log_batch(run, params=rows[start : start + BATCH])
-
-
-def _metrics(client: MlflowClient, run: str, content: Record) -> None:
-    from mlflow.entities import Metric
-
-    when, step = content["time"], content["step"]
-    rows = [Metric(key, value, when, step) for key, value in content["values"].items()]
-    client.log_batch(run, metrics=rows)
-
-
-def _tags(client: MlflowClient, run: str, content: Record) -> None:
-    from mlflow.entities import RunTag
-
-    client.log_batch(run, tags=[RunTag(key, value) for key, value in content["values"].items()])
-
-
-def _file(client: MlflowClient, run: str, content: Record) -> None:
-    path = Path(content["path"])
-    upload = client.log_artifacts if path.is_dir() else client.log_artifact
-    upload(run, str(path), content["folder"])
-
-
-def _dict(client: MlflowClient, run: str, content: Record) -> None:
-    client.log_dict(run, content["data"], content["name"])
-
-
-def _end(client: MlflowClient, run: str, content: Record) -> None:
-    client.set_terminated(run, content["status"], content["time"])
-
-
-_WRITERS: dict[str, Callable[[MlflowClient, str, Record], None]] = {
-    "params": _params,
-    "metrics": _metrics,
-    "tags": _tags,
-    "file": _file,
-    "dict": _dict,
-    "end": _end,
-}
+    match kind:
+        case "params":
+            client.log_batch(run, params=[Param(*pair) for pair in content["values"].items()])
+        case "metrics":
+            when, step = content["time"], content["step"]
+            rows = [Metric(key, value, when, step) for key, value in content["values"].items()]
+            client.log_batch(run, metrics=rows)
+        case "tags":
+            client.log_batch(run, tags=[RunTag(*pair) for pair in content["values"].items()])
+        case "file":
+            is_folder = Path(content["path"]).is_dir()
+            upload = client.log_artifacts if is_folder else client.log_artifact
+            upload(run, content["path"], content["folder"])
+        case "dict":
+            client.log_dict(run, content["data"], content["name"])
+        case "end":
+            client.set_terminated(run, content["status"], content["time"])

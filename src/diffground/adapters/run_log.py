@@ -27,12 +27,13 @@ import diffground
 from diffground.adapters.run_journal import Journal, settle
 from diffground.adapters.run_store import resolve_uri
 from diffground.provenance import checkout
+from diffground.tracking import Tracker
 
 MAX_NUMBERS = 500  # a JSON file with more of them is data, not figures of a run
 
 
-class MlflowTracker:
-    """A :class:`diffground.tracking.Tracker` that writes to one run of an MLflow store."""
+class MlflowTracker(Tracker):
+    """A tracker that writes to one run of an MLflow store."""
 
     keeps = True
 

@@ -28,7 +28,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffground.attention.baselines import cbp, daam, daam_layers, daam_timesteps, daam_trajectory
+from diffground.attention.baselines import (
+    SEGMENTS,
+    cbp,
+    daam,
+    daam_layers,
+    daam_timesteps,
+    daam_trajectory,
+)
 from diffground.attention.config import AggregationConfig
 from diffground.attention.official import box_mask
 from diffground.attention.preprocess import Geometry, prepare
@@ -105,11 +112,8 @@ def class_maps(
             truncates it, see :func:`latent_maps`.
     """
     pixels, geometry = prepare(model, image, config.compat, config.long_side)
-    if config.vae_sample:
-        seeds = [derive_seed(seed, item, "vae")]
-        latents = model.encode_images(pixels, sample="sample", seeds=seeds)
-    else:
-        latents = model.encode_images(pixels)
+    seeds = [derive_seed(seed, item, "vae")]
+    latents = model.encode_images(pixels, seeds=seeds)
     keys, maps, cross, peaks, there = latent_maps(
         model, latents, prompts, config, item=item, seed=seed
     )
@@ -245,7 +249,7 @@ def _probed(
     timesteps: tuple[int, ...] = (config.timestep,)
     if config.method == "daam_trajectory":
         training_steps = int(model.scheduler.config.num_train_timesteps)
-        timesteps = daam_timesteps(config.daam_steps, training_steps)
+        timesteps = daam_timesteps(training_steps)
     request = _request(model, config)
     seeds = [derive_seed(seed, item, f"noise {draw}") for draw in range(config.noises)]
     pairs = [(row, draw) for draw in range(config.noises) for row in range(len(asked))]
@@ -334,11 +338,11 @@ def _normalised_maps(
         return cross, cross, there
     self_map = result.self_[table.self_layer][0]
     if config.method == "cbp":
-        return minmax(cbp(self_map, cross, config.segments, seed)), cross, there
-    start = cross if config.normalises_cross else raw
-    if config.masks_boxes:
+        return minmax(cbp(self_map, cross, SEGMENTS, seed)), cross, there
+    start = raw
+    if config.compat == "official":
         # (Self^i ∘ mask on its columns) · c = Self^i · (mask ∘ c)
-        start = start * box_mask(cross, config.thresholds[0])
+        start = cross * box_mask(cross, config.thresholds[0])
     # Rows of Self sum to 1, so a constant passes through and the min-max drops it. Without it, a
     # nearly uniform Self leaves differences that float32 still resolves.
     start = start - start.mean(dim=(-2, -1), keepdim=True)

@@ -23,10 +23,12 @@ from torch.nn import functional
 
 from diffground.attention.selfcross import probed_cross
 from diffground.backbone.probe import ProbeResult
-from diffground.errors import InputError
 
 # Raised when a baseline gives other maps: only CBP's and DAAM's are then made again.
 CODE_VERSION: Final = 1
+
+SEGMENTS: Final = 5  # of CBP
+DAAM_STEPS: Final = 30  # time steps that DAAM sums over, its public code's default
 
 _ROUNDS = 50  # of k-means at most; it settles after ten or so
 
@@ -99,12 +101,9 @@ def daam(
     return total / len(layers)
 
 
-def daam_timesteps(steps: int, training_steps: int) -> tuple[int, ...]:
-    """The time steps of a generation in ``steps``, as DDIM spaces them: 0-based, noisiest first."""
-    if steps > training_steps:
-        reason = f"{steps} are more than the {training_steps} of the model's training schedule"
-        raise InputError("attention", "daam_steps", reason)
-    return tuple(training_steps // steps * step for step in reversed(range(steps)))
+def daam_timesteps(training_steps: int) -> tuple[int, ...]:
+    """Those of a generation in :data:`DAAM_STEPS`, as DDIM spaces them: 0-based, noisiest first."""
+    return tuple(training_steps // DAAM_STEPS * step for step in reversed(range(DAAM_STEPS)))
 
 
 def daam_trajectory(

@@ -16,7 +16,9 @@ VOC_THRESHOLDS, COCO_THRESHOLDS = (0.2, 0.5), (0.5, 0.35)  # of the box mask, of
 
 
 class AggregationConfig(Config):
-    """How class maps are made. The defaults are the public code's for VOC.
+    """How class maps are made (002, §3 and §5.1). The defaults are the public code's for VOC.
+
+    A run changes one with ``--params text2mask.attention.<name>=...``.
 
     ``compat`` decides whatever is None here, and beyond: the query's words and length
     (:mod:`.queries`), the picture that the dense CRF sees (:mod:`diffground.masks.crf`), and which
@@ -36,36 +38,22 @@ class AggregationConfig(Config):
     """
 
     compat: Compat = "official"
-    method: Method = "selfcross"
-    timestep: int = Field(default=150, ge=0, lt=1000)  # 0-based, of the training schedule
-    # Layers by the papers' numbers; None: the model folder's own table, else 4 to 8 and 11.
+    method: Method = "selfcross"  # Table 5
+    timestep: int = Field(default=150, ge=0, lt=1000)  # 0-based, of the training schedule; §5.1
+    # Layers by the papers' numbers; None: the model folder's own table, else 4 to 8 and 11 (§5.1).
     cross_layers: tuple[int, ...] | None = Field(default=None, min_length=1)
     self_layer: int | None = None
-    iterations: int = Field(default=2, ge=0)  # of Self in SelfCross
-    sharpen: PositiveFloat = 1.0  # power of the self map's entries; 1 = the paper's
-    noises: PositiveInt = 1  # draws that are averaged
+    iterations: int = Field(default=2, ge=0)  # of Self in SelfCross; §5.1
+    sharpen: PositiveFloat = 1.0  # power of Self's entries, an option of ours; 1 = the paper's
+    noises: PositiveInt = 1  # draws that are averaged; 10 for VOC (appendix A)
     noise_batch: PositiveInt | None = None  # draws times prompts per pass; None: all in one
-    vae_sample: bool = True  # a draw from the VAE's posterior, else its mean
     # Pixels, aimed at (see `preprocess.sizes`); None: the public code's rule, 704 to 1024
     long_side: PositiveInt | None = None
-    normalise_cross: bool | None = None  # min-max before the propagation
-    box_mask: bool | None = None  # class-aware boxes around what Cross finds
     # None: the dataset's, see `for_dataset`; without a dataset VOC's
     box_threshold: float | None = Field(default=None, ge=0, lt=1)  # of a map's maximum
-    background_threshold: PositiveFloat | None = None  # in (2·threshold - max)^power
-    background_power: PositiveFloat = 2.0
-    segments: PositiveInt = 5  # of CBP
-    daam_steps: PositiveInt = 30  # time steps that daam_trajectory sums over; its public default
-
-    @property
-    def normalises_cross(self) -> bool:
-        """Whether Cross is min-maxed before it is propagated."""
-        return self.compat == "official" if self.normalise_cross is None else self.normalise_cross
-
-    @property
-    def masks_boxes(self) -> bool:
-        """Whether Cross passes through the box mask."""
-        return self.compat == "official" if self.box_mask is None else self.box_mask
+    # In (2·threshold - max)^power: appendix B.1's 1.0 is twice as much.
+    background_threshold: PositiveFloat | None = None
+    background_power: PositiveFloat = 2.0  # appendix B.1
 
     @property
     def averages_masks(self) -> bool:

@@ -100,7 +100,8 @@ def compose(
         reason = f"a list of class names is needed, not {shortened(str(classes))}"
         raise InputError("query", "classes", reason)
     names = [vocabulary.name_of(name) for name in classes]
-    _refuse_repeats(names)
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError("query", "classes", f"given more than once: {', '.join(repeated)}")
     terms = [_class_term(vocabulary, name, synonyms=synonyms, compat=compat) for name in names]
     for term, tokens in zip(terms, room.count([term.text for term in terms]), strict=True):
         if tokens == 0:
@@ -213,9 +214,3 @@ def _groups(sizes: Sequence[int], budget: int) -> list[tuple[int, int]]:
         total += size
     groups.append((first, len(sizes)))
     return groups
-
-
-def _refuse_repeats(names: Sequence[str]) -> None:
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
-        raise InputError("query", "classes", f"given more than once: {', '.join(repeated)}")

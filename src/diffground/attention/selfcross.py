@@ -63,10 +63,10 @@ def propagate(self_map: Tensor, maps: Tensor, iterations: int, sharpen: float = 
     return columns.transpose(-1, -2).unflatten(-1, maps.shape[-2:])
 
 
-def minmax(maps: Tensor, epsilon: float = 1e-8) -> Tensor:
+def minmax(maps: Tensor) -> Tensor:
     """Eq. 4: every map of (..., h, w) stretched to [0, 1]; a constant map becomes 0, not NaN."""
     low, high = maps.amin(dim=(-2, -1), keepdim=True), maps.amax(dim=(-2, -1), keepdim=True)
-    return (maps - low) / (high - low).clamp_min(epsilon)
+    return (maps - low) / (high - low).clamp_min(1e-8)
 
 
 def effective_positions(self_map: Tensor) -> float:

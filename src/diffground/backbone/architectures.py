@@ -12,7 +12,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import diffusers
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DiffusionPipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
 from torch import nn
 from transformers import (
     CLIPTextConfig,
@@ -59,10 +65,12 @@ class Architecture:
         """The parts with weights."""
         return ("unet", "vae", *(encoder for _, encoder in self.pairs))
 
-    @property
-    def pipeline(self) -> str:
-        """The name of diffusers' pipeline class."""
-        return "StableDiffusionXLPipeline" if len(self.texts) > 1 else "StableDiffusionPipeline"
+    def pipeline(self, parts: Mapping[str, Any]) -> DiffusionPipeline:
+        """diffusers' pipeline of a scheduler, tokenizers, and all of :attr:`parts`."""
+        if len(self.texts) > 1:
+            return StableDiffusionXLPipeline(**parts)
+        absent = dict.fromkeys(("safety_checker", "feature_extractor"))
+        return StableDiffusionPipeline(**parts, **absent, requires_safety_checker=False)
 
     def build(self, part: str, tokenizer: CLIPTokenizer | None = None) -> nn.Module:
         """A part with fresh weights, on the default device and in the default dtype.

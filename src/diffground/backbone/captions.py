@@ -1,8 +1,9 @@
 """Phrase embeddings of narratives (Li et al., section 3.1), those beyond CLIP's 77 positions too.
 
 A phrase is the mean of its tokens' embeddings in the encoded caption. What is done with a caption
-that does not fit the text encoder is the option ``long_captions``, see :mod:`.windows`; where a
-phrase lies whole in several windows, its embedding is the mean over these.
+that does not fit the text encoder is the option ``long_captions``, see
+:mod:`diffground.phrases.long_captions`; where a phrase lies whole in several windows, its embedding
+is the mean over these.
 
 ``B`` captions · ``K`` phrases · ``C`` channels · ``P`` pooled channels
 """

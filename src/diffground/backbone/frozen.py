@@ -13,7 +13,7 @@ import math
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Self
 
 import diffusers
 import torch
@@ -129,28 +129,16 @@ class FrozenDiffusion(nn.Module):
         """Stays in evaluation mode, also as a part of a module that trains."""
         return super().train(False)
 
-    def encode_images(
-        self,
-        images: Tensor,
-        *,
-        sample: Literal["mean", "sample"] = "mean",
-        seeds: Sequence[int] | None = None,
-    ) -> Tensor:
+    def encode_images(self, images: Tensor, *, seeds: Sequence[int] | None = None) -> Tensor:
         """Latents (B, 4, H/8, W/8) of images (B, 3, H, W) in [-1, 1], scaled for the UNet.
 
-        ``sample`` takes the posterior's mean, or draws from it with one seed per image. Raises
-        :class:`InputError` for sides that 8 does not divide, and for seeds missing or unused.
+        They are the posterior's mean, or drawn from it with one of ``seeds`` per image. Raises
+        :class:`InputError` for sides that 8 does not divide, and for another number of seeds.
         """
         factor = self.latent_stride
         if images.ndim != 4 or images.shape[-2] % factor or images.shape[-1] % factor:
             raise InputError(
                 "images", "shape", f"{tuple(images.shape)}: (B, 3, H, W) in multiples of {factor}"
-            )
-        if (sample == "sample") != (seeds is not None):
-            raise InputError(
-                "images",
-                "seeds",
-                f"sample={sample!r} {'needs' if seeds is None else 'ignores'} seeds",
             )
         posterior = self.vae.encode(images.to(self.device, self.vae.dtype)).latent_dist
         latents = posterior.mean
@@ -296,7 +284,7 @@ class FrozenDiffusion(nn.Module):
         return drawn.to(latents.device, latents.dtype)
 
 
-def _load(kind: Any, source: ModelFolder, part: str, **dtype: torch.dtype) -> Any:
+def _load(kind: Any, source: ModelFolder, part: str, dtype: torch.dtype) -> Any:
     """One part of the model. Weights that lack a tensor are an error: it would start random."""
     with without_bars():
         model, info = kind.from_pretrained(
@@ -305,7 +293,7 @@ def _load(kind: Any, source: ModelFolder, part: str, **dtype: torch.dtype) -> An
             use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,
-            **dtype,
+            dtype=dtype,
         )
     if missing := sorted(info["missing_keys"]):
         raise InputError(

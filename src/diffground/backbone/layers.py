@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,8 +35,6 @@ def paper_layer(index: int) -> str:
 
 
 CROSS_SITES = tuple(f"{paper_layer(index)}.attn2" for index in range(len(_PAPER_BLOCKS)))
-ENCODER_SITES = CROSS_SITES[:6]
-DECODER_SITES = CROSS_SITES[7:]
 
 
 def cross_sites(unet: UNet2DConditionModel) -> tuple[str, ...]:
@@ -105,8 +102,8 @@ class LayerTable(Config):
         if not path.exists():
             return cls.of(unet)
         try:
-            table = cls.model_validate(json.loads(path.read_text("utf-8")))
-        except (ValidationError, ValueError) as error:
+            table = cls.model_validate_json(path.read_bytes())
+        except ValidationError as error:
             raise InputError(path, "layers", f"not a layer table: {error}") from error
         sites = cross_sites(unet)
         for field, names in (("cross", table.cross), ("self_layer", (table.self_layer,))):

@@ -29,6 +29,15 @@ from diffground.backbone.adapter import SiteAdapter, Size, State
 from diffground.backbone.taps import Frame, Processor, Stop, Tag, tap_feature
 from diffground.errors import InputError
 
+# Kind of a tap -> the field of what is requested and of what was captured.
+_FIELDS = {
+    "cross": "cross",
+    "score": "scores",
+    "head": "heads",
+    "self": "self_",
+    "feature": "features",
+}
+
 
 @dataclass(frozen=True)
 class ProbeRequest:
@@ -48,14 +57,7 @@ class ProbeRequest:
 
     def tags(self) -> list[Tag]:
         """Every requested tap as ``(kind, name)``."""
-        groups = (
-            ("cross", self.cross),
-            ("score", self.scores),
-            ("head", self.heads),
-            ("self", self.self_),
-            ("feature", self.features),
-        )
-        return [(kind, name) for kind, names in groups for name in names]
+        return [(kind, name) for kind, where in _FIELDS.items() for name in getattr(self, where)]
 
 
 @dataclass
@@ -82,30 +84,16 @@ class ProbeResult:
         if frame.pending:
             names = ", ".join(sorted(name for _, name in frame.pending))
             raise InputError(where, "request", f"the UNet never runs {names}")
-        groups = {
-            "cross": self.cross,
-            "score": self.scores,
-            "head": self.heads,
-            "self": self.self_,
-            "feature": self.features,
-        }
         for (kind, name), (tensor, size) in frame.kept.items():
-            groups[kind][name], self.sizes[name] = tensor, size
+            getattr(self, _FIELDS[kind])[name], self.sizes[name] = tensor, size
 
     def item(self, index: int) -> ProbeResult:
         """The maps and features of one item, still with a batch axis of 1 (without the state)."""
-
-        def one(maps: dict[str, Tensor]) -> dict[str, Tensor]:
-            return {name: tensor[index : index + 1] for name, tensor in maps.items()}
-
-        return ProbeResult(
-            cross=one(self.cross),
-            self_=one(self.self_),
-            sizes=self.sizes,
-            features=one(self.features),
-            scores=one(self.scores),
-            heads=one(self.heads),
-        )
+        one = ProbeResult(sizes=self.sizes)
+        for where in _FIELDS.values():
+            for name, tensor in getattr(self, where).items():
+                getattr(one, where)[name] = tensor[index : index + 1]
+        return one
 
 
 def probe_unet(

@@ -14,22 +14,21 @@ shipped with this project: the folder gets the mini model's tokenizer, whose ids
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import diffusers
 import torch
 from torch import nn
 from transformers import CLIPTokenizer
+from transformers.modeling_utils import local_torch_dtype
 
 from diffground.backbone.architectures import ARCHITECTURES, Architecture
 from diffground.backbone.folder import RANDOM_FILE
 from diffground.errors import InputError
+from diffground.io.files import write_json
 from diffground.loading import without_bars
 from diffground.progress import Progress
 from diffground.seeds import derive_seed
@@ -40,7 +39,7 @@ log = logging.getLogger(__name__)
 TOKENIZER = Path("data/06_models/mini-sd/tokenizer")  # from the project's folder
 DTYPES = {name: getattr(torch, name) for name in ("bfloat16", "float16", "float32")}
 # Raised when this module writes other files for the same options.
-CODE_VERSION: Final = 1
+CODE_VERSION: Final = 2
 
 
 def random_part(
@@ -56,7 +55,7 @@ def random_part(
     The weights are the libraries' own initialisation, drawn from ``(seed, part)`` in ``dtype``, so
     two precisions have different ones.
     """
-    with torch.random.fork_rng(devices=[]), _default_dtype(dtype):
+    with torch.random.fork_rng(devices=[]), local_torch_dtype(dtype):
         torch.manual_seed(derive_seed(seed, part))
         return architecture.build(part, tokenizer)
 
@@ -115,7 +114,11 @@ def _fill(
         encoder: _write_tokenizer(source, folder / tokenizer, text.pad)
         for (tokenizer, encoder), text in zip(architecture.pairs, architecture.texts, strict=True)
     }
-    counts = {part: _count(architecture, part, tokenizers.get(part)) for part in architecture.parts}
+    with torch.device("meta"):  # shapes alone
+        parts = {
+            part: architecture.build(part, tokenizers.get(part)) for part in architecture.parts
+        }
+    counts = {part: sum(p.numel() for p in module.parameters()) for part, module in parts.items()}
     total = sum(counts.values()) * dtype.itemsize
     if (free := shutil.disk_usage(folder).free) < 1.05 * total:
         raise InputError(
@@ -123,9 +126,12 @@ def _fill(
             "disk",
             f"{total / 1e9:.1f} GB are to be written, and {free / 1e9:.1f} GB are free",
         )
-    architecture.build_scheduler().save_pretrained(folder / "scheduler")
+    scheduler = architecture.build_scheduler()
+    scheduler.save_pretrained(folder / "scheduler")
+    words = {tokenizer: tokenizers[encoder] for tokenizer, encoder in architecture.pairs}
+    architecture.pipeline({**parts, **words, "scheduler": scheduler}).save_config(folder)
     with Progress(total, str(config["architecture"]), unit="B") as bar:
-        for part in architecture.parts:
+        for part in parts:
             bar.update(0, part)
             module: Any = random_part(
                 architecture,
@@ -138,8 +144,7 @@ def _fill(
                 module.save_pretrained(folder / part)
             del module  # before the next one is made
             bar.update(counts[part] * dtype.itemsize)
-    _write_json(folder / "model_index.json", _index(architecture))
-    _write_json(folder / RANDOM_FILE, {**config, "parameters": counts})
+    write_json(folder / RANDOM_FILE, {**config, "parameters": counts})
     (folder / "README.md").write_text(_CARD.format(**config), "utf-8")
 
 
@@ -170,48 +175,6 @@ def _write_tokenizer(source: Path, target: Path, pad: str | None) -> CLIPTokeniz
     tokenizer.save_pretrained(target)
     tokenizer.backend_tokenizer.model.save(str(target))  # vocab.json and merges.txt
     return tokenizer
-
-
-def _count(architecture: Architecture, part: str, tokenizer: CLIPTokenizer | None) -> int:
-    """Parameters of a part, which is not made for it."""
-    with torch.device("meta"):
-        return sum(
-            parameter.numel() for parameter in architecture.build(part, tokenizer).parameters()
-        )
-
-
-def _index(architecture: Architecture) -> dict[str, Any]:
-    """What diffusers' pipelines read first: the library and the class of every part."""
-    xl = len(architecture.texts) > 1
-    absent = ("feature_extractor", "image_encoder" if xl else "safety_checker")
-    index: dict[str, Any] = {
-        "_class_name": architecture.pipeline,
-        "_diffusers_version": diffusers.__version__,
-        "scheduler": ["diffusers", architecture.scheduler],
-        "unet": ["diffusers", "UNet2DConditionModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
-        **{part: [None, None] for part in absent},
-    }
-    for tokenizer, encoder in architecture.pairs:
-        projects = encoder.endswith("_2")
-        index[tokenizer] = ["transformers", "CLIPTokenizer"]
-        index[encoder] = ["transformers", f"CLIPTextModel{'WithProjection' if projects else ''}"]
-    choice = "force_zeros_for_empty_prompt" if xl else "requires_safety_checker"
-    return index | {choice: xl}
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
-
-
-@contextmanager
-def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 _CARD = """# Random weights: a rehearsal, not a model

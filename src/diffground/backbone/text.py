@@ -34,7 +34,7 @@ class PromptEncoding:
     pooled: Tensor | None = None
 
     def token_indices(self, item: int, span: Span) -> list[int]:
-        """The tokens under a span of characters of prompt ``item``; see :mod:`.alignment`."""
+        """The tokens under a span of characters of prompt ``item``; see :func:`token_indices`."""
         return token_indices(self.prompts[item], self.offsets[item], span)
 
     def characters_read(self, item: int) -> int:

@@ -11,8 +11,8 @@ from diffground.data.png_annotations import Layout
 class PngSplits(Config):
     """Which narratives are read. PNG has no test split: validation is what papers report."""
 
-    train: str = "train2017"
-    val: str = "val2017"
-    layout: Layout = "auto"
-    train_limit: PositiveInt | None = None  # narratives, in file order
-    deep_check: bool = True  # opens every training file once, and skips the broken ones
+    train: str
+    val: str
+    layout: Layout
+    train_limit: PositiveInt | None  # narratives, in file order
+    deep_check: bool  # opens every training file once, and skips the broken ones

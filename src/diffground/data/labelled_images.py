@@ -1,10 +1,10 @@
-"""Segmentation samples: an image, its mask if there is one, and the classes that are asked for.
+"""Images of a dataset: each with its mask if there is one, and the classes that are asked for.
 
-Samples are a stream. A broken one is noted in a report and left out, and the rest goes on: a line
+They are a stream. A broken one is noted in a report and left out, and the rest goes on: a line
 that cannot be read, a file that is not there, a label that the vocabulary does not know, no class
 in the image. With ``deep`` every image and mask is opened as well (an hour for COCO); without it no
-image is, and masks are only where the labels come from them. What is found broken later, when
-:func:`load_image` or :func:`load_mask` opens it, is an :class:`InputError` of the same kind.
+image is, and masks are only where the labels come from them. What is found broken later, when it is
+loaded, is an :class:`InputError` of the same kind.
 """
 
 from __future__ import annotations
@@ -39,25 +39,23 @@ from diffground.metrics.iou import UNSURE
 __all__ = [
     "CocoSource",
     "FolderSource",
-    "SegmentationSample",
+    "LabelledImage",
     "Source",
     "VocSource",
     "folder_vocabulary",
-    "load_image",
-    "load_mask",
     "read_samples",
 ]
 
 
 @dataclass(frozen=True)
-class SegmentationSample:
-    """One image of a dataset.
+class LabelledImage:
+    """One image, and its label mask if there is one.
 
     Attributes:
         id: unique in its list; a relative path without suffix (with "/" in a folder of folders).
-        image_path: the image, known to exist when the sample was read.
-        mask_path: its label mask (same), None where the dataset has none.
-        classes: names in the vocabulary, ascending by label; empty with ``labels: none``.
+        image_path: the image.
+        mask_path: its label mask, an indexed or grey PNG; None where there is none.
+        classes: names in the vocabulary, ascending by label; empty where nobody told them.
         upright: whether the image is turned as its EXIF data say. Masks of public datasets were
             drawn on the pixels as they are stored.
     """
@@ -65,8 +63,28 @@ class SegmentationSample:
     id: str
     image_path: Path
     mask_path: Path | None
-    classes: tuple[str, ...]
+    classes: tuple[str, ...] = ()
     upright: bool = False
+
+    def load_image(self) -> NDArray[np.uint8]:
+        """uint8 RGB ``(H, W, 3)``; InputError for a file that is missing or broken."""
+        return read_image(self.image_path, upright=self.upright)
+
+    def mask_file(self) -> Path:
+        """The label mask's file; InputError if there is none."""
+        if self.mask_path is None:
+            raise InputError(self.image_path, "mask", f"the dataset has none for {self.id}")
+        return self.mask_path
+
+    def load_mask(
+        self, size: tuple[int, int] | None = None, classes: int | None = None
+    ) -> NDArray[np.uint8]:
+        """The labels, uint8 ``(H, W)``: 0 background, 255 unsure.
+
+        ``size`` and ``classes`` are what :func:`~diffground.io.labels.read_labels` checks. Raises
+        :class:`InputError` if there is no mask, and for what is wrong with its file.
+        """
+        return read_labels(self.mask_file(), size=size, classes=classes)
 
 
 def read_samples(
@@ -78,7 +96,7 @@ def read_samples(
     deep: bool = False,
     limit: int | None = None,
     shard: tuple[int, int] = (0, 1),
-) -> Iterator[SegmentationSample]:
+) -> Iterator[LabelledImage]:
     """The usable samples of a list in its order, one by one; ``report`` fills up meanwhile.
 
     Args:
@@ -110,22 +128,6 @@ def folder_vocabulary(source: FolderSource, root: str | Path) -> Vocabulary:
     return Vocabulary.from_names(names)
 
 
-def load_image(sample: SegmentationSample) -> NDArray[np.uint8]:
-    """The image, uint8 RGB ``(H, W, 3)``; InputError for a file that is missing or broken."""
-    return read_image(sample.image_path, upright=sample.upright)
-
-
-def load_mask(sample: SegmentationSample, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """The label ids, uint8 ``(H, W)``: 0 background, 255 unsure.
-
-    ``size`` is the image's ``(H, W)`` in pixels. Raises :class:`InputError` for a sample without a
-    mask, and a file that is missing, broken, of another size, or not of 8 bit labels.
-    """
-    if sample.mask_path is None:
-        raise InputError(sample.image_path, "mask", f"the dataset has none for {sample.id}")
-    return read_labels(sample.mask_path, size=size)
-
-
 def _samples(
     listing: Listing,
     labels: Labels,
@@ -134,7 +136,7 @@ def _samples(
     deep: bool,
     limit: int | None,
     shard: tuple[int, int],
-) -> Iterator[SegmentationSample]:
+) -> Iterator[LabelledImage]:
     index, count = shard
     seen: set[str] = set()
     for place, (number, fields) in enumerate(listing.rows[:limit]):
@@ -158,7 +160,7 @@ def _samples(
 
 def _sample(
     listing: Listing, entry: Entry, labels: Labels, vocabulary: Vocabulary, deep: bool
-) -> SegmentationSample:
+) -> LabelledImage:
     """A line's sample; InputError for what is wrong with it."""
     for path, what in ((entry.image_path, "image"), (entry.mask_path, "mask")):
         if path is not None and not is_file(path):
@@ -180,7 +182,7 @@ def _sample(
         classes = listing.annotated(entry, vocabulary) if labels == "annotation" else ()
     if labels != "none" and not classes:
         raise InputError(file, "classes", f"there is no class in the image {entry.id}")
-    return SegmentationSample(entry.id, entry.image_path, entry.mask_path, classes, listing.upright)
+    return LabelledImage(entry.id, entry.image_path, entry.mask_path, classes, listing.upright)
 
 
 # Every step of a pipeline and every row of a table reads the same list again. COCO's masks of train

@@ -10,10 +10,9 @@ from typing import Any, cast
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from diffground.foundation.config import AutoencoderRecipe
-from diffground.foundation.scenes import CaptionedScene, to_tensor
+from diffground.foundation.scenes import CaptionedScene, Scenes, picture, pictures
 from diffground.training.loop import TrainResult, train
 
 LATENT_CHANNELS = 4
@@ -31,19 +30,6 @@ def build_autoencoder(recipe: AutoencoderRecipe) -> AutoencoderKL:
         latent_channels=LATENT_CHANNELS,
         norm_num_groups=recipe.norm_groups,
     )
-
-
-class Pictures(Dataset[Tensor]):
-    """The images of scenes, float (3, H, W) in [-1, 1]."""
-
-    def __init__(self, scenes: list[CaptionedScene]) -> None:
-        self.scenes = scenes
-
-    def __len__(self) -> int:
-        return len(self.scenes)
-
-    def __getitem__(self, index: int) -> Tensor:
-        return to_tensor(self.scenes[index].rendering.image)
 
 
 class _Objective(nn.Module):
@@ -87,7 +73,7 @@ def train_autoencoder(
     result = train(
         model=objective,
         loss_fn=lambda model, images: model(images),
-        dataset=Pictures(scenes),
+        dataset=Scenes(scenes, picture),
         config=recipe.train,
         folder=work,
         on_log=on_log,
@@ -104,6 +90,6 @@ def encode(vae: AutoencoderKL, scenes: list[CaptionedScene], batch: int = 32) ->
     """Posterior means of the scenes' images, not scaled, float (S, 4, H/8, W/8) on the CPU."""
     parts = []
     for start in range(0, len(scenes), batch):
-        images = torch.stack([to_tensor(s.rendering.image) for s in scenes[start : start + batch]])
+        images = pictures(scenes[start : start + batch])
         parts.append(cast(Any, vae.encode(images.to(vae.device))).latent_dist.mean.cpu())
     return torch.cat(parts)

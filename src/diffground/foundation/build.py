@@ -12,13 +12,14 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch.utils.data import Dataset, StackDataset
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from diffground.backbone.frozen import FrozenDiffusion
 from diffground.foundation.autoencoder import encode, train_autoencoder
 from diffground.foundation.clip import train_clip
 from diffground.foundation.config import FoundationRecipe, QualityConfig
-from diffground.foundation.diffusion import LatentsAndWords, token_ids, train_diffusion
+from diffground.foundation.diffusion import token_ids, train_diffusion
 from diffground.foundation.folders import save_clip, save_diffusion, save_layers, save_segmenter
 from diffground.foundation.localise import choose_layers
 from diffground.foundation.scenes import captioned_scenes
@@ -58,9 +59,9 @@ def make_diffusion(
     vae.to("cuda" if torch.cuda.is_available() else "cpu")
     latents = encode(vae, scenes) * vae.config.scaling_factor
     bare = [scene.bare.text for scene in scenes]
-    data = LatentsAndWords(
-        latents, *(token_ids(tokenizer, texts) for texts in (prompts, bare, narratives))
-    )
+    words = {"prompt": prompts, "bare": bare, "narrative": narratives}
+    ids: dict[str, Any] = {name: token_ids(tokenizer, texts) for name, texts in words.items()}
+    data: Dataset[Any] = StackDataset(latents=latents, **ids)
     unet, text, result = train_diffusion(
         data, tokenizer, recipe.diffusion, _checkpoints(recipe, work, "diffusion"), on_log
     )

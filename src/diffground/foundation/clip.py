@@ -4,46 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import StackDataset
 from transformers import (
     CLIPConfig,
     CLIPImageProcessorPil,
     CLIPModel,
     CLIPProcessor,
-    CLIPTextConfig,
     CLIPTokenizer,
     CLIPVisionConfig,
 )
 
 from diffground.foundation.config import ClipRecipe
-from diffground.foundation.diffusion import token_ids
-from diffground.foundation.scenes import CaptionedScene, to_tensor
-from diffground.foundation.tokenizer import MAX_LENGTH
+from diffground.foundation.diffusion import text_config, token_ids
+from diffground.foundation.scenes import CaptionedScene, Scenes, picture
 from diffground.training.loop import TrainResult, train
 
 
 def build_clip(recipe: ClipRecipe, tokenizer: CLIPTokenizer, size: int) -> CLIPModel:
     """CLIP's two transformers at the recipe's size, for images of ``size`` pixels."""
-    shared = {
-        "hidden_size": recipe.width,
-        "intermediate_size": 4 * recipe.width,
-        "num_hidden_layers": recipe.layers,
-        "num_attention_heads": recipe.heads,
-        "projection_dim": recipe.projection,
-    }
-    text = CLIPTextConfig(
-        **cast(Any, shared),
-        vocab_size=len(tokenizer),
-        max_position_embeddings=MAX_LENGTH,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+    text = text_config(tokenizer, recipe.width, recipe.layers, recipe.heads, recipe.projection)
+    vision = CLIPVisionConfig(
+        hidden_size=recipe.width,
+        intermediate_size=4 * recipe.width,
+        num_hidden_layers=recipe.layers,
+        num_attention_heads=recipe.heads,
+        projection_dim=recipe.projection,
+        image_size=size,
+        patch_size=recipe.patch,
     )
-    vision = CLIPVisionConfig(**cast(Any, shared), image_size=size, patch_size=recipe.patch)
     return CLIPModel(
         CLIPConfig(
             text_config=text.to_dict(),
@@ -64,18 +56,6 @@ def build_processor(tokenizer: CLIPTokenizer, size: int) -> CLIPProcessor:
     return CLIPProcessor(images, tokenizer)
 
 
-class _Pairs(Dataset[dict[str, Tensor]]):
-    def __init__(self, scenes: list[CaptionedScene], tokenizer: CLIPTokenizer) -> None:
-        self.scenes = scenes
-        self.ids = token_ids(tokenizer, [scene.prompt.text for scene in scenes])
-
-    def __len__(self) -> int:
-        return len(self.scenes)
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        return {"image": to_tensor(self.scenes[index].rendering.image), "ids": self.ids[index]}
-
-
 def _losses(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
     output = model(input_ids=batch["ids"].long(), pixel_values=batch["image"], return_loss=True)
     chosen = output.logits_per_image.argmax(1)
@@ -93,10 +73,11 @@ def train_clip(
     """Trains image and text encoders on prompts with the contrastive loss."""
     torch.manual_seed(recipe.train.seed)
     model = build_clip(recipe, tokenizer, scenes[0].rendering.image.shape[0])
+    ids: Any = token_ids(tokenizer, [scene.prompt.text for scene in scenes])
     result = train(
         model=model,
         loss_fn=_losses,
-        dataset=_Pairs(scenes, tokenizer),
+        dataset=StackDataset(image=Scenes(scenes, picture), ids=ids),
         config=recipe.train,
         folder=work,
         on_log=on_log,

@@ -38,21 +38,21 @@ def build_unet(recipe: DiffusionRecipe, sample_size: int) -> UNet2DConditionMode
     )
 
 
-def build_text_encoder(recipe: DiffusionRecipe, tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    """CLIP's text transformer at the recipe's size."""
-    return CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=recipe.text_width,
-            intermediate_size=4 * recipe.text_width,
-            num_hidden_layers=recipe.text_layers,
-            num_attention_heads=recipe.text_heads,
-            max_position_embeddings=MAX_LENGTH,
-            projection_dim=recipe.text_width,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
+def text_config(
+    tokenizer: CLIPTokenizer, width: int, layers: int, heads: int, projection: int
+) -> CLIPTextConfig:
+    """CLIP's text transformer at some size, for the tokens of ``tokenizer``."""
+    return CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=4 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        max_position_embeddings=MAX_LENGTH,
+        projection_dim=projection,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
     )
 
 
@@ -75,27 +75,6 @@ def token_ids(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
     return cast(Tensor, encoded["input_ids"]).to(torch.int16)
 
 
-class LatentsAndWords(Dataset[dict[str, Tensor]]):
-    """Scaled latents (S, 4, h, w) with the tokens of three captions each, (S, 77).
-
-    A prompt, the prompt without colours (``bare``), and a narrative.
-    """
-
-    def __init__(self, latents: Tensor, prompts: Tensor, bare: Tensor, narratives: Tensor) -> None:
-        self.latents, self.prompts, self.bare, self.narratives = latents, prompts, bare, narratives
-
-    def __len__(self) -> int:
-        return len(self.latents)
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        return {
-            "latents": self.latents[index],
-            "prompt": self.prompts[index],
-            "bare": self.bare[index],
-            "narrative": self.narratives[index],
-        }
-
-
 class _Objective(nn.Module):
     """Mean squared error of the predicted velocity."""
 
@@ -113,7 +92,7 @@ class _Objective(nn.Module):
         self.register_buffer("empty", empty, persistent=False)
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The loss of a batch of :class:`LatentsAndWords`."""
+        """The loss of a batch, see :func:`train_diffusion`."""
         latents = batch["latents"]
         # Drawn on the CPU, so that a GPU sees the same numbers.
         count = len(latents)
@@ -138,41 +117,38 @@ class _Objective(nn.Module):
 
 
 def train_diffusion(
-    data: LatentsAndWords,
+    data: Dataset[dict[str, Tensor]],
     tokenizer: CLIPTokenizer,
     recipe: DiffusionRecipe,
     work: Path,
     on_log: Callable[[dict[str, float], int], None] | None = None,
 ) -> tuple[UNet2DConditionModel, CLIPTextModel, TrainResult]:
-    """Trains UNet and text encoder on latents and captions; returns their averaged weights."""
+    """Trains UNet and text encoder on latents and captions; returns their averaged weights.
+
+    Args:
+        data: scaled ``latents`` (S, 4, h, w), and the tokens (S, 77) of three captions each: a
+            ``prompt``, the same without colours (``bare``), and a ``narrative``.
+    """
     torch.manual_seed(recipe.train.seed)
-    unet = build_unet(recipe, data.latents.shape[-1])
-    text = build_text_encoder(recipe, tokenizer)
+    unet = build_unet(recipe, data[0]["latents"].shape[-1])
+    width, layers, heads = recipe.text_width, recipe.text_layers, recipe.text_heads
+    text = CLIPTextModel(text_config(tokenizer, width, layers, heads, width))
     objective = _Objective(unet, text, token_ids(tokenizer, [""]), recipe)
-    key = recipe.model_dump_json(exclude={"refine"})
-    result = _run(objective, data, recipe.train, work, key, on_log)
+
+    def run(config: TrainConfig, folder: Path, key: str) -> TrainResult:
+        return train(
+            model=objective,
+            loss_fn=lambda model, batch: model(batch),
+            dataset=data,
+            config=config,
+            folder=folder,
+            on_log=on_log,
+            key=key,
+            description="diffusion",
+        )
+
+    result = run(recipe.train, work, recipe.model_dump_json(exclude={"refine"}))
     if (refine := recipe.refine) is not None:
         objective.timestep_power, objective.bare = refine.timestep_power, refine.bare
-        key = recipe.model_dump_json()
-        result = _run(objective, data, refine.train, work / "refine", key, on_log)
+        result = run(refine.train, work / "refine", recipe.model_dump_json())
     return unet, text, result
-
-
-def _run(
-    objective: _Objective,
-    data: LatentsAndWords,
-    config: TrainConfig,
-    work: Path,
-    key: str,
-    on_log: Callable[[dict[str, float], int], None] | None,
-) -> TrainResult:
-    return train(
-        model=objective,
-        loss_fn=lambda model, batch: model(batch),
-        dataset=data,
-        config=config,
-        folder=work,
-        on_log=on_log,
-        key=key,
-        description="diffusion",
-    )

@@ -18,7 +18,7 @@ from diffground.attention.selfcross import aggregate_cross, effective_positions,
 from diffground.backbone.frozen import FrozenDiffusion
 from diffground.backbone.layers import LayerTable, cross_sites
 from diffground.backbone.probe import ProbeRequest, ProbeResult
-from diffground.foundation.scenes import CaptionedScene, to_tensor
+from diffground.foundation.scenes import CaptionedScene, pictures
 from diffground.metrics.iou import mask_iou
 from diffground.seeds import derive_seed
 
@@ -48,7 +48,7 @@ def probe_scenes(
     """Probes scenes with their own prompts, one noise each, seeded by the scene."""
     for start in range(0, len(scenes), BATCH):
         part = scenes[start : start + BATCH]
-        images = torch.stack([to_tensor(s.rendering.image) for s in part]).to(model.device)
+        images = pictures(part).to(model.device)
         seeds = [derive_seed(seed, s.scene.index, "localise") for s in part]
         noisy = model.add_noise(model.encode_images(images), timestep, seeds)
         encoding = model.encode_prompts([s.prompt.text for s in part])
@@ -66,10 +66,8 @@ def probe_scenes(
 def argmax_iou(maps: Tensor, located: Located) -> NDArray[np.float64]:
     """IoU per phrase (K,) when each pixel takes the phrase whose min-maxed map is the highest."""
     size = located.masks.shape[-2:]
-    large = functional.interpolate(minmax(maps)[None], size, mode="bilinear", align_corners=False)[
-        0
-    ]
-    winner = large.argmax(0).cpu().numpy()
+    large = functional.interpolate(minmax(maps)[None], size, mode="bilinear", align_corners=False)
+    winner = large[0].argmax(0).cpu().numpy()
     return mask_iou(winner[None] == np.arange(len(maps))[:, None, None], located.masks)
 
 

@@ -17,7 +17,7 @@ from diffground.backbone.frozen import FrozenDiffusion
 from diffground.backbone.sampler import sample
 from diffground.foundation.config import QualityConfig
 from diffground.foundation.localise import measure
-from diffground.foundation.scenes import CaptionedScene, to_image, to_tensor
+from diffground.foundation.scenes import CaptionedScene, pictures, to_image
 from diffground.loading import without_bars
 from diffground.metrics.detection import AveragePrecision, Instances
 from diffground.seeds import derive_seed
@@ -37,7 +37,7 @@ def psnr(model: FrozenDiffusion, scenes: Sequence[CaptionedScene]) -> float:
     """Mean over images of the autoencoder's peak signal-to-noise ratio, in dB."""
     values = []
     for start in range(0, len(scenes), 16):
-        images = _pictures(scenes[start : start + 16]).to(model.device)
+        images = pictures(scenes[start : start + 16]).to(model.device)
         with torch.no_grad():
             decoded = model.decode_latents(model.encode_images(images))
         error = ((decoded - images) / 2).square().flatten(1).mean(1)
@@ -133,11 +133,10 @@ def assess(
     segmenter: Path,
     scenes: Sequence[CaptionedScene],
     config: QualityConfig,
-    device: str = "cpu",
 ) -> tuple[dict[str, Any], list[TwoObjects], list[NDArray[np.uint8]]]:
     """All figures of the foundation, with the generated images they include."""
-    model = FrozenDiffusion.from_pretrained(diffusion, device=device)
-    detector = InstanceSegmenter.from_pretrained(segmenter, device=device)
+    model = FrozenDiffusion.from_pretrained(diffusion)
+    detector = InstanceSegmenter.from_pretrained(segmenter)
     with without_bars():
         contrastive = CLIPModel.from_pretrained(clip, local_files_only=True, dtype=torch.float32)
     contrastive.eval()
@@ -171,10 +170,6 @@ def assess(
         "config": config.model_dump(mode="json"),
     }
     return figures, prompts, images
-
-
-def _pictures(scenes: Sequence[CaptionedScene]) -> Tensor:
-    return torch.stack([to_tensor(scene.rendering.image) for scene in scenes])
 
 
 def _instances(detections: Detections) -> Instances:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from diffground.progress import progress
 from diffground.world.captions import Caption, narrative, prompt
@@ -44,6 +47,31 @@ def captioned_scene(seed: int, index: int, size: int, mixed: float = 0.0) -> Cap
 def captioned_scenes(seed: int, count: int, size: int, mixed: float = 0.0) -> list[CaptionedScene]:
     """The first ``count`` scenes of the world ``seed``: 3 ms each on one core at 128 pixels."""
     return [captioned_scene(seed, i, size, mixed) for i in progress(range(count), "scenes")]
+
+
+class Scenes(Dataset[Any]):
+    """Scenes as a model trains on them: what ``read`` makes of each when it is asked for."""
+
+    def __init__(
+        self, scenes: Sequence[CaptionedScene], read: Callable[[CaptionedScene], Any]
+    ) -> None:
+        self.scenes, self.read = scenes, read
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.read(self.scenes[index])
+
+
+def picture(scene: CaptionedScene) -> Tensor:
+    """The image of a scene, float (3, H, W) in [-1, 1]."""
+    return to_tensor(scene.rendering.image)
+
+
+def pictures(scenes: Sequence[CaptionedScene]) -> Tensor:
+    """The images of several, (S, 3, H, W)."""
+    return torch.stack([picture(scene) for scene in scenes])
 
 
 def to_tensor(image: np.ndarray) -> Tensor:

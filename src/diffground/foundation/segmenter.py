@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 from transformers import (
     Mask2FormerConfig,
     Mask2FormerForUniversalSegmentation,
@@ -21,7 +20,7 @@ from transformers import (
 )
 
 from diffground.foundation.config import SegmenterRecipe
-from diffground.foundation.scenes import CaptionedScene, to_tensor
+from diffground.foundation.scenes import CaptionedScene, Scenes, picture
 from diffground.training.loop import TrainResult, train
 from diffground.world.vocabulary import CATEGORIES
 
@@ -57,24 +56,16 @@ def build_segmenter(recipe: SegmenterRecipe) -> Mask2FormerForUniversalSegmentat
     return Mask2FormerForUniversalSegmentation(config)
 
 
-class Panoptics(Dataset[dict[str, Any]]):
-    """Images with one mask per segment; crowds, which are no instances, are left out."""
-
-    def __init__(self, scenes: list[CaptionedScene]) -> None:
-        self.scenes = scenes
-
-    def __len__(self) -> int:
-        return len(self.scenes)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        rendering = self.scenes[index].rendering
-        segments = [segment for segment in rendering.segments if not segment.crowd]
-        ids = torch.from_numpy(rendering.ids)
-        return {
-            "image": to_tensor(rendering.image),
-            "masks": torch.stack([ids == segment.number for segment in segments]).float(),
-            "labels": torch.tensor([NUMBER[segment.category.name] for segment in segments]),
-        }
+def _panoptic(scene: CaptionedScene) -> dict[str, Any]:
+    """An image with one mask per segment; crowds, which are no instances, are left out."""
+    rendering = scene.rendering
+    segments = [segment for segment in rendering.segments if not segment.crowd]
+    ids = torch.from_numpy(rendering.ids)
+    return {
+        "image": picture(scene),
+        "masks": torch.stack([ids == segment.number for segment in segments]).float(),
+        "labels": torch.tensor([NUMBER[segment.category.name] for segment in segments]),
+    }
 
 
 def _collate(items: list[dict[str, Any]]) -> dict[str, Any]:
@@ -115,7 +106,7 @@ def train_segmenter(
     result = train(
         model=model,
         loss_fn=_losses,
-        dataset=Panoptics(scenes),
+        dataset=Scenes(scenes, _panoptic),
         collate=_collate,
         config=recipe.train,
         folder=work,

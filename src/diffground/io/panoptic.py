@@ -53,7 +53,9 @@ def segment_masks(
     wanted = [int(segment) for segment in segment_ids]
     if VOID in wanted:
         raise InputError(file, "segment_ids", "id 0 is VOID, not a segment")
-    masks = np.stack([ids == segment for segment in wanted]) if wanted else _none(ids)
+    masks = np.zeros((len(wanted), *ids.shape), dtype=bool)
+    for mask, segment in zip(masks, wanted, strict=True):
+        mask[:] = ids == segment
     absent = [s for s, mask in zip(wanted, masks, strict=True) if not mask.any()]
     if absent:
         raise InputError(file, "segment_ids", f"no pixel has the id {absent}")
@@ -66,8 +68,3 @@ def encode_panoptic(ids: NDArray[np.integer]) -> NDArray[np.uint8]:
     assert ids.size == 0 or (ids.min() >= 0 and ids.max() <= MAX_ID), "ids need 24 bits"
     wide = ids.astype(np.uint32)
     return np.stack([wide & 255, (wide >> 8) & 255, (wide >> 16) & 255], -1).astype(np.uint8)
-
-
-def _none(ids: NDArray[np.uint32]) -> NDArray[np.bool_]:
-    """Zero masks of the size of ``ids``."""
-    return np.zeros((0, *ids.shape), dtype=bool)

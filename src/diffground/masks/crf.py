@@ -29,7 +29,6 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import (
     Field,
-    NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
     ValidationInfo,
@@ -47,21 +46,22 @@ log = logging.getLogger(__name__)
 
 Backend = Literal["auto", "pydensecrf", "torch"]
 MEAN_BGR = (104.008, 116.669, 122.675)
+# Of the public code, which the paper and its tables leave alone.
+CLIP: Final = 1e-5  # scores below count as this much
+GAUSSIAN_SXY: Final = 1.0  # standard deviation, pixels
+GAUSSIAN_WEIGHT: Final = 3.0
+BILATERAL_WEIGHT: Final = 4.0
 
 
 class CrfConfig(Config):
-    """The dense CRF. The numbers are the public code's; the paper names none."""
+    """The dense CRF. The numbers are the public code's, for 500 pixels; the paper names none."""
 
     device: Device = "cpu"  # of the torch backend: "cpu", "cuda", "cuda:1", ...
     # Compiled, or our own: the same masks. "auto" becomes one of the two at once.
     backend: Backend = Field("auto", validate_default=True)
     iterations: PositiveInt = 10
-    clip: PositiveFloat = Field(1e-5, lt=1)  # scores below count as this much
-    gaussian_sxy: PositiveFloat = 1.0  # standard deviation, pixels
-    gaussian_weight: NonNegativeFloat = 3.0
     bilateral_sxy: PositiveFloat = 67.0  # standard deviation, pixels
     bilateral_srgb: PositiveFloat = 3.0  # standard deviation, grey levels
-    bilateral_weight: NonNegativeFloat = 4.0
 
     @field_validator("backend")
     @classmethod
@@ -85,7 +85,7 @@ def dense_crf(
 
     Args:
         image: uint8 RGB ``(H, W, 3)``.
-        scores: ``(K + 1, H, W)``, background first, not normalised, cut to ``[clip, 1]``.
+        scores: ``(K + 1, H, W)``, background first, not normalised, cut to ``[CLIP, 1]``.
         config: kernels and backend.
         compat: which picture the colour kernel sees.
 
@@ -100,7 +100,7 @@ def dense_crf(
         return np.ones(scores.shape, np.float32)
     if multiprocessing.parent_process() is None:  # a pool's processes would all say the same
         check_backend(config)
-    seen, unary = crf_picture(image, compat), crf_unary(scores, config.clip)
+    seen, unary = crf_picture(image, compat), crf_unary(scores)
     infer = _compiled if config.backend == "pydensecrf" else _torch
     return infer(seen, unary, config)
 
@@ -137,9 +137,9 @@ def _say_once() -> None:
     )
 
 
-def crf_unary(scores: NDArray[np.floating], clip: float) -> NDArray[np.float32]:
-    """The energies of labels with these scores, cut to ``[clip, 1]``: float32, of any shape."""
-    energies: NDArray[np.float32] = -np.log(np.clip(scores, clip, 1.0)).astype(np.float32)
+def crf_unary(scores: NDArray[np.floating]) -> NDArray[np.float32]:
+    """The energies of labels with these scores, cut to ``[CLIP, 1]``: float32, of any shape."""
+    energies: NDArray[np.float32] = -np.log(np.clip(scores, CLIP, 1.0)).astype(np.float32)
     return energies
 
 
@@ -160,12 +160,12 @@ def _compiled(
     labels, height, width = unary.shape
     crf = DenseCRF2D(width, height, labels)
     crf.setUnaryEnergy(np.ascontiguousarray(unary.reshape(labels, -1)))
-    crf.addPairwiseGaussian(sxy=config.gaussian_sxy, compat=config.gaussian_weight)
+    crf.addPairwiseGaussian(sxy=GAUSSIAN_SXY, compat=GAUSSIAN_WEIGHT)
     crf.addPairwiseBilateral(
         sxy=config.bilateral_sxy,
         srgb=config.bilateral_srgb,
         rgbim=np.array(image, order="C"),  # a copy: what comes from a picture may be read-only
-        compat=config.bilateral_weight,
+        compat=BILATERAL_WEIGHT,
     )
     posterior = np.array(crf.inference(config.iterations), np.float32)
     return posterior.reshape(unary.shape)
@@ -180,9 +180,9 @@ def _torch(
 
     pixels = torch.tensor(np.ascontiguousarray(image), device=config.device)
     kernels = [
-        (config.gaussian_weight, pixel_features(pixels, config.gaussian_sxy, None)),
+        (GAUSSIAN_WEIGHT, pixel_features(pixels, GAUSSIAN_SXY, None)),
         (
-            config.bilateral_weight,
+            BILATERAL_WEIGHT,
             pixel_features(pixels, config.bilateral_sxy, config.bilateral_srgb),
         ),
     ]

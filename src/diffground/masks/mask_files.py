@@ -46,7 +46,8 @@ class MaskConfig(Config):
     """How scores become mask files."""
 
     crf: CrfConfig = CrfConfig()
-    # Pixels less certain are 255 in `mask`: `write_masks`
+    # Pixels less certain are 255 in `mask` (compat paper: those with two attention scores less than
+    # 1 - threshold apart). The public code's.
     threshold: float = Field(0.95, ge=0, le=1)
     label: bool = True  # also keep the labels of all pixels: the public code measures these
     initial: bool = False  # also keep the labels before the CRF; the work must bring them

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Protocol
 
+from diffground.data.labelled_images import LabelledImage
 from diffground.errors import InputError, ProblemReport
 from diffground.io.labels import read_labels
 from diffground.masks.mask_files import Layer, mask_path
@@ -13,21 +13,9 @@ from diffground.metrics.iou import UnsurePrediction
 from diffground.metrics.miou import Confusion
 
 
-class Sample(Protocol):
-    """What :func:`measure` must know of an annotated image."""
-
-    @property
-    def id(self) -> str:
-        """Name of the item."""
-
-    @property
-    def mask_path(self) -> Path | None:
-        """File of its ground truth; None if it has none."""
-
-
 def measure(
     folder: str | Path,
-    samples: Iterable[Sample],
+    samples: Iterable[LabelledImage],
     classes: Sequence[str],
     *,
     layer: Layer = "label",
@@ -57,10 +45,8 @@ def measure(
     return confusion, report
 
 
-def _compare(confusion: Confusion, path: Path, sample: Sample, classes: int) -> None:
-    if sample.mask_path is None:
-        raise InputError(path, "mask_path", "the sample has no ground truth")
-    truth = read_labels(sample.mask_path, classes=classes)
+def _compare(confusion: Confusion, path: Path, sample: LabelledImage, classes: int) -> None:
+    truth = sample.load_mask(classes=classes)
     prediction = read_labels(path, size=truth.shape, classes=classes)
     try:
         confusion.update(prediction, truth)

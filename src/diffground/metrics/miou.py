@@ -1,8 +1,8 @@
 """The scores of semantic segmentation papers, streaming: mIoU, accuracies, and by image difficulty.
 
-One confusion matrix over the whole data set, background included, ground truth 255 left out. What
-this adds to :class:`~diffground.metrics.iou.ConfusionMatrix` are the weakly supervised papers'
-conventions (the public code of Text2Mask, 002, and of the DeepLab it trains):
+One confusion matrix over the whole data set, background included, ground truth 255 left out, by the
+weakly supervised papers' conventions (the public code of Text2Mask, 002, and of the DeepLab it
+trains):
 
 - mIoU is the mean over the classes that occur *in the ground truth*: a class that is predicted, but
   nowhere true, does not count as one with IoU 0;
@@ -12,21 +12,23 @@ conventions (the public code of Text2Mask, 002, and of the DeepLab it trains):
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diffground.metrics.iou import UNSURE, ConfusionMatrix, UnsurePrediction, divide
+from diffground.metrics.iou import UNSURE, UnsurePrediction, divide
 
 
 class Confusion:
     """Scores of label masks, one image at a time; the size depends on the classes only.
 
     Attributes:
-        whole: the matrix of all images.
-        buckets: number of classes in the image's ground truth -> matrix of such images.
+        counts: number of classes in the image's ground truth -> pixels of such images, int64
+            ``(C, C + 1)``: ``[t, p]`` are those of class t labelled p; the last column holds those
+            that the prediction left unsure.
         images: number of classes in the image's ground truth -> number of such images.
     """
 
@@ -40,12 +42,13 @@ class Confusion:
 
         Args:
             classes: name of label 0 (the background), 1, ...
-            unsure: what a *predicted* 255 means, as in
-                :class:`~diffground.metrics.iou.ConfusionMatrix`.
+            unsure: what a *predicted* 255 means on a pixel whose ground truth is known:
+                ``"error"``, ``"wrong"`` (a miss of the true class), or ``"ignore"``.
         """
-        self.whole = ConfusionMatrix(classes, unsure=unsure)
-        self.buckets: dict[int, ConfusionMatrix] = {}
-        self.images: dict[int, int] = {}
+        assert 0 < len(classes) <= UNSURE, len(classes)
+        self.classes, self.unsure = tuple(classes), unsure
+        self.counts: dict[int, NDArray[np.int64]] = {}
+        self.images: Counter[int] = Counter()
 
     def update(self, prediction: NDArray[np.uint8], truth: NDArray[np.uint8]) -> None:
         """Adds one image, label masks ``(H, W)``.
@@ -53,20 +56,16 @@ class Confusion:
         Raises ValueError for another size, or a label that is neither a class nor 255; nothing of
         the image is then counted.
         """
-        image = ConfusionMatrix(self.whole.classes, unsure=self.whole.unsure)
-        image.update(prediction, truth)
+        counts = self._count(prediction, truth)
         present = np.unique(truth)
-        count = int(((present > 0) & (present != UNSURE)).sum())
-        self.whole.merge(image)
-        self._bucket(count).merge(image)
-        self.images[count] = self.images.get(count, 0) + 1
+        self._add(int(((present > 0) & (present != UNSURE)).sum()), counts, 1)
 
     def merge(self, other: Confusion) -> None:
         """Adds another part of the data set; ValueError if its classes or options differ."""
-        self.whole.merge(other.whole)
-        for count, matrix in other.buckets.items():
-            self._bucket(count).merge(matrix)
-            self.images[count] = self.images.get(count, 0) + other.images[count]
+        if (self.classes, self.unsure) != (other.classes, other.unsure):
+            raise ValueError("the two differ in their classes or options")
+        for number, counts in other.counts.items():
+            self._add(number, counts, other.images[number])
 
     def result(self) -> dict[str, Any]:
         """JSON-ready, in percent, None where there is nothing to measure.
@@ -76,37 +75,59 @@ class Confusion:
         of classes in the image, as text -> ``{"miou", "pixel_accuracy", "images"}``.
         """
         by_classes = {}
-        for count in sorted(self.buckets):
-            scores = _scores(self.buckets[count])
+        for number in sorted(self.counts):
+            scores = _scores(self.counts[number])
             chosen = {key: scores[key] for key in ("miou", "pixel_accuracy")}
-            by_classes[str(count)] = chosen | {"images": self.images[count]}
-        iou = dict(zip(self.whole.classes, _percent(_class_iou(self.whole)), strict=True))
-        total = {"iou": iou, "images": sum(self.images.values()), "by_classes": by_classes}
-        return _scores(self.whole) | total
+            by_classes[str(number)] = chosen | {"images": self.images[number]}
+        whole = sum(self.counts.values(), np.zeros(self._shape, np.int64))
+        iou = dict(zip(self.classes, _percent(_class_iou(whole)), strict=True))
+        total = {"iou": iou, "images": self.images.total(), "by_classes": by_classes}
+        return _scores(whole) | total
 
-    def _bucket(self, count: int) -> ConfusionMatrix:
-        if count not in self.buckets:
-            self.buckets[count] = ConfusionMatrix(self.whole.classes, unsure=self.whole.unsure)
-        return self.buckets[count]
+    @property
+    def _shape(self) -> tuple[int, int]:
+        return len(self.classes), len(self.classes) + 1
+
+    def _count(self, prediction: NDArray[np.uint8], truth: NDArray[np.uint8]) -> NDArray[np.int64]:
+        """The counts of one image."""
+        if prediction.shape != truth.shape:
+            raise ValueError(f"shapes differ: {prediction.shape} and {truth.shape}")
+        known = truth != UNSURE
+        if self.unsure == "ignore":
+            known &= prediction != UNSURE
+        size = len(self.classes)
+        t, p = truth[known].astype(np.int64), prediction[known].astype(np.int64)
+        if self.unsure == "wrong":
+            p[p == UNSURE] = size
+        allowed = size + (self.unsure == "wrong")
+        for name, labels, limit in (("target", t, size), ("predicted", p, allowed)):
+            if labels.size and labels.max() >= limit:
+                raise ValueError(f"{name} label {labels.max()} is none of the {size} classes")
+        flat = np.bincount(t * (size + 1) + p, minlength=size * (size + 1))
+        return flat.reshape(self._shape)
+
+    def _add(self, number: int, counts: NDArray[np.int64], images: int) -> None:
+        self.counts[number] = self.counts.get(number, 0) + counts
+        self.images[number] += images
 
 
-def _class_iou(matrix: ConfusionMatrix) -> NDArray[np.float64]:
+def _class_iou(counts: NDArray[np.int64]) -> NDArray[np.float64]:
     """IoU ``(C,)``, NaN for a class that is not in the ground truth."""
-    return np.where(matrix.counts.sum(axis=1) > 0, matrix.iou(), np.nan)
+    hit, true = np.diagonal(counts), counts.sum(axis=1)
+    iou = divide(hit, true + counts[:, :-1].sum(axis=0) - hit, empty=np.nan)
+    return np.where(true > 0, iou, np.nan)
 
 
-def _scores(matrix: ConfusionMatrix) -> dict[str, Any]:
+def _scores(counts: NDArray[np.int64]) -> dict[str, Any]:
     """The four scores in percent, None without any pixel."""
-    true = matrix.counts.sum(axis=1)
+    hit, true = np.diagonal(counts), counts.sum(axis=1)
     if not true.any():
         return dict.fromkeys(("miou", "pixel_accuracy", "mean_accuracy", "fwiou"))
-    present, iou = true > 0, _class_iou(matrix)
-    accuracy = divide(np.diagonal(matrix.counts), true, empty=np.nan)
-    pixels = matrix.pixel_accuracy()
-    assert pixels is not None
+    present, iou = true > 0, _class_iou(counts)
+    accuracy = divide(hit, true, empty=np.nan)
     return {
         "miou": 100 * float(iou[present].mean()),
-        "pixel_accuracy": 100 * pixels,
+        "pixel_accuracy": 100 * float(hit.sum() / true.sum()),
         "mean_accuracy": 100 * float(accuracy[present].mean()),
         "fwiou": 100 * float((true[present] * iou[present]).sum() / true.sum()),
     }

@@ -33,18 +33,6 @@ def find_phrase(prompt: str, phrase: str, occurrence: int = 0) -> Span:
     return found[occurrence]
 
 
-def phrase_spans(
-    prompt: str, phrases: Sequence[str], occurrences: Sequence[int] | None = None
-) -> list[Span]:
-    """The span of each phrase, in the order given; see :func:`find_phrase`.
-
-    ``occurrences`` has one number per phrase, and is 0 for all if left out.
-    """
-    counts = [0] * len(phrases) if occurrences is None else occurrences
-    pairs = zip(phrases, counts, strict=True)
-    return [find_phrase(prompt, phrase, occurrence) for phrase, occurrence in pairs]
-
-
 def token_indices(prompt: str, offsets: Sequence[Span], span: Span) -> list[int]:
     """The tokens (SOS is 0) whose characters overlap the span, in order.
 

@@ -18,28 +18,18 @@ measured.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 
 from diffground.errors import InputError
 from diffground.phrases.alignment import Span
 
 #: Phrases that end in one of these are about the picture or a place in it, or have no shape.
-STOP_WORDS: tuple[str, ...] = (
-    *("image", "images", "photo", "photos", "photograph", "picture", "pictures", "view", "scene"),
-    *("background", "foreground", "front", "back", "rear", "side", "sides", "corner"),
-    *("left", "right", "top", "bottom", "middle", "center", "centre", "edge", "end", "part"),
-    *("day", "night", "time", "lot", "lots", "kind", "type", "few", "many", "other", "others"),
-    *(
-        "same",
-        "close",
-        "something",
-        "someone",
-        "somebody",
-        "anything",
-        "everything",
-        "everyone",
-        "nothing",
-    ),
+STOP_WORDS = tuple(
+    "image images photo photos photograph picture pictures view scene "
+    "background foreground front back rear side sides corner "
+    "left right top bottom middle center centre edge end part "
+    "day night time lot lots kind type few many other others same close "
+    "something someone somebody anything everything everyone nothing".split()
 )
 
 _WORD = re.compile(r"\b(?:Mr|Mrs|Ms|Dr|St)\.|\w+(?:['’-]\w+)*|[^\w\s]")
@@ -61,7 +51,7 @@ _PHRASE = re.compile(
 )
 
 
-def read_narrative(text: str, stop_words: Collection[str] = STOP_WORDS) -> tuple[str, list[Span]]:
+def read_narrative(text: str) -> tuple[str, list[Span]]:
     """The narrative without brackets, and the character spans of its phrases in it, in order.
 
     Phrases are those in brackets; if there is no bracket, the noun phrases that are found.
@@ -71,7 +61,7 @@ def read_narrative(text: str, stop_words: Collection[str] = STOP_WORDS) -> tuple
     """
     if "[" in text or "]" in text:
         return parse_brackets(text)
-    spans = find_nouns(text, stop_words)
+    spans = find_nouns(text)
     if not spans:
         raise InputError(
             "narrative",
@@ -114,20 +104,18 @@ def parse_brackets(text: str) -> tuple[str, list[Span]]:
     return "".join(plain), spans
 
 
-def find_nouns(text: str, stop_words: Collection[str] = STOP_WORDS) -> list[Span]:
-    """Character spans of the noun phrases of an English text, in order; pronouns are none.
+def find_nouns(text: str) -> list[Span]:
+    """Character spans of the noun phrases of an English text, in order.
 
-    Args:
-        stop_words: in lower case; a phrase whose last word is one of them is left out.
+    Pronouns are none, nor is a phrase that ends in one of :data:`STOP_WORDS`.
     """
-    stop = frozenset(stop_words)
     spans = []
     for words, tags in _tagged(text):
         letters = "".join(_letter(text[a:b], t) for (a, b), t in zip(words, tags, strict=True))
         for match in _PHRASE.finditer(letters):
             first, last = match.span("noun" if match["noun"] else "forced")
             head = slice(*words[last - 1])
-            if text[head].lower() not in stop:
+            if text[head].lower() not in STOP_WORDS:
                 spans.append((words[first][0], words[last - 1][1]))
     return spans
 

@@ -7,7 +7,6 @@ thread and none stays open.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -15,7 +14,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 
-from diffground.io.images import write_png
 from diffground.reporting.overlays import palette
 from diffground.reporting.scale import SCALE_WORDS, Scale
 
@@ -90,14 +88,12 @@ def training_curve(
     metrics: Mapping[str, Series] | None = None,
     *,
     title: str = "",
-    metric_label: str = "Average Recall (%)",
 ) -> Figure:
     """Losses over training steps (faint: as logged; strong: smoothed), metrics beside them.
 
     Args:
         losses: name -> (step, value) pairs; on a logarithmic axis if all are positive.
-        metrics: name -> (step, value) pairs of evaluations; None leaves the second panel out.
-        metric_label: the second panel's vertical axis.
+        metrics: name -> (step, Average Recall in percent) pairs; None leaves the second panel out.
     """
     panels = 2 if metrics else 1
     figure = Figure(figsize=(6.2 * panels, 4.0), layout="constrained")
@@ -117,7 +113,7 @@ def training_curve(
         for (name, series), colour in zip(metrics.items(), _unit(len(metrics)), strict=True):
             steps, values = _columns(series)
             axes[1].plot(steps, values, "o-", color=colour, markersize=4, label=name)
-        axes[1].set_ylabel(metric_label)
+        axes[1].set_ylabel("Average Recall (%)")
     for axis in axes:
         axis.set_xlabel("step")
         axis.grid(alpha=0.25, which="both")
@@ -134,11 +130,6 @@ def figure_pixels(figure: Figure, dpi: int = 120) -> NDArray[np.uint8]:
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.array(canvas.buffer_rgba())[..., :3]
-
-
-def save_figure(figure: Figure, path: str | Path, dpi: int = 120) -> Path:
-    """Writes the figure as a PNG file (whole or not at all) and returns its path."""
-    return write_png(path, figure_pixels(figure, dpi))
 
 
 def _unit(size: int) -> list[tuple[float, ...]]:

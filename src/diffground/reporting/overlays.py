@@ -15,10 +15,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from scipy import ndimage
 
 from diffground.reporting.differences import difference_boxes, draw_dashed
 from diffground.reporting.lettering import Colour, Word, coloured_words, flow
-from diffground.reporting.sheet import MARGIN, SheetRow, sheet, text_size
+from diffground.reporting.sheet import MARGIN, SheetRow, resized, sheet, text_size
 
 # Far apart in hue, all dark enough to be read as text on white.
 _BASE: tuple[Colour, ...] = (
@@ -92,23 +93,20 @@ def overlay(
     image: NDArray[np.uint8],
     masks: NDArray[np.bool_],
     labels: Sequence[str],
-    colours: Sequence[Colour] | None = None,
-    *,
-    width: int | None = None,
 ) -> NDArray[np.uint8]:
     """The image with tinted, outlined masks, above a legend of the labels; uint8 RGB.
+
+    As wide as the image, but at least 320 pixels.
 
     Args:
         image: uint8 RGB ``(H, W, 3)``.
         masks: bool ``(N, H, W)``.
         labels: N texts; those of an empty mask are marked "(nothing)".
-        colours: N colours; None takes :func:`palette`.
-        width: of the result in pixels; None keeps the image's, enlarged if below 320.
     """
-    colours = palette(len(masks)) if colours is None else colours
-    if not len(masks) == len(labels) == len(colours):
-        raise ValueError(f"{len(masks)} masks, {len(labels)} labels, {len(colours)} colours")
-    width = max(image.shape[1], _SMALLEST) if width is None else width
+    if len(masks) != len(labels):
+        raise ValueError(f"{len(masks)} masks, {len(labels)} labels")
+    colours = palette(len(masks))
+    width = max(image.shape[1], _SMALLEST)
     picture = paint(image, masks, colours, width)
     words = [
         Word(label if mask.any() else f"{label} (nothing)", colour, swatch=True)
@@ -169,21 +167,15 @@ def paint(
     """The image at ``width`` pixels with each mask tinted and outlined in its colour."""
     assert image.dtype == np.uint8 and image.ndim == 3, (image.dtype, image.shape)
     assert masks.dtype == np.bool_ and masks.shape[1:] == image.shape[:2], masks.shape
-    height = max(1, round(image.shape[0] * width / image.shape[1]))
-    scaled = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
+    scaled = resized(image, width, smooth=True)
     if not len(masks):
         return scaled
     grey = np.asarray(scaled.convert("L"), dtype=np.float32)[..., None]
     pixels = np.repeat(0.75 * grey + 0.25 * 255, 3, axis=2)
-    large = np.stack(
-        [
-            np.asarray(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
-            for mask in masks
-        ]
-    )
+    large = np.stack([np.asarray(resized(mask, width, smooth=False)) for mask in masks])
     shared = np.maximum(large.sum(axis=0), 1)  # phrases per pixel
     rank = np.cumsum(large, axis=0) - 1  # of each phrase among those of its pixel
-    rows, columns = np.mgrid[:height, :width]
+    rows, columns = np.mgrid[: scaled.height, :width]
     stripe = (rows + columns) // _STRIPE % shared
     for mask, place, colour in zip(large, rank, colours, strict=True):
         mine = mask & (place == stripe)
@@ -191,17 +183,10 @@ def paint(
     # outlines last, the smallest mask's on top
     order = sorted(range(len(large)), key=lambda index: -int(large[index].sum()))
     for index in order if outlined else []:
-        pixels[_outline(large[index], max(2, width // 240))] = colours[index]
+        mask, reach = large[index], max(2, width // 240)  # the image's border is none of the mask's
+        inner = ndimage.binary_erosion(mask, iterations=reach, border_value=1)
+        pixels[mask & ~inner] = colours[index]
     return Image.fromarray(pixels.round().astype(np.uint8))
-
-
-def _outline(mask: NDArray[np.bool_], thickness: int) -> NDArray[np.bool_]:
-    """The mask's pixels within ``thickness`` of its border (the image's border is none)."""
-    inner = mask
-    for _ in range(thickness):
-        padded = np.pad(inner, 1, mode="edge")
-        inner = inner & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    return mask & ~inner
 
 
 def _row(comparison: Comparison, panel: int, differences: bool) -> SheetRow:

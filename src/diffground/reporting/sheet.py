@@ -71,8 +71,10 @@ def sheet(
     return np.asarray(page)
 
 
-def resized(picture: NDArray[np.uint8], width: int, *, smooth: bool) -> Image.Image:
-    """A picture uint8 RGB ``(H, W, 3)`` at ``width`` pixels; labels must not be smoothed."""
+def resized(
+    picture: NDArray[np.uint8] | NDArray[np.bool_], width: int, *, smooth: bool
+) -> Image.Image:
+    """A picture uint8 RGB ``(H, W, 3)``, or a mask, at ``width`` pixels; masks are not smoothed."""
     height = max(1, round(picture.shape[0] * width / picture.shape[1]))
     kind = Image.Resampling.BICUBIC if smooth else Image.Resampling.NEAREST
     return Image.fromarray(picture).resize((width, height), kind)

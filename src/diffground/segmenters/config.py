@@ -1,4 +1,7 @@
-"""A semantic segmenter's settings: its network, training and prediction."""
+"""A semantic segmenter's settings: its network, training and prediction.
+
+The defaults are the numbers of the public DeepLabV2 in PyTorch (002, appendix A).
+"""
 
 from __future__ import annotations
 
@@ -67,8 +70,6 @@ class CropConfig(Config):
 class PredictConfig(Config):
     """How a trained network is asked."""
 
-    scales: tuple[PositiveFloat, ...] = Field((1.0,), min_length=1)  # of the image
-    flip: bool = False  # mirror images too
     crf: CrfConfig | None = None  # null = no dense CRF
 
 

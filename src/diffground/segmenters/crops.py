@@ -8,20 +8,17 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import Dataset
 
+from diffground.data.labelled_images import LabelledImage
 from diffground.errors import InputError, ProblemReport
-from diffground.io.images import image_size, read_image
-from diffground.io.labels import read_labels
+from diffground.io.images import image_size
 from diffground.metrics.iou import UNSURE
 from diffground.seeds import generator
 from diffground.segmenters.config import CropConfig, DeepLabConfig
@@ -29,31 +26,6 @@ from diffground.segmenters.deeplab import normalise
 
 # Raised when the same files give other training pairs or crops.
 CODE_VERSION: Final = 1
-
-
-@dataclass(frozen=True)
-class LabelledImage:
-    """An image file and its label mask, an indexed or grey PNG; None where there is no mask."""
-
-    id: str
-    image: Path
-    labels: Path | None
-    upright: bool = False  # whether the image is turned as its EXIF data say
-
-    def load_image(self) -> NDArray[np.uint8]:
-        """uint8 RGB ``(H, W, 3)``; InputError for a file that is missing or broken."""
-        return read_image(self.image, upright=self.upright)
-
-    def load_labels(self, size: tuple[int, int], classes: int) -> NDArray[np.uint8]:
-        """uint8 ``(H, W)``, below ``classes`` or 255.
-
-        Raises:
-            InputError: there is no mask, it cannot be read, its size is not ``size``, or it has
-                another label; the mask's file is named.
-        """
-        if self.labels is None:
-            raise InputError(self.image, "labels", f"{self.id} has no label mask")
-        return read_labels(self.labels, size=size, classes=classes)
 
 
 def usable(
@@ -82,9 +54,9 @@ def fingerprint_labels(samples: Iterable[LabelledImage]) -> str:
     """16 hexadecimal digits of ids, masks (their bytes) and images (their file sizes), in order."""
     digest = hashlib.blake2b(digest_size=8)
     for sample in samples:
-        mask = sample.labels.read_bytes() if sample.labels else b""
+        mask = sample.mask_path.read_bytes() if sample.mask_path else b""
         content = hashlib.blake2b(mask).hexdigest()
-        digest.update(f"{sample.id}\0{sample.image.stat().st_size}\0{content}\n".encode())
+        digest.update(f"{sample.id}\0{sample.image_path.stat().st_size}\0{content}\n".encode())
     return digest.hexdigest()
 
 
@@ -96,7 +68,7 @@ def fingerprint_files(samples: Iterable[LabelledImage]) -> str:
     """
     digest = hashlib.blake2b(digest_size=8)
     for sample in samples:
-        states = [_state(path) for path in (sample.image, sample.labels)]
+        states = [_state(path) for path in (sample.image_path, sample.mask_path)]
         digest.update(f"{sample.id}\0{sample.upright}\0{states}\n".encode())
     return digest.hexdigest()
 
@@ -136,7 +108,7 @@ class LabelledCrops(Dataset[tuple[Tensor, Tensor]]):
         draw, place = divmod(index, len(self.samples))
         sample = self.samples[place]
         image = sample.load_image()
-        labels = sample.load_labels(image.shape[:2], self.classes)
+        labels = sample.load_mask(image.shape[:2], self.classes)
         pixels = normalise(torch.from_numpy(image).permute(2, 0, 1), self.network)
         random = generator(self.seed, sample.id, draw)
         return augment(pixels, torch.from_numpy(labels).long(), self.crops, random)
@@ -190,15 +162,12 @@ def _state(path: Path | None) -> tuple[int, int, int] | None:
 def _check(sample: LabelledImage, classes: int, deep: bool) -> None:
     """Raises InputError for a pair that cannot be trained on."""
     if deep:
-        labels = sample.load_labels(sample.load_image().shape[:2], classes)
+        labels = sample.load_mask(sample.load_image().shape[:2], classes)
         if (labels == UNSURE).all():
-            assert sample.labels is not None
-            raise InputError(sample.labels, "labels", "every pixel is unsure (255)")
+            raise InputError(sample.mask_file(), "labels", "every pixel is unsure (255)")
         return
-    if sample.labels is None:
-        raise InputError(sample.image, "labels", f"{sample.id} has no label mask")
-    image, mask = image_size(sample.image), image_size(sample.labels)
+    image, mask = image_size(sample.image_path), image_size(sample.mask_file())
     turned = (image[1], image[0]) if sample.upright else image  # the header does not say whether
     if mask not in (image, turned):
         reason = f"the mask is {mask[1]}x{mask[0]}, its image {image[1]}x{image[0]}"
-        raise InputError(sample.labels, "size", reason)
+        raise InputError(sample.mask_file(), "size", reason)

@@ -24,10 +24,10 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.nn import functional
 
 from diffground.config import Compat
+from diffground.data.labelled_images import LabelledImage
 from diffground.errors import InputError, Problem, ProblemReport
 from diffground.io.images import ImageSource, read_image
 from diffground.io.labels import read_labels
@@ -37,7 +37,6 @@ from diffground.metrics.miou import Confusion
 from diffground.provenance import code_of
 from diffground.segmenters import deeplab
 from diffground.segmenters.config import PredictConfig
-from diffground.segmenters.crops import LabelledImage
 from diffground.segmenters.deeplab import DeepLabV2, normalise
 from diffground.segmenters.label_files import LabelWork, label_path, refined, write_refined
 from diffground.store.config import ShardConfig, WorkConfig
@@ -81,33 +80,20 @@ class SemanticSegmenter:
     def probabilities(self, image: ImageSource) -> NDArray[np.float32]:
         """Of an image, see :mod:`diffground.io.images`, without the CRF: float32 ``(C, H, W)``."""
         array = read_image(image)
-        height, width = array.shape[:2]
         device = next(self.model.parameters()).device
         pixels = torch.from_numpy(np.ascontiguousarray(array)).permute(2, 0, 1).to(device)
         whole = normalise(pixels, self.model.config)[None]
-        views = [self._view(whole, scale) for scale in self.config.scales]
-        if self.config.flip:
-            views += [self._view(whole.flip(-1), s).flip(-1) for s in self.config.scales]
-        mean = torch.stack(views).mean(0)
-        assert mean.shape[-2:] == (height, width), mean.shape
-        return mean[0].float().cpu().numpy()
+        scores = self.model(whole)[-1]
+        large = functional.interpolate(
+            scores, array.shape[:2], mode="bilinear", align_corners=False
+        )
+        return large.softmax(1)[0].float().cpu().numpy()
 
     def __call__(self, image: ImageSource) -> NDArray[np.uint8]:
         """Labels uint8 ``(H, W)`` of an image (file, picture or array); no pixel is unsure."""
         pixels = read_image(image)
         work = LabelWork(pixels, self.probabilities(pixels))
         return refined(work, self.config.crf, self.compat)
-
-    def _view(self, pixels: Tensor, scale: float) -> Tensor:
-        """Probabilities (1, C, H, W) from one scale of the normalised image (1, 3, H, W)."""
-        size = pixels.shape[-2:]
-        scaled = pixels
-        if scale != 1.0:
-            smaller = [max(1, int(side * scale)) for side in size]
-            scaled = functional.interpolate(pixels, smaller, mode="bilinear", align_corners=False)
-        scores = self.model(scaled)[-1]
-        large = functional.interpolate(scores, size, mode="bilinear", align_corners=False)
-        return large.softmax(1)
 
 
 def predict(
@@ -144,7 +130,8 @@ def predict(
     state, config = processes(), segmenter.config
     by_id = {sample.id: sample for sample in samples}
     items = [
-        Item(s.id, (label_path("", s.id).as_posix(),), sources={"image": s.image}) for s in samples
+        Item(s.id, (label_path("", s.id).as_posix(),), sources={"image": s.image_path})
+        for s in samples
     ]
     workers = workers if config.crf else 0
     work = WorkConfig(
@@ -197,11 +184,11 @@ def _score(
 ) -> None:
     """Compares the files with the true masks: the same numbers whichever run made them."""
     for sample in samples:
-        if sample.labels is None:
+        if sample.mask_path is None:
             continue
         try:
             labels = read_labels(label_path(folder, sample.id))
-            truth = sample.load_labels(labels.shape, len(confusion.whole.classes))
+            truth = sample.load_mask(labels.shape, len(confusion.classes))
         except InputError as error:
             report.add(sample.id, error)
             continue

@@ -16,6 +16,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from diffground.data.labelled_images import LabelledImage
 from diffground.errors import InputError
 from diffground.io.files import is_sound, read_json, write_json
 from diffground.provenance import Made, code_of
@@ -24,7 +25,6 @@ from diffground.segmenters import deeplab
 from diffground.segmenters.config import PredictConfig, SemanticConfig
 from diffground.segmenters.crops import (
     LabelledCrops,
-    LabelledImage,
     draws_for,
     fingerprint_files,
     fingerprint_labels,

@@ -22,7 +22,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from filelock import FileLock
@@ -31,7 +31,7 @@ from pydantic import BaseModel, ValidationError
 from diffground.config import Config
 from diffground.errors import InputError
 from diffground.io.files import write_whole
-from diffground.provenance import Made, say_why
+from diffground.provenance import Made, plain, say_why
 
 MANIFEST = "manifest.json"
 FORMAT = 1  # of the manifest itself
@@ -209,10 +209,7 @@ def fingerprint(folder: str | Path, patterns: tuple[str, ...] = MODEL_FILES) -> 
 
 
 def _plain(config: Configuration) -> dict[str, Any]:
-    data = config.model_dump(mode="json") if isinstance(config, BaseModel) else dict(config)
-    plain = json.loads(json.dumps(data))  # tuples become lists here, as they do in the file
-    assert isinstance(plain, dict)
-    return plain
+    return plain(config.model_dump(mode="json") if isinstance(config, BaseModel) else config)
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -241,16 +238,10 @@ def _contents(folder: Path, paths: Iterable[Path]) -> str:
 
 def _listing(folder: Path, salt: str) -> tuple[dict[str, int], int, str]:
     """Files per folder, bytes in all, and a digest of ``salt`` and every path and size."""
-    counts: Counter[str] = Counter()
-    total = 0
-    digest = hashlib.blake2b(salt.encode(), digest_size=8)
-    for path in _files(folder):
-        size = path.stat().st_size
-        relative = path.relative_to(folder)
-        counts[relative.parent.as_posix()] += 1
-        total += size
-        digest.update(f"{relative.as_posix()}\0{size}\n".encode())
-    return dict(counts), total, digest.hexdigest()
+    sizes = _sizes(folder)
+    counts = Counter(PurePosixPath(name).parent.as_posix() for name in sizes)
+    lines = "".join(f"{name}\0{size}\n" for name, size in sizes.items())
+    return dict(counts), sum(sizes.values()), _hash(salt + lines)
 
 
 def _hash(text: str) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, cast
 
 import torch
 from accelerate.utils import gather_object
@@ -16,39 +16,22 @@ from diffground.training.config import TrainConfig
 from diffground.training.processes import processes
 
 
-@runtime_checkable
-class Named(Protocol):
-    """A dataset that can name its samples in a message."""
-
-    def name(self, index: int) -> str:
-        """What the user knows the sample by."""
-        ...
-
-
-class Stream:
-    """This process's share of an endless, seeded, epoch-wise shuffled sequence of batches."""
-
-    def __init__(self, length: int, config: TrainConfig, rank: int, world: int, first: int) -> None:
-        self.length, self.config, self.rank, self.world = length, config, rank, world
-        self.position = first * config.batch_size
-
-    def __iter__(self) -> Iterator[Sequence[int]]:
-        share = self.config.batch_size // (self.world * self.config.accumulation)
-        epoch, order = -1, torch.empty(0)
-        position = self.position
-        while True:
-            chosen = []
-            for offset in range(share * self.world):
-                now, index = divmod(position + offset, self.length)
-                if now != epoch:
-                    epoch = now
-                    order = torch.randperm(
-                        self.length, generator=generator(self.config.seed, "epoch", now)
-                    )
-                if offset % self.world == self.rank:
-                    chosen.append(int(order[index]))
-            position += share * self.world
-            yield chosen
+def stream(
+    length: int, config: TrainConfig, rank: int, world: int, first: int
+) -> Iterator[Sequence[int]]:
+    """A process's share of an endless, seeded, epoch-wise shuffled sequence of batches."""
+    share = config.batch_size // (world * config.accumulation)
+    epoch, order = -1, torch.empty(0)
+    for position in itertools.count(first * config.batch_size, share * world):
+        chosen = []
+        for offset in range(share * world):
+            now, index = divmod(position + offset, length)
+            if now != epoch:
+                epoch = now
+                order = torch.randperm(length, generator=generator(config.seed, "epoch", now))
+            if offset % world == rank:
+                chosen.append(int(order[index]))
+        yield chosen
 
 
 class Batches:
@@ -90,14 +73,14 @@ class Batches:
         return [next(self._loaded) for _ in range(self.config.accumulation)]
 
     def names(self, step: int) -> list[list[str]]:
-        """The samples in this process's batches of ``step``, by round."""
-        name = self.dataset.name if isinstance(self.dataset, Named) else "number {}".format
-        rounds = islice(self._stream(step), self.config.accumulation)
+        """The names of the samples in this process's batches of ``step``, by round."""
+        name = getattr(self.dataset, "name", "number {}".format)
+        rounds = itertools.islice(self._stream(step), self.config.accumulation)
         return [[name(index) for index in chosen] for chosen in rounds]
 
-    def _stream(self, first: int) -> Stream:
+    def _stream(self, first: int) -> Iterator[Sequence[int]]:
         state = processes()
-        return Stream(self.length, self.config, state.process_index, state.num_processes, first)
+        return stream(self.length, self.config, state.process_index, state.num_processes, first)
 
 
 def shares(rounds: Sequence[Any], weight: Callable[[Any], float] | None) -> list[float]:

@@ -9,8 +9,6 @@ from pydantic import Field, NonNegativeFloat, PositiveInt, field_validator, mode
 
 from diffground.config import NOT_IN_KEY, Config
 
-Beta = Annotated[float, Field(ge=0, lt=1)]
-
 
 class TrainConfig(Config):
     """How a model is trained."""
@@ -26,9 +24,8 @@ class TrainConfig(Config):
     # Multiples of it in the same way.
     decay_factors: dict[str, NonNegativeFloat] = Field(default_factory=dict)
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    betas: tuple[Beta, Beta] = (0.9, 0.999)  # of adamw
     momentum: float | None = Field(default=None, ge=0, lt=1)  # of sgd, which needs it; 0 = off
-    schedule: Literal["constant", "linear", "cosine", "poly"] = "cosine"  # poly: (1 - s/S)^0.9
+    schedule: Literal["constant", "cosine", "poly"] = "cosine"  # poly: (1 - s/S)^0.9
     warmup_steps: int = Field(default=0, ge=0)  # linear from 0; fewer than max_steps
     grad_clip: float = Field(default=1.0, ge=0)  # L2 norm over all parameters; 0 = off
     # Rounds per optimizer step; each sees batch_size / accumulation. Changes float sums only, if
@@ -59,8 +56,6 @@ class TrainConfig(Config):
     def _options_of_the_optimizer(self) -> TrainConfig:
         if (self.optimizer == "sgd") != (self.momentum is not None):
             raise ValueError("momentum belongs to the optimizer sgd, and sgd needs it")
-        if self.optimizer == "sgd" and self.betas != TrainConfig.model_fields["betas"].default:
-            raise ValueError("betas belong to the optimizer adamw")
         return self
 
     def rate_factor(self, name: str) -> float:
@@ -80,8 +75,6 @@ class TrainConfig(Config):
         match self.schedule:
             case "constant":
                 return 1.0
-            case "linear":
-                return left
             case "poly":
                 return float(left**0.9)
             case "cosine":

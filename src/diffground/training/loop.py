@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import torch
 from accelerate import Accelerator
@@ -38,10 +38,8 @@ CODE_VERSION: Final = 1
 _Groups = dict[tuple[float, float], list[nn.Parameter]]  # factors of (learning rate, decay)
 
 
-class LossFn(Protocol):
-    """``(model, batch) -> {"loss": scalar, ...}``; further entries are logged."""
-
-    def __call__(self, model: nn.Module, batch: Any) -> dict[str, Tensor]: ...
+#: ``(model, batch) -> {"loss": scalar, ...}``; further entries are logged.
+LossFn = Callable[[nn.Module, Any], dict[str, Tensor]]
 
 
 @dataclass
@@ -79,7 +77,7 @@ def train(
 
     Args:
         dataset: map-style and sized. Its items may be read by worker processes. One that has
-            ``name(index)`` is :class:`~diffground.training.batches.Named` in messages.
+            ``name(index)`` says so what the user knows a sample by, for messages.
         folder: holds ``last.pt`` (trainable weights, optimizer, averages, history), the checkpoint
             before it as ``before.pt``, and ``best.safetensors``. If a checkpoint is there, training
             continues from it; a damaged one is named and passed over.
@@ -116,30 +114,31 @@ def train(
 
     batches = Batches(dataset, config, collate, first)
     stepper = _Stepper(kept, wrapped, batches, loss_fn, weight, config, description)
-    bar = Progress(config.max_steps, description, done=first, hidden=not main)
     model.train()
-    for step in range(first, config.max_steps):
-        rate = _set_rates(optimizer, groups, config.learning_rate * config.lr_factor(step))
-        record.note(stepper.take(step))
-        average.update(model, step)
-        record.step = step + 1
-        bar.update()
-        at_end = record.step == config.max_steps
-        if record.step % config.log_every == 0 or at_end:
-            row = record.flush(rate)
-            bar.update(0, f"loss {row['loss']:.4f}")
-            if on_log and main:
-                on_log({f"train/{k}": v for k, v in row.items() if k != "step"}, record.step)
-        due = config.evaluate_every and record.step % config.evaluate_every == 0
-        if evaluate and (due or at_end):
-            record.metrics = _evaluated(evaluate, model, average)
-            if on_log and main:
-                on_log({f"eval/{k}": v for k, v in record.metrics.items()}, record.step)
-            if monitor and main:
-                kept.keep_best(monitor)
-        if (record.step % config.checkpoint_every == 0 or at_end) and main:
-            kept.save()
-    bar.close()
+    with Progress(config.max_steps, description, done=first, hidden=not main) as bar:
+        for step in range(first, config.max_steps):
+            rate = config.learning_rate * config.lr_factor(step)
+            for group, (factor, _) in zip(optimizer.param_groups, groups, strict=True):
+                group["lr"] = rate * factor
+            record.note(stepper.take(step))
+            average.update(model, step)
+            record.step = step + 1
+            bar.update()
+            at_end = record.step == config.max_steps
+            if record.step % config.log_every == 0 or at_end:
+                row = record.flush(rate)
+                bar.update(0, f"loss {row['loss']:.4f}")
+                if on_log and main:
+                    on_log({f"train/{k}": v for k, v in row.items() if k != "step"}, record.step)
+            due = config.evaluate_every and record.step % config.evaluate_every == 0
+            if evaluate and (due or at_end):
+                record.metrics = _evaluated(evaluate, model, average)
+                if on_log and main:
+                    on_log({f"eval/{k}": v for k, v in record.metrics.items()}, record.step)
+                if monitor and main:
+                    kept.keep_best(monitor)
+            if (record.step % config.checkpoint_every == 0 or at_end) and main:
+                kept.save()
     average.copy_to(model)
     model.eval()
     accelerator.wait_for_everyone()
@@ -272,14 +271,7 @@ def _optimizer(groups: _Groups, config: TrainConfig) -> torch.optim.Optimizer:
     if config.optimizer == "sgd":
         assert config.momentum is not None, "checked by the configuration"
         return torch.optim.SGD(parameters, rate, config.momentum)
-    return torch.optim.AdamW(parameters, rate, config.betas)
-
-
-def _set_rates(optimizer: Any, groups: _Groups, rate: float) -> float:
-    """Sets the learning rate of every group, and returns that of the groups without a factor."""
-    for group, (factor, _) in zip(optimizer.param_groups, groups, strict=True):
-        group["lr"] = rate * factor
-    return rate
+    return torch.optim.AdamW(parameters, rate)
 
 
 def _evaluated(

@@ -67,46 +67,26 @@ def narrative(scene: Scene, rendering: Rendering) -> Caption:
     seen = _seen(rendering)
     image = str(rng.choice(("picture", "image", "photo")))
     opening = ("In this", str(rng.choice(("we can see", "I can see", "there is"))))
-    sentences: list[list[Chunk]] = []
-    first = [Chunk(opening[0]), Chunk(image, noun=True), Chunk(opening[1])]
+    first = [Chunk(opening[0]), _noun(image), Chunk(opening[1])]
     first += _listing(scene, seen, rng, styled=False)
     below_first = bool(rng.random() < 0.6)  # noqa: PLR2004
     if below_first:
         first += [Chunk("on the"), _stuff(scene, BELOW)]
-    sentences.append(first)
-    rest: list[list[Chunk]] = []
-    rest.append(
-        [Chunk("In the"), Chunk("background", noun=True), Chunk("there is"), _stuff(scene, ABOVE)]
-    )
+    rest = [[Chunk("In the"), _noun("background"), Chunk("there is"), _stuff(scene, ABOVE)]]
     if not below_first:
-        rest.append(
-            [Chunk("At the"), Chunk("bottom", noun=True), Chunk("we can see"), _stuff(scene, BELOW)]
-        )
+        rest.append([Chunk("At the"), _noun("bottom"), Chunk("we can see"), _stuff(scene, BELOW)])
     if seen and rng.random() < 0.4:  # noqa: PLR2004
         again = int(rng.choice(list(seen)))
         many = seen[again] > 1
-        rest.append(
-            [
-                Chunk("The"),
-                Chunk(_once_more(scene, seen, again), True, (again,), many),
-                Chunk("are on the" if many else "is on the"),
-                _stuff(scene, BELOW),
-            ]
-        )
+        what = Chunk(_once_more(scene, seen, again), True, (again,), many)
+        where = Chunk("are on the" if many else "is on the")
+        rest.append([Chunk("The"), what, where, _stuff(scene, BELOW)])
     if rng.random() < 0.3:  # noqa: PLR2004
-        rest.append(
-            [
-                Chunk("This"),
-                Chunk(image, noun=True),
-                Chunk("is taken during the"),
-                Chunk("day", noun=True),
-            ]
-        )
+        rest.append([Chunk("This"), _noun(image), Chunk("is taken during the"), _noun("day")])
     keep = int(rng.integers(0, len(rest) + 1))
-    sentences += rest[:keep]
-    return _join(
-        [chunk for sentence in sentences for chunk in (*sentence, Chunk("."))], capital=True
-    )
+    sentences = [first, *rest[:keep]]
+    chunks = [chunk for sentence in sentences for chunk in (*sentence, Chunk("."))]
+    return _join(chunks, capital=True)
 
 
 def noun_phrase(
@@ -117,17 +97,13 @@ def noun_phrase(
     style = f"{group.pattern} " if styled and group.pattern != "plain" else ""
     words = f"{style}{group.colour} {name}" if coloured else name
     if group.crowd:
-        return [
-            Chunk("a"),
-            Chunk("crowd", noun=True),
-            Chunk("of"),
-            Chunk(words, True, (index,), True),
-        ]
+        many = Chunk(words, True, (index,), True)
+        return [Chunk("a"), _noun("crowd"), Chunk("of"), many]
     if count > 1:
         return [Chunk(f"{NUMBERS[count]} {words}", True, (index,), True)]
     chunks = [Chunk("an" if words[0] in "aeiou" else "a"), Chunk(words, True, (index,))]
     if group.content:
-        chunks += [Chunk("filled with"), Chunk(group.content, noun=True)]
+        chunks += [Chunk("filled with"), _noun(group.content)]
     return chunks
 
 
@@ -169,6 +145,11 @@ def _listing(
         group = scene.groups[index]
         chunks += noun_phrase(group, index, count, styled=spoken, coloured=coloured)
     return chunks
+
+
+def _noun(text: str) -> Chunk:
+    """A noun that nothing in the picture is."""
+    return Chunk(text, noun=True)
 
 
 def _stuff(scene: Scene, which: int) -> Chunk:

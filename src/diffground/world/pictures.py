@@ -1,4 +1,4 @@
-"""What the writers share: JPEG files, the VOC colours, boxes, and masks of classes."""
+"""What the writers share: JPEG files, boxes, and masks of classes."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from diffground.io.palette import colour_map
+from diffground.metrics.iou import UNSURE
 from diffground.world.render import Rendering
 from diffground.world.vocabulary import THINGS
 
 JPEG_QUALITY = 95
-UNSURE = 255  # in masks of classes: not trained on, not evaluated
 
 # Category id -> class of the semantic datasets: things are 1..14 in their order, 0 the background.
 CLASS_OF = {category.id: row for row, category in enumerate(THINGS, start=1)}
@@ -25,18 +24,10 @@ def write_jpeg(path: Path, image: NDArray[np.uint8]) -> None:
     Image.fromarray(image).save(path, quality=JPEG_QUALITY, subsampling=0)
 
 
-def write_palette_png(path: Path, labels: NDArray[np.uint8]) -> None:
-    """Writes labels ``(H, W)`` as an indexed PNG in the VOC colours, read back as labels."""
-    picture = Image.fromarray(labels).convert("P")
-    picture.putpalette(colour_map().tobytes())
-    picture.save(path)
-
-
 def bounding_box(mask: NDArray[np.bool_]) -> list[int]:
     """``[x, y, w, h]`` of a mask ``(H, W)`` that is not empty, in pixels."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    x, y = int(columns[0]), int(rows[0])
-    return [x, y, int(columns[-1]) - x + 1, int(rows[-1]) - y + 1]
+    left, top, right, bottom = Image.fromarray(mask).getbbox() or (0, 0, 0, 0)
+    return [left, top, right - left, bottom - top]
 
 
 def class_mask(rendering: Rendering, *, borders: bool) -> NDArray[np.uint8]:

@@ -117,12 +117,8 @@ def _shape(
     fill: int | tuple[int, int, int],
 ) -> None:
     draw = ImageDraw.Draw(image)
-    if kind == "poly":
-        draw.polygon(corners, fill=fill)
-    elif kind == "oval":
-        draw.ellipse([corners[0], corners[1]], fill=fill)
-    else:
-        draw.rectangle([corners[0], corners[1]], fill=fill)
+    shapes = {"poly": draw.polygon, "oval": draw.ellipse, "box": draw.rectangle}
+    shapes[kind](corners, fill=fill)
 
 
 def _crop(thing: Thing, size: int, width: int, alpha: FloatImage, colour: FloatImage) -> Drawing:

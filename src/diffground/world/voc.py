@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import Final
 
 from diffground.io import write_png
+from diffground.io.labels import write_labels
 from diffground.progress import progress
 from diffground.seeds import derive_seed
 from diffground.store.manifest import Manifest, make_folder
 from diffground.world.config import WorldConfig
-from diffground.world.pictures import CLASS_NAMES, class_mask, write_jpeg, write_palette_png
+from diffground.world.pictures import CLASS_NAMES, class_mask, write_jpeg
 from diffground.world.render import render
 from diffground.world.scene import sample_scene
 
@@ -82,7 +83,7 @@ def _write(root: Path, config: WorldConfig) -> None:
             labels = class_mask(rendering, borders=True)
             write_png(base / "SegmentationClassAug" / f"{name}.png", labels)
             if part != "aug":
-                write_palette_png(base / "SegmentationClass" / f"{name}.png", labels)
+                write_labels(base / "SegmentationClass" / f"{name}.png", labels)
     for title, parts in LISTS.items():
         chosen = [name for part in parts for name in names[part]]
         lines = [f"/JPEGImages/{name}.jpg /SegmentationClassAug/{name}.png" for name in chosen]

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from recipes import recipe
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import Mask2FormerConfig
@@ -24,7 +25,7 @@ SIZES = [(8, 12), (4, 6), (2, 3)]  # fine to coarse
 
 def build(layers: int = 4, seed: int = 0, **options: str) -> PhraseDecoder:
     torch.manual_seed(seed)
-    config = DecoderConfig(layers=layers, heads=HEADS, ffn=48, **options)
+    config = recipe(DecoderConfig, layers=layers, heads=HEADS, ffn=48, **options)
     decoder = PhraseDecoder(WIDTH, CLASSES, config)
     with torch.no_grad():  # biases matter only when they are not zero
         for name, parameter in decoder.layers.named_parameters():
@@ -57,7 +58,7 @@ def test_shapes_and_deep_supervision():
     assert [logits.shape for logits in outputs.categories] == [(2, 3, CLASSES)] * 5
     assert outputs.final is outputs.layers[-1]
     with pytest.raises(InputError, match="30 is no multiple of 4"):
-        PhraseDecoder(30, CLASSES, DecoderConfig(heads=5))
+        PhraseDecoder(30, CLASSES, recipe(DecoderConfig, heads=5))
 
 
 @torch.no_grad()
@@ -179,7 +180,7 @@ def test_the_mini_decoder_sees_all_levels(conf):
     """And the paper's own visits them in turn, three times each."""
     read = {}
     for env in ("mini", "paper"):
-        config = DecoderConfig(**conf(env)["parameters"]["png"]["model"]["decoder"])
+        config = recipe(DecoderConfig, **conf(env)["parameters"]["png"]["model"]["decoder"])
         torch.manual_seed(0)
         decoder = PhraseDecoder(WIDTH, CLASSES, config.model_copy(update={"heads": HEADS}))
         inputs = Inputs()
@@ -265,7 +266,7 @@ def test_bfloat16_autocast():
 
 def test_initialisation_is_mask2formers():
     torch.manual_seed(0)
-    decoder = PhraseDecoder(64, CLASSES, DecoderConfig(layers=2, heads=4, ffn=128))
+    decoder = PhraseDecoder(64, CLASSES, recipe(DecoderConfig, layers=2, heads=4, ffn=128))
     for name, parameter in decoder.layers.named_parameters():
         if parameter.ndim > 1:
             fan_out, fan_in = parameter.shape

@@ -8,6 +8,7 @@ import pytest
 import tiny_png
 import torch
 from pydantic import ValidationError
+from recipes import recipe
 from torch import Tensor, nn
 
 from diffground.backbone.layers import CROSS_SITES, cross_sites
@@ -41,7 +42,7 @@ def attention(layer: nn.Module, query: Tensor, context: Tensor, blocked: Tensor 
 def test_equations_8_to_10(norm, seen):
     torch.manual_seed(0)
     sizes = {"zoom": 16, "heads": 4, "ffn": 8, "zoom_out_init": "default", "zoom_out_gain": 0.3}
-    adapter = PhraseAdapter(C, V, EipaConfig(**sizes, norm=norm, features=seen))
+    adapter = PhraseAdapter(C, V, recipe(EipaConfig, **sizes, norm=norm, features=seen))
     for p in adapter.norms.parameters():
         nn.init.normal_(p)
     phrases, features = torch.randn(B, K, C), torch.randn(B, N, V)
@@ -90,7 +91,7 @@ def test_both_is_encoder_and_decoder_without_the_middle():
 
 def test_parameter_count_at_stable_diffusion_sizes():
     widths = {site: SD15_WIDTHS[site] for site in insertion_sites(CROSS_SITES, "both")}
-    count = sum(p.numel() for p in EIPA(widths, 768, EipaConfig()).parameters())
+    count = sum(p.numel() for p in EIPA(widths, 768, recipe(EipaConfig)).parameters())
     assert count == 3_365_600  # the paper: 3.37M
     assert round(count / 1e6, 2) == 3.37
 
@@ -110,7 +111,7 @@ def tiny_eipa(insertion="both", **options) -> EIPA:
     modules = dict(unet.named_modules())
     sites = insertion_sites(cross_sites(unet), insertion)
     widths = {site: modules[site].to_q.in_features for site in sites}
-    config = EipaConfig(**{"zoom": 16, "heads": 4, "ffn": 8, **options})
+    config = recipe(EipaConfig, **{"zoom": 16, "heads": 4, "ffn": 8, **options})
     return EIPA(widths, tiny_png.TEXT, config, DiffusionHead(cross_sites(unet)).weight)
 
 
@@ -178,7 +179,7 @@ def test_a_caption_with_one_phrase_and_one_with_none_stay_finite():
 
 
 def test_masked_attention_sees_only_the_diffusion_heads_mask():
-    adapter = tiny_eipa(zoom_out_init="default", mask_threshold=0.5)
+    adapter = tiny_eipa(zoom_out_init="default")
     site = adapter.sites[0]
     context, mask = phrases(2)
     state = adapter.start(context, mask)
@@ -230,6 +231,6 @@ def test_checkpointing_gives_the_same_gradients():
 
 def test_wrong_choices_fail_when_configured():
     with pytest.raises(ValidationError, match="attention_mask"):
-        EipaConfig(attention_mask="all")
+        recipe(EipaConfig, attention_mask="all")
     with pytest.raises(ValidationError, match="multiple of heads"):
-        EipaConfig(zoom=60, heads=8)
+        recipe(EipaConfig, zoom=60, heads=8)

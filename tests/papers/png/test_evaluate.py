@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tiny_png
 import torch
+from recipes import recipe
 from torch import multiprocessing
 
 from diffground.backbone.frozen import FrozenDiffusion
@@ -34,7 +35,7 @@ CASES = {
 
 def model(folder: Path, **options) -> PngModel:
     """Zero-shot: nothing but the frozen model's weights, the same in every process."""
-    config = PngModelConfig(insertion="none", decode=False, **options)
+    config = recipe(PngModelConfig, insertion="none", decode=False, **options)
     ids = tiny_png.benchmark().categories.ids
     return PngModel(FrozenDiffusion.from_pretrained(folder), config, ids)
 
@@ -46,7 +47,7 @@ def seven(root: Path) -> list[PngSample]:
 
 
 def measured(png: PngModel, samples, size: int = 1, **options) -> PngEvaluation:
-    config = PngEvalConfig(batch_size=size, **{"overlays": 3, **options})
+    config = recipe(PngEvalConfig, batch_size=size, **{"overlays": 3, **options})
     return evaluate(png, samples, tiny_png.benchmark().categories, tiny_png.DATA, config)
 
 

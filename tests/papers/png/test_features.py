@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import tiny_png
 import torch
+from recipes import recipe
 from safetensors import safe_open
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -28,7 +29,7 @@ from diffground.training.config import TrainConfig
 from diffground.training.loop import train
 
 ULP = 2.0**-10  # of float16, relative
-ONE = FeatureExtractionConfig(batch_size=1, block_size=2)
+ONE = recipe(FeatureExtractionConfig, num_workers=0, batch_size=1, block_size=2)
 
 
 @pytest.fixture
@@ -95,7 +96,7 @@ def test_one_by_one_cached_features_are_the_computed_ones(samples, tmp_path, pre
 
 
 def test_other_batches_differ_by_a_rounding_at_most(samples, tmp_path):
-    extract(samples, tmp_path, FeatureExtractionConfig(batch_size=4))
+    extract(samples, tmp_path, recipe(FeatureExtractionConfig, num_workers=0, batch_size=4))
     fresh, cached = dataset(samples), dataset(samples, stored(tmp_path))
     want = inputs(collate([fresh[i] for i in (0, 1, 2)]))
     got = inputs(collate([cached[i] for i in (0, 1, 2)]))
@@ -282,7 +283,7 @@ def test_an_image_that_the_system_denies_is_not_left_out_for_good(samples, tmp_p
 def test_captions_that_are_refused_are_skipped(samples, tmp_path):
     phrase = replace(samples[1].phrases[0], text="x" * 100, start=0, end=100)
     samples[1] = replace(samples[1], caption="x" * 100, phrases=(phrase,))
-    report = extract(samples, tmp_path, FeatureExtractionConfig())
+    report = extract(samples, tmp_path, recipe(FeatureExtractionConfig, num_workers=0))
     assert [p["item"] for p in report["skipped"]["problems"]] == [samples[1].id]
     with pytest.raises(InputError, match="skipped by the extraction: caption 'xxx"):
         stored(tmp_path).get(samples[1])
@@ -319,7 +320,7 @@ def test_machines_share_the_work(samples, tmp_path):
 
 
 def test_workers_read_the_store_and_the_images(samples, tmp_path):
-    extract(samples, tmp_path, FeatureExtractionConfig(num_workers=2, batch_size=1))
+    extract(samples, tmp_path, recipe(FeatureExtractionConfig, num_workers=2, batch_size=1))
     cached = dataset(samples, stored(tmp_path))
     alone = [cached[index] for index in range(len(samples))]  # opens shards before the fork
     loader = DataLoader(cached, batch_size=2, num_workers=2, collate_fn=collate)
@@ -377,8 +378,9 @@ def test_the_pipeline_extracts_both_splits(tmp_path):
     from diffground.pipelines.feature_extraction.nodes import extract_png_features
 
     coco = tiny_png.make_benchmark(tmp_path / "coco")
-    png = PngConfig.model_validate(
-        {
+    png = recipe(
+        PngConfig,
+        **{
             "scale": "mini",
             "precision": "float32",
             "device": "cpu",
@@ -386,7 +388,7 @@ def test_the_pipeline_extracts_both_splits(tmp_path):
             "model": {},
             "train": {"max_steps": 1, "batch_size": 1, "learning_rate": 1e-3},
             "eval": {"limit": 3},
-        }
+        },
     )
     write_png(tmp_path / "coco/images/train2017/000000000001.png", tiny_png._draw(1)[0][:32])
     root, folder = tmp_path / "features", tiny_png.backbone().folder

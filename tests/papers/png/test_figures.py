@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tiny_png
+from recipes import recipe
 
 from diffground.papers.png import figures
 from diffground.papers.png.keys import PngConfig
@@ -32,6 +33,6 @@ def test_the_scale_stands_above_and_the_yardstick_below(monkeypatch, scale, word
         "model": tiny_png.MODEL,
     }
     train = {"max_steps": 1, "batch_size": 1, "learning_rate": 1.0}
-    figures.compared([row], PngConfig.model_validate(config | {"train": train}))
+    figures.compared([row], recipe(PngConfig, **(config | {"train": train})))
     assert lines["heading"].startswith(words)
     assert lines["footnote"].endswith("Numbers: IoU, protocol original.")

@@ -10,6 +10,7 @@ import pytest
 import tiny_png
 import torch
 from PIL import Image
+from recipes import recipe
 
 from diffground.errors import InputError
 from diffground.io import read_image, write_png
@@ -28,7 +29,7 @@ SIZE = (40, 90)  # of the test image, pixels
 def zero_shot(**model) -> PngModel:
     settings = {"insertion": "none", "decode": False, "threshold": 0.4, **model}
     ids = tiny_png.benchmark().categories.ids
-    return PngModel(tiny_png.backbone(), PngModelConfig(**settings), ids).eval()
+    return PngModel(tiny_png.backbone(), recipe(PngModelConfig, **settings), ids).eval()
 
 
 @pytest.fixture

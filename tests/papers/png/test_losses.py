@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from plain_losses import plain_mask_loss
-from pydantic import ValidationError
+from recipes import recipe
 
 from diffground.papers.png.decoder import DecoderMasks
 from diffground.papers.png.heads import AdapterMasks, PngOutputs
@@ -19,7 +19,7 @@ from diffground.papers.png.losses import (
     png_losses,
 )
 
-PAPER = LossConfig()
+PAPER = recipe(LossConfig)
 
 
 def masks(number: int = 3) -> torch.Tensor:
@@ -104,7 +104,7 @@ def test_equation_14_is_the_plain_sum_over_heads_sites_and_layers():
 def test_the_mean_over_steps_counts_the_prediction_once():
     predicted = outputs("adapter", "decoder", steps=3)
     valid = predicted.valid
-    losses = png_losses(predicted, TARGETS, CATEGORIES, LossConfig(reduction="mean"))
+    losses = png_losses(predicted, TARGETS, CATEGORIES, recipe(LossConfig, reduction="mean"))
     bce = [plain_mask_loss(m[valid], TARGETS[valid])[0] for m in predicted.decoder.layers]
     assert float(losses["decoder_bce"]) == pytest.approx(sum(bce[:2]) / 2 + bce[2], rel=1e-4)
     dice = [plain_mask_loss(m[valid], TARGETS[valid])[1] for m in predicted.adapter.sites]
@@ -149,11 +149,6 @@ def test_the_inner_product_has_the_mask_loss_alone():
     )
 
 
-def test_weights():
-    only_dice = LossConfig(diffusion=0, category=0, bce=0, dice=2)
-    losses = png_losses(outputs("adapter", "decoder"), TARGETS, CATEGORIES, only_dice)
-    torch.testing.assert_close(
-        losses["loss"], 2 * (losses["adapter_dice"] + losses["decoder_dice"])
-    )
-    with pytest.raises(ValidationError):
-        LossConfig(diffusion_ce="soft")
+def test_what_is_said_of_the_parts_is_summed():
+    losses = png_losses(outputs("inner", "adapter", "decoder"), TARGETS, CATEGORIES, PAPER)
+    torch.testing.assert_close(losses.pop("loss"), sum(losses.values()))

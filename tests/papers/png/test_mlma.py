@@ -8,6 +8,7 @@ import math
 import pytest
 import torch
 from pydantic import ValidationError
+from recipes import recipe
 from tiny_mlma import HEADS, POINTS, SIZES, VALID, WIDTH, B, K, flat, inputs, make, only
 from torch import Tensor, nn
 
@@ -219,7 +220,7 @@ def test_a_part_that_is_off_has_no_parameters(part: str, module: str):
 
 def test_parameters_at_the_papers_sizes():
     """SD 1.x has 320, 640 and 1280 channels at 1/8, 1/16 and 1/32, and texts of 768."""
-    model = MLMA((320, 640, 1280), 768, MlmaConfig())
+    model = MLMA((320, 640, 1280), 768, recipe(MlmaConfig))
     count = {
         name: sum(p.numel() for p in child.parameters()) for name, child in model.named_children()
     }
@@ -253,15 +254,14 @@ def test_widths_that_are_no_power_of_two(width: int):
         ({"width": 20, "heads": 8}, "width 20"),
         ({"width": 6, "heads": 2}, "no multiple of 4"),
         ({"ffn": 12, "heads": 8}, "ffn 12"),
-        ({"fusion_scale": -1}, "fusion_scale"),
         ({"bi_attn": True}, "bi_attn"),
     ],
 )
 def test_sizes_that_do_not_fit(changes: dict[str, object], words: str):
     with pytest.raises(ValidationError, match=words):
-        MlmaConfig.model_validate(changes)
+        recipe(MlmaConfig, **changes)
 
 
 def test_three_levels_are_needed():
     with pytest.raises(InputError, match="image_widths: 2 levels"):
-        MLMA((4, 8), 16, MlmaConfig())
+        MLMA((4, 8), 16, recipe(MlmaConfig))

@@ -9,6 +9,8 @@ import torch
 from tiny_mlma import HEADS, POINTS, TEXT, VALID, B, K, flat, inputs, make
 from torch import Tensor, nn
 
+from diffground.papers.png.mlma import FUSION_SCALE
+
 # Heads of 6 channels are slower in a compiled kernel that is not used here.
 pytestmark = pytest.mark.filterwarnings("ignore:You'd better set embed_dim")
 
@@ -118,7 +120,7 @@ def test_other_precisions_of_the_parameters(dtype: torch.dtype):
 
 
 def test_initialisation():
-    model = make(randomised=False, layers=2, fusion_scale=0.25)
+    model = make(randomised=False, layers=2)
     for layer in model.layers:
         attn = layer.deformable.self_attn
         assert not attn.sampling_offsets.weight.any() and not attn.attention_weights.weight.any()
@@ -128,7 +130,7 @@ def test_initialisation():
         fan = directions[:, None, None] * steps[:, None]
         torch.testing.assert_close(offsets, fan.expand_as(offsets), atol=1e-6, rtol=0)
         for gain in (layer.fusion.vision_param, layer.fusion.text_param):
-            assert gain.eq(0.25).all()
+            assert gain.eq(FUSION_SCALE).all()
     # As the library's own encoder initialises the same layers: weights of these have a rule of
     # their own, Xavier-uniform, all others are small normal ones.
     ruled = ("attn.value_proj", "attn.output_proj", "fusion.attn")

@@ -9,11 +9,12 @@ import pytest
 import tiny_png
 import torch
 from pydantic import ValidationError
+from recipes import recipe
 
 from diffground.backbone.probe import ProbeRequest
 from diffground.errors import InputError
 from diffground.io.files import seal_of
-from diffground.papers.png.config import LossConfig, PngDataConfig, PngEvalConfig, PngModelConfig
+from diffground.papers.png.config import PngDataConfig, PngEvalConfig, PngModelConfig
 from diffground.papers.png.evaluate import evaluate
 from diffground.papers.png.features import frozen_inputs
 from diffground.papers.png.model import CONFIG, WEIGHTS, PngModel
@@ -23,7 +24,7 @@ STATIC = {"insertion": "none", "decode": False}  # zero-shot static prompting
 
 
 def model(**options) -> PngModel:
-    config = PngModelConfig(**{**tiny_png.MODEL, **options})
+    config = recipe(PngModelConfig, **{**tiny_png.MODEL, **options})
     backbone = tiny_png.backbone()  # made before the seed is set
     torch.manual_seed(0)
     return PngModel(backbone, config, tiny_png.benchmark().categories.ids)
@@ -61,7 +62,7 @@ def test_a_plural_across_categories_takes_the_largest():
 
 def test_data_sizes_must_fit_the_unet():
     with pytest.raises(ValidationError, match="image_size"):
-        PngDataConfig(image_size=100)
+        recipe(PngDataConfig, image_size=100)
 
 
 # --- configuration ------------------------------------------------------------------------------
@@ -69,11 +70,11 @@ def test_data_sizes_must_fit_the_unet():
 
 def test_configurations_that_make_no_sense_fail():
     with pytest.raises(ValidationError, match="insertion"):
-        PngModelConfig(insertion="middle")
+        recipe(PngModelConfig, insertion="middle")
     with pytest.raises(ValidationError, match="head adapter, but the model has only"):
-        PngModelConfig(insertion="none", head="adapter")
+        recipe(PngModelConfig, insertion="none", head="adapter")
     with pytest.raises(ValidationError, match="decode is false"):
-        PngModelConfig(decode=False, pretrained=True)
+        recipe(PngModelConfig, decode=False, pretrained=True)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +88,7 @@ def test_configurations_that_make_no_sense_fail():
     ],
 )
 def test_the_last_head_predicts(options, heads):
-    config = PngModelConfig(**options)
+    config = recipe(PngModelConfig, **options)
     assert config.heads == heads and config.final_head == heads[-1]
     assert config.learns == config.learns_fusion == (heads != ("diffusion",))
 
@@ -152,7 +153,7 @@ def test_the_frozen_product_is_of_the_unets_own_queries_and_keys():
 @pytest.mark.parametrize("mask_latent", ["denoised", "output", "clean"])
 def test_every_source_of_the_mask_feature_trains(mask_latent):
     png = model(mask_latent=mask_latent).train()
-    png.loss(tiny_png.batch(0, 1), LossConfig())["loss"].backward()
+    png.loss(tiny_png.batch(0, 1), tiny_png.LOSS)["loss"].backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in png.parameters())
 
 
@@ -165,11 +166,11 @@ def test_captions_that_lose_all_their_phrases_have_a_defined_result():
     prob = png.predict(lost)
     assert prob.isfinite().all() and prob[0].any() and not prob[1].any()
     torch.testing.assert_close(prob[0], png.predict(tiny_png.batch(0))[0])
-    losses = png.train().loss(lost, LossConfig())
+    losses = png.train().loss(lost, tiny_png.LOSS)
     losses["loss"].backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in png.parameters())
     nothing = replace(lost, captions=(long, long), spans=(spans, spans))
-    assert png.loss(nothing, LossConfig())["loss"].item() == 0
+    assert png.loss(nothing, tiny_png.LOSS)["loss"].item() == 0
 
 
 def test_a_half_precision_backbone_trains_a_full_precision_adapter():
@@ -177,9 +178,11 @@ def test_a_half_precision_backbone_trains_a_full_precision_adapter():
 
     folder = tiny_png.backbone().folder
     half = FrozenDiffusion.from_pretrained(folder, dtype=torch.bfloat16)
-    png = PngModel(half, PngModelConfig(**tiny_png.MODEL), tiny_png.benchmark().categories.ids)
+    png = PngModel(
+        half, recipe(PngModelConfig, **tiny_png.MODEL), tiny_png.benchmark().categories.ids
+    )
     with torch.autocast("cpu", torch.bfloat16):
-        loss = png.train().loss(tiny_png.batch(0, 1), LossConfig())["loss"]
+        loss = png.train().loss(tiny_png.batch(0, 1), tiny_png.LOSS)["loss"]
     loss.backward()
     assert all(p.dtype == torch.float32 and p.grad.isfinite().all() for p in png.parameters())
     prob = png.eval().predict(tiny_png.batch(0))  # without autocast
@@ -211,7 +214,7 @@ def test_after_one_step_gradients_reach_every_parameter(insertion, rest):
     optimizer = torch.optim.AdamW(png.trainable_parameters(), 1e-2)
     for _ in range(2):
         optimizer.zero_grad()
-        png.loss(batch, LossConfig())["loss"].backward()
+        png.loss(batch, tiny_png.LOSS)["loss"].backward()
         optimizer.step()
     for name, parameter in png.named_parameters():
         assert parameter.grad is not None, name
@@ -228,7 +231,7 @@ def test_training_overfits_one_batch_and_checkpointing_changes_nothing():
         optimizer = torch.optim.AdamW(png.trainable_parameters(), 3e-3)
         curve = []
         for _ in range(20 if not checkpoint else 3):
-            losses = png.loss(batch, LossConfig())
+            losses = png.loss(batch, tiny_png.LOSS)
             optimizer.zero_grad()
             losses["loss"].backward()
             torch.nn.utils.clip_grad_norm_(png.trainable_parameters(), 1.0)
@@ -253,7 +256,7 @@ def test_a_saved_model_predicts_the_same(tmp_path):
     png = model(insertion="encoder").train()
     optimizer = torch.optim.AdamW(png.trainable_parameters(), 1e-2)
     batch = tiny_png.batch(0, 1)
-    png.loss(batch, LossConfig())["loss"].backward()
+    png.loss(batch, tiny_png.LOSS)["loss"].backward()
     optimizer.step()
     png.eval().save(tmp_path)
     loaded = PngModel.load(tmp_path, tiny_png.backbone())
@@ -281,7 +284,7 @@ def test_loading_says_what_is_wrong(tmp_path):
 
 
 def evaluated(png: PngModel, samples, **options):
-    config = PngEvalConfig(**{"overlays": 2, **options})
+    config = recipe(PngEvalConfig, **{"overlays": 2, **options})
     return evaluate(png, samples, tiny_png.benchmark().categories, tiny_png.DATA, config)
 
 

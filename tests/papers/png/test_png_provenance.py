@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import tiny_png
+from recipes import recipe
 
 from diffground.data import png_doctor as doctor
 from diffground.data.config import PngSplits
@@ -41,8 +42,9 @@ def why(caplog):
 def test_rows_keep_the_commit_that_measured_them_until_their_code_changes(
     tmp_path, coco, made_by, monkeypatch, why
 ):
-    base = PngConfig.model_validate(
-        {
+    base = recipe(
+        PngConfig,
+        **{
             "scale": "mini",
             "precision": "float32",
             "device": "cpu",
@@ -50,10 +52,10 @@ def test_rows_keep_the_commit_that_measured_them_until_their_code_changes(
             "model": tiny_png.MODEL,
             "train": {"max_steps": 2, "batch_size": 2, "learning_rate": 1e-3},
             "eval": {"batch_size": 3, "overlays": 0},
-        }
+        },
     )
     names = "+ MLMA", "+ EIPA + MLMA"
-    asked = PngTablesConfig(tables=("components",), rows=names, seeds=(0,))
+    asked = recipe(PngTablesConfig, tables=("components",), rows=names, seeds=(0,))
     folders = PngFolders(coco, tmp_path / "models", tmp_path / "features", tmp_path / "none")
 
     def commits() -> tuple[list[str], str]:
@@ -76,13 +78,13 @@ def test_rows_keep_the_commit_that_measured_them_until_their_code_changes(
 
 
 def test_features_of_other_code_are_extracted_again(tmp_path, coco, made_by, monkeypatch, why):
-    config = FeatureExtractionConfig(batch_size=2, block_size=2)
+    config = recipe(FeatureExtractionConfig, num_workers=0, batch_size=2, block_size=2)
     samples, _ = read_split(coco, "train2017", "auto", limit=None, max_phrases=30)
     backbone = tiny_png.backbone()
 
     def made() -> tuple[int, str]:
         """How many shards were written, and by which commits those that are there."""
-        settings = data.PngDataConfig(image_size=tiny_png.SIDE)
+        settings = recipe(data.PngDataConfig, image_size=tiny_png.SIDE)
         key = feature_key(
             coco, "train2017", settings, "per_sentence", "float16", backbone, max_phrases=30
         )
@@ -103,7 +105,7 @@ def test_features_of_other_code_are_extracted_again(tmp_path, coco, made_by, mon
 
 def test_findings_of_an_older_doctor_are_not_taken(tmp_path, coco, monkeypatch, why):
     def examine() -> None:
-        examine_training_data(coco, PngSplits(), 30, tmp_path / "models")
+        examine_training_data(coco, recipe(PngSplits), 30, tmp_path / "models")
 
     examine()
     examine()

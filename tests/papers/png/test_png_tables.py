@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import tiny_png
+from recipes import recipe
 
 from diffground.errors import InputError
 from diffground.experiments.result_tables import measured_row, render
@@ -13,14 +14,15 @@ from diffground.papers.png.tables import PngTablesConfig, published, reported, r
 
 
 def base(scale: str, *, pretrained: bool) -> PngConfig:
-    return PngConfig.model_validate(
-        {
+    return recipe(
+        PngConfig,
+        **{
             "scale": scale,
             "precision": "float32",
-            "data": PngDataConfig(image_size=64),
+            "data": recipe(PngDataConfig, image_size=64),
             "model": {**tiny_png.MODEL, "pretrained": pretrained},
             "train": {"max_steps": 1, "batch_size": 1, "learning_rate": 1e-3},
-        }
+        },
     )
 
 
@@ -52,9 +54,9 @@ def test_too_few_steps_for_the_slow_start_are_named():
     train = png.train.model_copy(update={"max_steps": 40, "warmup_steps": 30})
     png = png.model_copy(update={"train": train})
     model = row("components", "Baseline")["model"]
-    row_config(png, PngTablesConfig(max_steps=31), model, 0)
+    row_config(png, recipe(PngTablesConfig, max_steps=31), model, 0)
     with pytest.raises(InputError, match=r"png_tables: train\.warmup_steps: must be less"):
-        row_config(png, PngTablesConfig(max_steps=30), model, 0)
+        row_config(png, recipe(PngTablesConfig, max_steps=30), model, 0)
 
 
 def test_what_is_ours_is_printed_with_every_table():
@@ -64,7 +66,7 @@ def test_what_is_ours_is_printed_with_every_table():
         entry = published(name)
         rows = [measured_row(r["name"], [{"overall": 50.0}], r["paper"]) for r in entry["rows"]]
         png = base("paper", pretrained=False)
-        table = _table(png, PngTablesConfig(), entry, rows, 0.0)
+        table = _table(png, recipe(PngTablesConfig), entry, rows, 0.0)
         text = " ".join(render(table).split())
         for words in (
             "Without it, it reports the full model alone (Table 1: 64.5)",

@@ -9,6 +9,7 @@ import pytest
 import tiny_png
 from pycocotools import mask as coco
 from pydantic import ValidationError
+from recipes import recipe
 
 from diffground.data.narrative_table import read_requests
 from diffground.errors import InputError
@@ -28,11 +29,12 @@ SIZE = (40, 90)  # of the test image, pixels
 
 def png(**model) -> PngConfig:
     settings = {"insertion": "none", "decode": False, "threshold": 0.4, **model}
-    return PngConfig(
+    return recipe(
+        PngConfig,
         scale="mini",
         precision="float32",
         data=tiny_png.DATA,
-        model=PngModelConfig(**settings),
+        model=recipe(PngModelConfig, **settings),
         train=PngTrainConfig(max_steps=1, batch_size=1, learning_rate=1e-3),
     )
 
@@ -57,7 +59,7 @@ def run(folder, config: PredictConfig, **model):
 
 
 def test_files_of_one_image(tmp_path, image):
-    folder = run(tmp_path / "out", PredictConfig(image=image, narrative=TEXT))
+    folder = run(tmp_path / "out", recipe(PredictConfig, image=image, narrative=TEXT))
     names = ["00_red_ball.png", "01_grass.png", "02_sky.png"]
     assert {path.name for path in folder.iterdir()} == {
         "report.json", "manifest.json", "masks.json", "overlay.png", *names,
@@ -95,28 +97,31 @@ def test_files_of_one_image(tmp_path, image):
 
 def test_a_later_prediction_replaces_an_earlier_one(tmp_path, image):
     folder = tmp_path / "out"
-    run(folder, PredictConfig(image=image, narrative=TEXT))
-    run(folder, PredictConfig(image=image, narrative="a [ball]"))
+    run(folder, recipe(PredictConfig, image=image, narrative=TEXT))
+    run(folder, recipe(PredictConfig, image=image, narrative="a [ball]"))
     assert [path.name for path in sorted(folder.glob("0*.png"))] == ["00_ball.png"]
     with pytest.raises(InputError, match="character 3"):
-        run(folder, PredictConfig(image=image, narrative="a [ball"))
+        run(folder, recipe(PredictConfig, image=image, narrative="a [ball"))
     assert (folder / "00_ball.png").exists()  # a failure leaves what was there
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "holiday.jpg").write_bytes(b"")
     with pytest.raises(InputError, match="left alone"):
-        run(mine, PredictConfig(image=image, narrative=TEXT))
+        run(mine, recipe(PredictConfig, image=image, narrative=TEXT))
 
 
 def test_without_an_image_the_first_validation_sample(tmp_path):
-    content = json.loads((run(tmp_path / "out", PredictConfig()) / "masks.json").read_text())
+    content = json.loads((run(tmp_path / "out", recipe(PredictConfig)) / "masks.json").read_text())
     assert content["phrases_by"] == "given"
     assert [row["text"] for row in content["phrases"]] == ["ball", "grass"]
 
 
 def test_found_phrases_and_those_beyond_the_limit(tmp_path, image):
-    config = PredictConfig(
-        image=image, narrative="In the picture a red ball lies on grass.", max_phrases=1
+    config = recipe(
+        PredictConfig,
+        image=image,
+        narrative="In the picture a red ball lies on grass.",
+        max_phrases=1,
     )
     content = json.loads((run(tmp_path / "out", config) / "masks.json").read_text())
     assert content["phrases_by"] == "found" and content["left_out"] == ["grass"]
@@ -125,7 +130,7 @@ def test_found_phrases_and_those_beyond_the_limit(tmp_path, image):
 
 def test_phrases_lost_to_truncation_are_said(tmp_path, image):
     narrative = "a [ball] " + "w " * 80 + "and a [sky]"
-    config = PredictConfig(image=image, narrative=narrative)
+    config = recipe(PredictConfig, image=image, narrative=narrative)
     folder = run(tmp_path / "out", config, long_captions="truncate")
     rows = json.loads((folder / "masks.json").read_text())["phrases"]
     assert [row["lost"] for row in rows] == [False, True]
@@ -152,7 +157,7 @@ def test_bad_rows_of_a_table_do_not_stop_the_others(tmp_path, image, kind):
         lines = [json.dumps({"image": name, "narrative": text}) for name, text in rows]
         lines[5] = "{no json"
     table.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    folder = run(tmp_path / "out", PredictConfig(image=image.parent, table=table))
+    folder = run(tmp_path / "out", recipe(PredictConfig, image=image.parent, table=table))
     report = json.loads((folder / "report.json").read_text())
     assert report["total"] == 7 and report["skipped"] == 5
     problems = {problem["item"]: problem["field"] for problem in report["problems"]}
@@ -207,7 +212,7 @@ def test_tables_that_cannot_be_read(tmp_path):
 )
 def test_parameters_that_make_no_sense(options, message):
     with pytest.raises(ValidationError, match=message):
-        PredictConfig(**options)
+        recipe(PredictConfig, **options)
 
 
 def test_names_of_files():

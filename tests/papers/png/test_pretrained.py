@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from recipes import recipe
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import Mask2FormerForUniversalSegmentation
@@ -50,8 +51,8 @@ class Parts:
     ) -> None:
         torch.manual_seed(seed)
         config = {"width": WIDTH, "layers": layers, "heads": 4, "ffn": 256, **mlma}
-        decoder = DecoderConfig(layers=decoder_layers, heads=4, ffn=256)
-        self.mlma = MLMA(widths, 16, MlmaConfig.model_validate(config)).eval()
+        decoder = recipe(DecoderConfig, layers=decoder_layers, heads=4, ffn=256)
+        self.mlma = MLMA(widths, 16, recipe(MlmaConfig, **config)).eval()
         self.mask_feature = MaskFeature(WIDTH, fine).eval()
         self.decoder = PhraseDecoder(WIDTH, 5, decoder).eval()
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import tiny_png
 import torch
+from recipes import recipe
 from safetensors.torch import load_file, save_file
 from torch import Tensor, multiprocessing
 
@@ -17,7 +18,6 @@ from diffground.backbone.captions import LongCaptions
 from diffground.backbone.frozen import FrozenDiffusion
 from diffground.data.png_benchmark import PngSample
 from diffground.papers.png.features import count_phrases
-from diffground.papers.png.losses import LossConfig
 from diffground.papers.png.model import PngModel, PngModelConfig, outputs_loss
 from diffground.papers.png.narratives import PngDataset, collate
 from diffground.training.checkpoint import trainable_state
@@ -36,13 +36,13 @@ def gradient(backbone: FrozenDiffusion, folder: Path, rounds: int) -> dict[str, 
     """What one plain step of gradient descent at rate 1 moves, by parameter."""
     torch.manual_seed(0)
     model = PngModel(
-        backbone, PngModelConfig(**tiny_png.MODEL), tiny_png.benchmark().categories.ids
+        backbone, recipe(PngModelConfig, **tiny_png.MODEL), tiny_png.benchmark().categories.ids
     )
     before = trainable_state(model)
     options: LongCaptions = model.config.long_captions
     train(
         model=model,
-        loss_fn=lambda wrapped, batch: outputs_loss(wrapped(batch), batch, LossConfig()),
+        loss_fn=lambda wrapped, batch: outputs_loss(wrapped(batch), batch, tiny_png.LOSS),
         dataset=PngDataset(eight(), tiny_png.benchmark().categories, tiny_png.DATA),
         collate=collate,
         weight=lambda batch: count_phrases(backbone, batch, options),
@@ -117,7 +117,7 @@ def test_phrases_that_a_truncated_caption_lost_do_not_count() -> None:
     assert count_phrases(tiny_png.backbone(), batch, "sliding") == 4
     model = PngModel(
         tiny_png.backbone(),
-        PngModelConfig(insertion="none", decode=False, long_captions="truncate"),
+        recipe(PngModelConfig, insertion="none", decode=False, long_captions="truncate"),
         tiny_png.benchmark().categories.ids,
     )
     assert int(model(batch).valid.sum()) == 3

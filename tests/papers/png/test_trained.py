@@ -10,6 +10,7 @@ import pytest
 import tiny_png
 import torch
 from pydantic import ValidationError
+from recipes import recipe
 
 from diffground.errors import InputError
 from diffground.io.files import is_sound, seal_of
@@ -36,7 +37,7 @@ def config(**changes: dict) -> PngConfig:
     }
     for section, values in changes.items():
         content[section] = content[section] | values if isinstance(values, dict) else values
-    return PngConfig.model_validate(content)
+    return recipe(PngConfig, **content)
 
 
 @pytest.fixture
@@ -193,8 +194,9 @@ def test_what_was_trained_is_enough_to_ground_with(folders: PngFolders) -> None:
 def test_a_validation_split_that_is_not_there_is_said_before_the_training(
     folders: PngFolders,
 ) -> None:
-    png = PngConfig.model_validate(
-        config().model_dump() | {"splits": {"val": "nonexistent", "train": "train2017"}}
+    png = recipe(
+        PngConfig,
+        **(config().model_dump() | {"splits": {"val": "nonexistent", "train": "train2017"}}),
     )
     with pytest.raises(InputError, match="nonexistent"):
         train_variant(png, folders, tiny_png.backbone())

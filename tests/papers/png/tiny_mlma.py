@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from recipes import recipe
 from torch import Tensor, nn
 
 from diffground.papers.png.mlma import MLMA, MlmaConfig, MlmaOutputs
@@ -17,7 +18,7 @@ def make(seed: int = 0, randomised: bool = True, **changes: object) -> MLMA:
     """A small MLMA whose weights, if ``randomised``, make every part matter."""
     sizes = {"width": WIDTH, "layers": 1, "heads": HEADS, "points": POINTS, "ffn": 16}
     torch.manual_seed(seed)
-    model = MLMA(CHANNELS, TEXT, MlmaConfig.model_validate(sizes | changes)).eval()
+    model = MLMA(CHANNELS, TEXT, recipe(MlmaConfig, **(sizes | changes))).eval()
     if randomised:
         for name, parameter in model.named_parameters():
             norm = "norm" in name or name.endswith(("_param", "s.0.1.weight"))

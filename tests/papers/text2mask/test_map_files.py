@@ -11,7 +11,6 @@ import tiny_text2mask
 import torch
 
 from diffground.attention.aggregate import class_maps
-from diffground.data.labelled_images import load_image
 from diffground.errors import InputError
 from diffground.papers.text2mask.map_files import maps_path, read_maps, write_maps
 from diffground.papers.text2mask.text_to_mask import TextToMask
@@ -47,7 +46,7 @@ def test_what_is_read_is_what_was_made(tmp_path, samples, segmenter, write):
     assert is_valid(tmp_path)
     sample = samples[1]
     found = read_maps(tmp_path, sample.id)
-    image, config = load_image(sample), segmenter.config.attention
+    image, config = sample.load_image(), segmenter.config.attention
     prompts = segmenter.prompts(sample.classes)
     made = class_maps(segmenter.model, image, prompts, config, item=sample.id, seed=1)
     assert (found.keys, found.geometry) == (made.keys, made.geometry)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tiny_text2mask import config, folders, frozen
+from tiny_text2mask import config, folders, frozen, tables_config
 
 from diffground.attention import aggregate as aggregation
 from diffground.attention import baselines
@@ -11,7 +11,6 @@ from diffground.masks import crf
 from diffground.masks import mask_files as masks
 from diffground.papers.text2mask.table_rows import Bench
 from diffground.papers.text2mask.tables import run_tables
-from diffground.papers.text2mask.tables_config import Text2MaskTablesConfig
 from diffground.segmenters import crops as labelled
 
 TRAIN = {"dataset": "voc2012", "split": "train"}
@@ -23,7 +22,7 @@ def rows(tmp_path, caplog):
 
     def run(table: str, *names: str) -> tuple[dict[str, str], list[str]]:
         caplog.clear()
-        asked = Text2MaskTablesConfig(tables=(table,), train=TRAIN, rows=names)
+        asked = tables_config(tables=(table,), train=TRAIN, rows=names)
         (found,) = run_tables(Bench(config(), asked, folders(tmp_path), frozen()))
         lines = [m for m in caplog.messages if "made again, as the code" in m]
         made = {row.name: row.commit for row in found.rows}

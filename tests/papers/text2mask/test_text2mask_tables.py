@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from pydantic import ValidationError
-from tiny_text2mask import config, folders, frozen
+from tiny_text2mask import config, folders, frozen, tables_config
 
 from diffground.errors import InputError
 from diffground.experiments.result_tables import ResultTable, measured_row
@@ -27,7 +27,7 @@ from diffground.papers.text2mask.similarity import (
 )
 from diffground.papers.text2mask.table_rows import Bench, row_config
 from diffground.papers.text2mask.tables import run_tables
-from diffground.papers.text2mask.tables_config import SweepConfig, Text2MaskTablesConfig, published
+from diffground.papers.text2mask.tables_config import SweepConfig, published
 from diffground.reporting.sheet import heat
 from diffground.segmenters.deeplab import DeepLabV2
 from diffground.segmenters.resnet import load_resnet
@@ -38,7 +38,7 @@ COCO |= {"val": {"dataset": "coco2014", "split": "val"}, "change": {"attention":
 
 
 def bench(root, *tables: str, open_row=None, **options) -> Bench:
-    asked = Text2MaskTablesConfig(tables=tables, train=TRAIN, **options)
+    asked = tables_config(tables=tables, train=TRAIN, **options)
     return Bench(config(), asked, folders(root), frozen(), open_row)
 
 
@@ -130,7 +130,7 @@ def test_query_rows_have_the_classes_that_the_data_has(tmp_path):
     claims = [entry.claim for entry in table.orderings]
     assert claims == ["composed > separate (mIoU)", "composed, BG. > composed (boat)"]
     with pytest.raises(ValidationError, match="no row"):
-        Text2MaskTablesConfig(tables=("noises",), train=TRAIN, rows=("composed",))
+        tables_config(tables=("noises",), train=TRAIN, rows=("composed",))
 
 
 def test_segmenters_of_both_datasets(tmp_path):

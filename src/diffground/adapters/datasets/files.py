@@ -9,11 +9,11 @@ new one, and a full disk leaves the old one.
 from __future__ import annotations
 
 import copy
-import io
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from fsspec.implementations.memory import MemoryFileSystem
 from kedro.io import MemoryDataset as KedroMemoryDataset
 from kedro_datasets import json, matplotlib, pillow, text
 
@@ -30,39 +30,13 @@ class Whole:
 
     def save(self, data: Any) -> None:
         """Lets Kedro's dataset write into memory, and writes that."""
-        written = _Written()
+        memory = MemoryFileSystem(skip_instance_cache=True)
+        memory.store = {}  # its own: else all of them share one
         double = copy.copy(self)
-        double._fs = written  # type: ignore[attr-defined]
+        double._fs = memory  # type: ignore[attr-defined]
         super(Whole, double).save(data)  # type: ignore[misc]
-        for name, content in written.files.items():
-            write_whole(name, partial(Path.write_bytes, data=content))
-
-
-class _Written:
-    """As much of a file system as the datasets use to save: files in memory, by name."""
-
-    def __init__(self) -> None:
-        self.files: dict[str, bytes] = {}
-
-    def open(self, name: str, mode: str = "w") -> io.IOBase:
-        buffer = _Kept(self.files, name)
-        return buffer if "b" in mode else io.TextIOWrapper(buffer, encoding="utf-8", newline="")
-
-    def invalidate_cache(self, name: str) -> None:
-        """There is none."""
-
-
-class _Kept(io.BytesIO):
-    """Puts what was written among the files when it is closed."""
-
-    def __init__(self, files: dict[str, bytes], name: str) -> None:
-        super().__init__()
-        self._files, self._name = files, name
-
-    def close(self) -> None:
-        if not self.closed:
-            self._files[self._name] = self.getvalue()
-        super().close()
+        for name, file in memory.store.items():
+            write_whole(name, partial(Path.write_bytes, data=file.getvalue()))
 
 
 class JSONDataset(Whole, Previewed, json.JSONDataset):

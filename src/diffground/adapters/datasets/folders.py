@@ -63,10 +63,15 @@ class FolderDataset(Previewed, AbstractDataset[Path, Path]):
     ) -> None:
         if isinstance(markers, str):
             raise InputError(filepath, "markers", f"must be a list, not the text {markers!r}")
-        self.folder = Path(filepath).absolute()
+        self.root = Path(filepath).absolute()
         self.markers = tuple(markers)
         self.remedy = remedy
         self.metadata = metadata
+
+    @property
+    def folder(self) -> Path:
+        """The absolute path."""
+        return self.root
 
     def load(self) -> Path:
         self.check()
@@ -123,18 +128,13 @@ class TrainedModelDataset(ModelFolderDataset):
     """
 
     LAST = "last.json"
+    _saved: Path | None = None
 
-    def __init__(
-        self,
-        *,
-        filepath: str,
-        markers: Sequence[str] = (),
-        remedy: str = "",
-        metadata: dict[str, Any] | None = None,
-    ) -> None:
-        super().__init__(filepath=filepath, markers=markers, remedy=remedy, metadata=metadata)
-        self.root = self.folder
-        self._saved: Path | None = None
+    @property
+    def folder(self) -> Path:
+        """The one below ``filepath``; ``filepath`` itself where there is none yet."""
+        name = (read_json(self.root / self.LAST) or {}).get("folder")
+        return self._saved or (self.root / Path(str(name)).name if name else self.root)
 
     def save(self, data: Path) -> None:
         if Path(data).resolve().parent != self.root.resolve():
@@ -145,7 +145,6 @@ class TrainedModelDataset(ModelFolderDataset):
 
     def check(self) -> None:
         """As for every folder, and there must be one."""
-        self.folder = self._place()
         if self.folder == self.root:
             raise self._error(self.LAST, "nothing was trained here yet")
         super().check()
@@ -153,10 +152,6 @@ class TrainedModelDataset(ModelFolderDataset):
     def fingerprint(self) -> str:
         """Of the weights: what lies beside them grows with every evaluation."""
         return fingerprint(self.folder, ("*.safetensors",))
-
-    def _place(self) -> Path:
-        name = (read_json(self.root / self.LAST) or {}).get("folder")
-        return self._saved or (self.root / Path(str(name)).name if name else self.root)
 
 
 class DiffusionFolderDataset(ModelFolderDataset):
@@ -184,8 +179,7 @@ class DataFolderDataset(FolderDataset):
 
     Args:
         manifest: True for folders made by :func:`diffground.store.manifest.make_folder`, which must
-        then
-            be whole; False for downloaded ones, where only the markers are checked.
+            then be whole; False for downloaded ones, where only the markers are checked.
     """
 
     def __init__(

@@ -1,4 +1,7 @@
-"""What one PNG experiment is: its settings, from the data to the evaluation, and its folders."""
+"""What one PNG experiment is: its settings, from the data to the evaluation, and its folders.
+
+The paper's values, each with its section, are those of ``conf/base``, and stand there alone.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,6 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from diffground.config import NOT_IN_KEY, AutoDevice, Config, PluralRule, Protocol
 from diffground.data.config import PngSplits
 from diffground.phrases.long_captions import LongCaptions
-from diffground.phrases.noun_phrases import STOP_WORDS
 from diffground.store.config import ShardConfig
 from diffground.training.config import TrainConfig
 
@@ -23,44 +25,40 @@ Head = Literal["diffusion", "inner", "adapter", "decoder"]
 Precision = Literal["float16", "float32"]
 
 LATENT_STRIDE = 64  # the VAE's 8 times a UNet's three halvings
+MASK_STRIDE = 4  # masks are predicted and supervised at 1/4 of the image (section 3.3)
 
 
 class PngDataConfig(Config):
     """How a narrative becomes tensors."""
 
-    image_size: PositiveInt = 1024  # pixels of the square that images are resized to
-    mask_stride: PositiveInt = 4  # masks are predicted and supervised at image_size / mask_stride
-    max_phrases: PositiveInt = 30  # grounded phrases of a training narrative; the rest is left out
+    image_size: PositiveInt  # pixels of the square that images are resized to
+    max_phrases: PositiveInt  # grounded phrases of a training narrative; the rest is left out
 
     @model_validator(mode="after")
     def _sizes_divide(self) -> PngDataConfig:
-        for name, step in (
-            ("64 (the UNet's grid)", LATENT_STRIDE),
-            ("mask_stride", self.mask_stride),
-        ):
-            if self.image_size % step:
-                raise ValueError(f"image_size {self.image_size} is no multiple of {name}")
+        if self.image_size % LATENT_STRIDE:
+            reason = f"image_size {self.image_size} is no multiple of {LATENT_STRIDE}"
+            raise ValueError(f"{reason} (the UNet's grid)")
         return self
 
     @property
     def mask_size(self) -> tuple[int, int]:
         """``(h, w)`` of predicted and supervised masks."""
-        side = self.image_size // self.mask_stride
+        side = self.image_size // MASK_STRIDE
         return side, side
 
 
 class EipaConfig(Config):
-    """The adapter's sizes and choices; the defaults are the paper's where it names one."""
+    """The adapter's sizes and choices."""
 
-    zoom: PositiveInt = 64  # D, channels inside the adapter
-    heads: PositiveInt = 8
-    ffn: PositiveInt = 32  # hidden channels of the FFN
-    norm: Literal["pre", "post"] = "pre"
-    features: Literal["normalised", "raw"] = "normalised"  # F_itm as keys and values see it
-    attention_mask: Literal["accumulated", "previous", "none"] = "accumulated"
-    mask_threshold: float = Field(default=0.5, ge=0, le=1)  # of the min-max normalised map
-    zoom_out_init: Literal["zero", "default"] = "zero"
-    zoom_out_gain: float = Field(default=1.0, gt=0)  # times what a site adds to the phrases
+    zoom: PositiveInt  # D, channels inside the adapter
+    heads: PositiveInt
+    ffn: PositiveInt  # hidden channels of the FFN
+    norm: Literal["pre", "post"]
+    features: Literal["normalised", "raw"]  # F_itm as keys and values see it
+    attention_mask: Literal["accumulated", "previous", "none"]
+    zoom_out_init: Literal["zero", "default"]
+    zoom_out_gain: float = Field(gt=0)  # times what a site adds to the phrases
 
     @model_validator(mode="after")
     def _heads_divide_zoom(self) -> EipaConfig:
@@ -70,17 +68,16 @@ class EipaConfig(Config):
 
 
 class MlmaConfig(Config):
-    """MLMA's sizes and parts; the defaults fit the weights of Mask2Former and ODISE."""
+    """MLMA's sizes and parts."""
 
-    width: PositiveInt = 256  # C_m, a multiple of 4 and of heads
-    layers: PositiveInt = 6
-    heads: PositiveInt = 8  # even: bi-attention and self-attention have half of the deformable's
-    points: PositiveInt = 4  # samples of the deformable attention per head and level
-    ffn: PositiveInt = 1024  # hidden channels; half of it on the phrase side and in bi-attention
-    bi_attention: bool = True
-    deformable: bool = True
-    self_attention: bool = True
-    fusion_scale: float = Field(default=1e-4, ge=0)  # γ at first: gain of what bi-attention adds
+    width: PositiveInt  # C_m, a multiple of 4 and of heads
+    layers: PositiveInt
+    heads: PositiveInt  # even: bi-attention and self-attention have half of the deformable's
+    points: PositiveInt  # samples of the deformable attention per head and level
+    ffn: PositiveInt  # hidden channels; half of it on the phrase side and in bi-attention
+    bi_attention: bool
+    deformable: bool
+    self_attention: bool
 
     @model_validator(mode="after")
     def _sizes_divide(self) -> MlmaConfig:
@@ -94,38 +91,38 @@ class MlmaConfig(Config):
 
 
 class DecoderConfig(Config):
-    """The decoder's sizes; the defaults are Mask2Former's."""
+    """The decoder's sizes."""
 
-    layers: PositiveInt = 9
-    heads: PositiveInt = 8
-    ffn: PositiveInt = 2048  # hidden channels
-    levels: Literal["in_turn", "together"] = "in_turn"  # what a layer attends to: one level, or all
+    layers: PositiveInt
+    heads: PositiveInt
+    ffn: PositiveInt  # hidden channels
+    levels: Literal["in_turn", "together"]  # what a layer attends to: one level, or all
 
 
 class PngModelConfig(Config):
     """What the model is. ``auto`` means: the last head that the model has."""
 
-    insertion: Insertion = "both"  # where EIPA sits (Table 3); none = static prompting
-    inner_product: Literal["none", "frozen", "learned"] = "none"  # Table 2's rows without a decoder
-    decode: bool = True  # MLMA, mask feature and decoder (section 3.3)
-    head: Literal["auto", "diffusion", "inner", "adapter", "decoder"] = "auto"  # who predicts
-    fusion: Literal["auto", "mean", "learned"] = "auto"  # Diffusion head; auto: mean if zero-shot
-    time_step: int = Field(default=1, ge=0, lt=1000)  # the paper: 1 in section 3.1, 0 in 4.2
-    noise: Literal["none", "seeded"] = "none"  # seeded: noise of the time step, by sample id
-    probability: Literal["minmax", "raw"] = "minmax"  # Diffusion head: how a map becomes a mask
-    threshold: float = Field(default=0.5, gt=0, lt=1)  # a pixel above it is in the mask
-    long_captions: LongCaptions = "per_sentence"  # captions beyond the encoder's 77 positions
-    frozen_precision: Precision = "float16"  # what latents and embeddings are rounded to
+    insertion: Insertion  # where EIPA sits (Table 3); none = static prompting
+    inner_product: Literal["none", "frozen", "learned"]  # Table 2's rows without a decoder
+    decode: bool  # MLMA, mask feature and decoder (section 3.3)
+    head: Literal["auto", "diffusion", "inner", "adapter", "decoder"]  # who predicts
+    fusion: Literal["auto", "mean", "learned"]  # Diffusion head; auto: mean if zero-shot
+    time_step: int = Field(ge=0, lt=1000)  # the paper: 1 in section 3.1, 0 in 4.2
+    noise: Literal["none", "seeded"]  # seeded: noise of the time step, by sample id
+    probability: Literal["minmax", "raw"]  # Diffusion head: how a map becomes a mask
+    threshold: float = Field(gt=0, lt=1)  # a pixel above it is in the mask
+    long_captions: LongCaptions  # captions beyond the encoder's 77 positions
+    frozen_precision: Precision  # what latents and embeddings are rounded to
     # Activation checkpointing of the frozen networks in training.
-    checkpoint: Annotated[bool, NOT_IN_KEY] = False
+    checkpoint: Annotated[bool, NOT_IN_KEY]
     # What the VAE decoder sees: the clean latent as the UNet's output estimates it, that output
     # itself (a literal reading of section 3.3), or the image's own latent.
-    mask_latent: Literal["denoised", "output", "clean"] = "denoised"
-    inner_width: int = Field(default=256, gt=0)  # channels of the learned inner product
-    pretrained: bool = False  # MLMA's visual attention and the decoder start from Mask2Former's
-    eipa: EipaConfig = EipaConfig()
-    mlma: MlmaConfig = MlmaConfig()
-    decoder: DecoderConfig = DecoderConfig()
+    mask_latent: Literal["denoised", "output", "clean"]
+    inner_width: int = Field(gt=0)  # channels of the learned inner product
+    pretrained: bool  # MLMA's visual attention and the decoder start from Mask2Former's
+    eipa: EipaConfig
+    mlma: MlmaConfig
+    decoder: DecoderConfig
 
     @model_validator(mode="after")
     def _choices_fit(self) -> PngModelConfig:
@@ -163,15 +160,11 @@ class PngModelConfig(Config):
 
 
 class LossConfig(Config):
-    """Weights and variants of the losses; the paper's is the plain sum."""
+    """Variants of the losses; their sum is plain (equations 12 to 14)."""
 
-    diffusion_ce: Literal["paper", "binary"] = "paper"
-    diffusion: float = Field(default=1.0, ge=0)  # weight of equation 11
-    category: float = Field(default=1.0, ge=0)  # weights inside equations 12 and 13
-    bce: float = Field(default=1.0, ge=0)
-    dice: float = Field(default=1.0, ge=0)
-    reduction: Literal["sum", "mean"] = "sum"  # over the adapter's sites, the decoder's layers
-    points: int = Field(default=0, ge=0)  # points per mask for BCE and Dice; 0 = every cell
+    diffusion_ce: Literal["paper", "binary"]
+    reduction: Literal["sum", "mean"]  # over the adapter's sites, the decoder's layers
+    points: int = Field(ge=0)  # points per mask for BCE and Dice; 0 = every cell
 
 
 class PngTrainConfig(TrainConfig):
@@ -193,31 +186,31 @@ class PngTrainConfig(TrainConfig):
 class PngEvalConfig(Config):
     """How a model is measured. The first two stand beside every number."""
 
-    protocol: Protocol = "original"
-    plural_rule: PluralRule = "count"
+    protocol: Protocol
+    plural_rule: PluralRule
     # Of a training with evaluate_every: its last weights, or the best among those it evaluated,
     # which were chosen by this very split (PNG has no other) and so flatter.
-    weights: Literal["last", "best"] = "last"
-    batch_size: Annotated[int, Field(gt=0, le=4096), NOT_IN_KEY] = 8
-    limit: PositiveInt | None = None  # narratives, in file order; None = all
-    overlays: Annotated[int, Field(ge=0), NOT_IN_KEY] = 8  # predictions kept to be drawn
+    weights: Literal["last", "best"]
+    batch_size: Annotated[int, Field(gt=0, le=4096), NOT_IN_KEY]
+    limit: PositiveInt | None  # narratives, in file order; None = all
+    overlays: Annotated[int, Field(ge=0), NOT_IN_KEY]  # predictions kept to be drawn
 
 
 class PngConfig(Config):
     """A whole experiment: ``params:png``."""
 
     scale: Literal["mini", "paper"]  # said beside every number
-    device: AutoDevice = "auto"  # auto = the GPU if there is one
+    device: AutoDevice  # auto = the GPU if there is one
     precision: Literal["float32", "bfloat16", "float16"]  # of the frozen model
     # Latents and embeddings: from the store of feature_extraction, or computed in every step; auto
     # takes the store if it is there and whole. The numbers are the same.
-    features: Literal["auto", "cached", "computed"] = "auto"
-    splits: PngSplits = PngSplits()
+    features: Literal["auto", "cached", "computed"]
+    splits: PngSplits
     data: PngDataConfig
     model: PngModelConfig
-    loss: LossConfig = LossConfig()
+    loss: LossConfig
     train: PngTrainConfig
-    eval: PngEvalConfig = PngEvalConfig()
+    eval: PngEvalConfig
 
     @model_validator(mode="after")
     def _the_best_are_looked_for(self) -> PngConfig:
@@ -251,9 +244,9 @@ class PngFolders:
 class FeatureExtractionConfig(Config):
     """How features are extracted: ``params:feature_extraction``. What they are: ``params:png``."""
 
-    batch_size: PositiveInt = 8  # images, and captions, encoded at once
-    block_size: PositiveInt = 1024  # narratives a file; what a killed run loses at most
-    num_workers: Annotated[NonNegativeInt, NOT_IN_KEY] = 0  # processes that read images
+    batch_size: PositiveInt  # images, and captions, encoded at once
+    block_size: PositiveInt  # narratives a file; what a killed run loses at most
+    num_workers: Annotated[NonNegativeInt, NOT_IN_KEY]  # processes that read images
     shard: ShardConfig = ShardConfig()  # of the files: the part that this machine makes
 
 
@@ -265,12 +258,11 @@ class PredictConfig(Config):
 
     # A trained model by its name, or by the path of its folder or of a file of weights in it; null:
     # the one that params:png describe.
-    model: str | None = Field(default=None, min_length=1)
-    image: Path | None = None  # a file; with a table, the folder of its images (null: the table's)
-    narrative: str | None = None  # of the image; [brackets] mark phrases, without any they're found
-    table: Path | None = None  # .csv or .jsonl with the columns image and narrative
-    stop_words: tuple[str, ...] = STOP_WORDS  # found phrases that end in one are left out
-    max_phrases: PositiveInt = 30  # of a narrative, as in the paper; the rest is left out and said
+    model: str | None = Field(min_length=1)
+    image: Path | None  # a file; with a table, the folder of its images (null: the table's)
+    narrative: str | None  # of the image; [brackets] mark phrases, without any they're found
+    table: Path | None  # .csv or .jsonl with the columns image and narrative
+    max_phrases: PositiveInt  # of a narrative, as in the paper; the rest is left out and said
 
     @model_validator(mode="after")
     def _choices_fit(self) -> PredictConfig:

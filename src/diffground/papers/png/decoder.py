@@ -194,9 +194,6 @@ class PhraseDecoder(nn.Module):
         masks = torch.einsum("bkc,bchw->bkhw", self.mask_embedder(queries), mask_feature)
         return masks.float(), self.classifier(queries).float()
 
-    def extra_repr(self) -> str:
-        return f"layers={self.config.layers}, heads={self.config.heads}"
-
 
 @torch.no_grad()
 def blocked_pixels(masks: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:

@@ -29,7 +29,7 @@ What the paper leaves open, and what is done here:
 - The attention mask. The Diffusion mask head's prediction as known at that block: the maps of the
   blocks passed so far, summed with the head's weights (``accumulated``) or the last map alone
   (``previous``), min-max normalised per phrase, resized to the block, blocked below
-  ``mask_threshold``, and never differentiated. A phrase that would see nothing sees everything
+  ``MASK_THRESHOLD``, and never differentiated. A phrase that would see nothing sees everything
   (Mask2Former); so does every phrase before the first map.
 """
 
@@ -52,6 +52,8 @@ from diffground.papers.png.map_operations import open_rows, resize_maps
 
 # Raised when the same settings and weights give other prompts or maps, or a seed other weights.
 CODE_VERSION: Final = 1
+
+MASK_THRESHOLD: Final = 0.5  # of the min-max normalised map; Mask2Former's, the paper names none
 
 _FIXED = 3  # entries of the state before the sites' outputs: see EIPA.start
 
@@ -256,11 +258,8 @@ class EIPA(nn.Module):
         """
         if self.config.attention_mask == "none":
             return None
-        blocked = resize_maps(minmax(maps), size).flatten(2) < self.config.mask_threshold
+        blocked = resize_maps(minmax(maps), size).flatten(2) < MASK_THRESHOLD
         return open_rows(blocked)
-
-    def extra_repr(self) -> str:
-        return f"sites={len(self.sites)}, zoom={self.config.zoom}, norm={self.config.norm}"
 
 
 def _key(site: str) -> str:

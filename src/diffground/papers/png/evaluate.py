@@ -13,13 +13,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 import torch
 from accelerate.utils import gather_object
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.nn import functional
 
 from diffground.backbone.captions import check_caption
@@ -61,12 +60,8 @@ class PngEvaluation:
     report: ProblemReport = field(default_factory=ProblemReport)  # broken files that were skipped
 
 
-class _Outcome(NamedTuple):
-    """What became of one sample: its phrases' IoUs, or why it could not be used."""
-
-    place: int  # of the sample among all
-    iou: NDArray[np.float64] | None
-    problem: Problem | None
+#: Place of a sample among all -> its phrases' IoUs, or why it could not be used.
+_Outcomes = dict[int, NDArray[np.float64] | Problem]
 
 
 def evaluate(
@@ -93,50 +88,51 @@ def evaluate(
     """
     state = processes()
     share = range(state.process_index, len(samples), state.num_processes)
-    outcomes: list[_Outcome] = []
-    kept: list[tuple[int, Prediction]] = []  # any of these may be among the first of all processes
+    outcomes: _Outcomes = {}
+    kept: dict[int, Prediction] = {}  # any of these may be among the first of all processes
+    # The soft protocol does not binarise, so it takes no threshold.
+    cut = 0.5 if config.protocol == "png_soft" else model.config.threshold
     was_training = model.training
     model.eval()
     for batch in _batches(model, samples, share, categories, data, config, store, outcomes):
         probs = model.predict(collate([item for _, item, _ in batch]).to(model.backbone.device))
         for (index, item, target), prob in zip(batch, probs, strict=True):
-            mine = prob[: len(target)]
-            iou = _phrase_iou(mine, target, config, model.config.threshold)
-            outcomes.append(_Outcome(index, iou, None))
+            mine = prob[: len(target)].float().cpu()
+            outcomes[index] = iou = phrase_iou(mine, target, config.protocol, cut)
             if len(kept) < config.overlays:
-                masks = mine.float().cpu().numpy()
-                kept.append((index, Prediction(item.sample, masks, target, iou)))
+                kept[index] = Prediction(item.sample, mine.numpy(), target, iou)
     model.train(was_training)
     return _merged(samples, outcomes, kept, config)
 
 
 def _merged(
     samples: Sequence[PngSample],
-    outcomes: list[_Outcome],
-    kept: list[tuple[int, Prediction]],
+    mine: _Outcomes,
+    kept: dict[int, Prediction],
     config: PngEvalConfig,
 ) -> PngEvaluation:
     """The whole result from every process's share, in the order of the samples."""
-    outcomes = sorted(gather_object(outcomes), key=lambda outcome: outcome.place)
-    assert [outcome.place for outcome in outcomes] == list(range(len(samples))), "each sample once"
+    parts = gather_object([mine])
+    outcomes = {place: outcome for part in parts for place, outcome in part.items()}
+    assert sum(map(len, parts)) == len(outcomes) == len(samples), "each sample once"
     recall = AverageRecall(config.protocol, config.plural_rule)
     report = ProblemReport(total=len(samples))
     rows: dict[Key, dict[str, Any]] = {}
-    for place, iou, problem in outcomes:
-        if problem is not None:
-            report.problems.append(problem)
+    usable = []
+    for place, sample in enumerate(samples):
+        outcome = outcomes[place]
+        if isinstance(outcome, Problem):
+            report.problems.append(outcome)
         else:
-            assert iou is not None
-            rows |= _note(recall, samples[place], iou, config.plural_rule)
-    usable = [outcome.place for outcome in outcomes if outcome.problem is None]
-    first = set(usable[: config.overlays])
+            usable.append(place)
+            rows |= _note(recall, sample, outcome, config.plural_rule)
+    first = usable[: config.overlays]
     # Masks are large: only those that stay travel.
-    predictions = sorted(
-        gather_object([entry for entry in kept if entry[0] in first]), key=lambda entry: entry[0]
-    )
+    here = {place: kept[place] for place in first if place in kept}
+    drawn = {place: each for part in gather_object([here]) for place, each in part.items()}
     if report.problems and processes().is_main_process:
         log.warning("%d of %d narratives cannot be used", len(report.problems), report.total)
-    return PngEvaluation(recall, list(rows.values()), [entry[1] for entry in predictions], report)
+    return PngEvaluation(recall, list(rows.values()), [drawn[place] for place in first], report)
 
 
 def _batches(
@@ -147,7 +143,7 @@ def _batches(
     data: PngDataConfig,
     config: PngEvalConfig,
     store: FeatureStore | None,
-    outcomes: list[_Outcome],
+    outcomes: _Outcomes,
 ) -> Iterator[list[tuple[int, PngItem, NDArray[np.bool_]]]]:
     """The share's usable samples with their index and masks; problems go to ``outcomes``."""
     ready: list[tuple[int, PngItem, NDArray[np.bool_]]] = []
@@ -158,20 +154,12 @@ def _batches(
             item = make_item(sample, categories, data, store)
             ready.append((index, item, load_targets(sample)))
         except InputError as error:
-            outcomes.append(_Outcome(index, None, Problem.of(sample.id, error)))
+            outcomes[index] = Problem.of(sample.id, error)
         if len(ready) == config.batch_size:
             yield ready
             ready = []
     if ready:
         yield ready
-
-
-def _phrase_iou(
-    prob: Tensor, target: NDArray[np.bool_], config: PngEvalConfig, threshold: float
-) -> NDArray[np.float64]:
-    """IoU of each phrase; the soft protocol does not binarise, so it takes no threshold."""
-    cut = 0.5 if config.protocol == "png_soft" else threshold
-    return phrase_iou(prob.float().cpu(), target, config.protocol, cut)
 
 
 def _note(

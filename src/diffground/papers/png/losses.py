@@ -46,7 +46,7 @@ EPSILON = 1e-6  # added inside a logarithm: a map may be exactly 0 where a softm
 def png_losses(
     outputs: PngOutputs, targets: Tensor, categories: Tensor, config: LossConfig
 ) -> dict[str, Tensor]:
-    """All losses of a batch, as ``{"loss": weighted sum (eq. 14), name: unweighted scalar}``.
+    """All losses of a batch, as ``{"loss": their sum (eq. 14), name: scalar}``.
 
     Args:
         outputs: the heads' predictions; the heads that are there are supervised.
@@ -59,7 +59,7 @@ def png_losses(
     masks = targets[valid].float()  # (M, h, w)
     labels = categories[valid]
     losses = {"diffusion_ce": diffusion_loss(outputs.diffusion[valid], masks, config.diffusion_ce)}
-    total = config.diffusion * losses["diffusion_ce"]
+    total = losses["diffusion_ce"]
     parts: dict[str, dict[str, Tensor]] = {}
     if outputs.inner is not None:
         parts["inner"] = _mask_terms([], outputs.inner[valid], masks, config)
@@ -76,7 +76,7 @@ def png_losses(
     for head, terms in parts.items():
         for name, value in terms.items():
             losses[f"{head}_{name}"] = value
-            total = total + getattr(config, name) * value
+            total = total + value
     return {"loss": total, **losses}
 
 

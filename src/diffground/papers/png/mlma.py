@@ -72,6 +72,8 @@ from diffground.papers.png.map_operations import open_rows
 # Raised when the same settings and weights give others, or a seed other weights; levels as well.
 CODE_VERSION: Final = 1
 
+FUSION_SCALE: Final = 1e-4  # γ at first, the gain of what bi-attention adds; Grounding DINO's
+
 
 @dataclass(frozen=True)
 class MlmaOutputs:
@@ -106,8 +108,8 @@ class MlmaLayer(nn.Module):
         self.phrases = GroundingDinoTextEnhancerLayer(library) if config.self_attention else None
         _initialise(self, library)
         if self.fusion is not None:
-            nn.init.constant_(self.fusion.vision_param, config.fusion_scale)
-            nn.init.constant_(self.fusion.text_param, config.fusion_scale)
+            nn.init.constant_(self.fusion.vision_param, FUSION_SCALE)
+            nn.init.constant_(self.fusion.text_param, FUSION_SCALE)
 
     def forward(
         self, images_BNC: Tensor, phrases_BKC: Tensor, layout: _Layout

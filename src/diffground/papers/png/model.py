@@ -14,7 +14,6 @@ block is over the phrases of the caption, and each pixel is shared out among the
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -30,7 +29,7 @@ from diffground.backbone.frozen import FrozenDiffusion
 from diffground.backbone.layers import cross_sites
 from diffground.backbone.probe import ProbeRequest, ProbeResult
 from diffground.errors import InputError
-from diffground.io.files import check_seal, write_json
+from diffground.io.files import check_seal, read_json, write_json
 from diffground.papers.png.config import LossConfig, PngModelConfig
 from diffground.papers.png.decoder import DecoderMasks, MaskFeature, PhraseDecoder
 from diffground.papers.png.eipa import EIPA, insertion_sites
@@ -291,10 +290,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     if not path.exists():
         raise InputError(path, "file", "no trained PNG model lies here")
     check_seal(path, WRITE_AGAIN)
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise InputError(path, "json", f"{error}; {WRITE_AGAIN}") from error
-    if not isinstance(content, dict):
-        raise InputError(path, "json", f"an object is expected; {WRITE_AGAIN}")
+    content = read_json(path)
+    if content is None:
+        raise InputError(path, "json", f"it cannot be read; {WRITE_AGAIN}")
     return content

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from diffground.data.png_annotations import CategoryMap
@@ -51,14 +52,9 @@ class PngBatch:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> PngBatch:
         """The batch with its tensors on ``device``."""
-        moved: dict[str, Any] = {
-            name: getattr(self, name).to(device, non_blocking=non_blocking)
-            for name in ("targets", "categories")
-        }
-        if self.images is not None:
-            moved["images"] = self.images.to(device, non_blocking=non_blocking)
-        if self.features is not None:
-            moved["features"] = self.features.to(device, non_blocking=non_blocking)
+        tensors = ("targets", "categories", "images", "features")
+        there = {name: getattr(self, name) for name in tensors if getattr(self, name) is not None}
+        moved = {name: held.to(device, non_blocking=non_blocking) for name, held in there.items()}
         return replace(self, **moved)
 
     @property
@@ -70,8 +66,8 @@ class PngBatch:
 class PngDataset(Dataset[PngItem]):
     """Samples read from disk one at a time. A broken file raises :class:`InputError`.
 
-    Broken files are found before training (:func:`usable_samples`), as a loader's workers could
-    only stop the run. With a ``store`` no image is read: its features are.
+    Broken files are found before training (:mod:`diffground.data.png_doctor`), as a loader's
+    workers could only stop the run. With a ``store`` no image is read: its features are.
     """
 
     def __init__(
@@ -154,7 +150,6 @@ def _largest(phrase: PngPhrase, areas: dict[int, int]) -> int:
 
 def collate(items: Sequence[PngItem]) -> PngBatch:
     """Pads the phrases of several narratives to the longest."""
-    longest = max(len(item.targets) for item in items)
     images = [item.image for item in items if item.image is not None]
     features = [item.features for item in items if item.features is not None]
     assert len(items) in (len(images), len(features)), "a batch is read with a store, or without"
@@ -163,22 +158,17 @@ def collate(items: Sequence[PngItem]) -> PngBatch:
         captions=tuple(item.sample.caption for item in items),
         spans=tuple(item.sample.spans for item in items),
         images=torch.stack(images) if images else None,
-        targets=torch.stack([_pad(item.targets, longest, 0.0) for item in items]),
-        categories=torch.stack([_pad(item.categories, longest, UNKNOWN) for item in items]),
-        features=_side_by_side(features, longest) if features else None,
+        targets=pad_sequence([item.targets for item in items], True),
+        categories=pad_sequence([item.categories for item in items], True, UNKNOWN),
+        features=_side_by_side(features) if features else None,
     )
 
 
-def _side_by_side(features: Sequence[CachedFeatures], longest: int) -> FrozenInputs:
+def _side_by_side(features: Sequence[CachedFeatures]) -> FrozenInputs:
     pooled = [item.pooled for item in features if item.pooled is not None]
     return FrozenInputs(
         latents=torch.stack([item.latents for item in features]),
-        context=torch.stack([_pad(item.context, longest, 0.0) for item in features]),
-        valid=torch.stack([_pad(item.valid, longest, False) for item in features]),
+        context=pad_sequence([item.context for item in features], True),
+        valid=pad_sequence([item.valid for item in features], True),
         pooled=torch.stack(pooled) if pooled else None,
     )
-
-
-def _pad(rows: Tensor, length: int, value: float) -> Tensor:
-    missing = rows.new_full((length - len(rows), *rows.shape[1:]), value)
-    return torch.cat([rows, missing])

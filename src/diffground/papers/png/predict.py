@@ -109,7 +109,7 @@ def _predict_one(
     source = "given"
     if not spans:
         source = "brackets" if "[" in narrative else "found"
-        narrative, spans = read_narrative(narrative, config.stop_words)
+        narrative, spans = read_narrative(narrative)
     left_out = [narrative[slice(*span)] for span in spans[config.max_phrases :]]
     spans = spans[: config.max_phrases]
     result = grounder(request.image, narrative, spans=spans, item=request.image.stem)

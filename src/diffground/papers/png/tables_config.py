@@ -19,11 +19,11 @@ TableName = Literal["components", "insertion", "mlma"]
 class PngTablesConfig(Config):
     """The ablations: ``params:png_tables``. All else is ``params:png``."""
 
-    tables: tuple[TableName, ...] = Field(default=("components", "insertion", "mlma"), min_length=1)
-    seeds: tuple[int, ...] = Field(default=(0,), min_length=1)  # the paper names none
-    max_steps: PositiveInt | None = None  # of each training; None = png.train.max_steps
-    rows: tuple[str, ...] | None = None  # names of rows to run; None = all
-    figures: int = Field(default=4, ge=0)  # narratives in Figures 5 and 6
+    tables: tuple[TableName, ...] = Field(min_length=1)
+    seeds: tuple[int, ...] = Field(min_length=1)  # the paper names none
+    max_steps: PositiveInt | None  # of each training; None = png.train.max_steps
+    rows: tuple[str, ...] | None  # names of rows to run; None = all
+    figures: int = Field(ge=0)  # narratives in Figures 5 and 6
 
     @model_validator(mode="after")
     def _rows_exist(self) -> PngTablesConfig:

@@ -25,10 +25,11 @@ AnySource = VocSource | CocoSource | FolderSource
 class QueryConfig(Config):
     """How classes become prompts (002, §3.3, §5.2)."""
 
-    style: Style = "composed"  # one sentence for all classes, or one each
+    style: Style = "composed"  # one sentence for all classes, or one each; Table 6
     background: bool = True  # names what may surround them as well
     synonyms: bool = True  # the vocabulary's richer names
-    lead: str | None = None  # how a sentence begins; None: as the vocabulary says
+    # How a sentence begins; None: as the vocabulary says, "a photo including" (§3.3).
+    lead: str | None = None
 
 
 class TextToMaskConfig(Config):
@@ -61,23 +62,23 @@ class Text2MaskConfig(Config):
     """A whole experiment: ``params:text2mask``."""
 
     scale: Literal["mini", "paper"]  # said beside every number
-    device: AutoDevice = "auto"  # auto = the GPU if there is one
+    device: AutoDevice  # auto = the GPU if there is one
     precision: Literal["float32", "bfloat16", "float16"]  # of the frozen model
     # "voc", "coco", "mini" or a JSON file; null: the names in the CSV of a folder source
-    vocabulary: str | None = None
-    seed: int = 42  # of noises and VAE, with the image's id
+    vocabulary: str | None
+    seed: int  # of noises and VAE, with the image's id
     source: Source  # what pseudo masks are made of, and what the segmenter learns from
-    val: Source | None = None  # what the segmenter is judged on
-    test: Source | None = None  # what it labels for an evaluation server, without ground truth
-    limit: PositiveInt | None = None  # lines of each list that are looked at; null = all
+    val: Source | None  # what the segmenter is judged on
+    test: Source | None  # what it labels for an evaluation server, without ground truth
+    limit: PositiveInt | None  # lines of each list that are looked at; null = all
     query: QueryConfig = QueryConfig()
-    attention: AggregationConfig = AggregationConfig()
-    masks: MaskConfig = MaskConfig()
-    work: WorkConfig = WorkConfig()
-    segmenter: SemanticConfig | None = None  # null = none is trained
+    attention: AggregationConfig
+    masks: MaskConfig
+    work: WorkConfig
+    segmenter: SemanticConfig | None  # null = none is trained
     # The masks of `source` that it learns from; "truth" is the bound that pseudo masks aim at.
-    supervision: Literal["pseudo", "truth"] = "pseudo"
-    figures: int = Field(default=4, ge=0)  # images in Figure 4
+    supervision: Literal["pseudo", "truth"]
+    figures: int = Field(ge=0)  # images in Figure 4
 
     @field_validator("source", "val", "test", mode="before")
     @classmethod

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from diffground.data.labelled_images import SegmentationSample, load_image, load_mask
+from diffground.data.labelled_images import LabelledImage
 from diffground.errors import InputError
 from diffground.experiments.result_tables import ResultRow, ResultTable
 from diffground.io.labels import read_labels
@@ -59,7 +59,7 @@ def mask_sheet(split: Split, number: int) -> NDArray[np.uint8]:
         if len(rows) == number:
             break
         try:
-            image, scores = load_image(sample), split.mask_work(sample).scores
+            image, scores = sample.load_image(), split.mask_work(sample).scores
             files = {layer: mask_path(split.masks, sample.id, layer) for layer in layers}
             masks = {name: read_labels(file, size=image.shape[:2]) for name, file in files.items()}
             shown = list(masks.values())
@@ -67,7 +67,7 @@ def mask_sheet(split: Split, number: int) -> NDArray[np.uint8]:
                 unsure = uncertain(scores, "paper")
                 shown.insert(-1, np.where(unsure, np.uint8(UNSURE), masks["label"]))
             if judged:
-                shown.append(load_mask(sample, image.shape[:2]))
+                shown.append(sample.load_mask(image.shape[:2]))
         except InputError:
             continue  # its problem is in the report of whoever made or measured the masks
         pictures = [image, heat(scores[1:].max(axis=0)), *map(label_picture, shown)]
@@ -81,7 +81,7 @@ def mask_sheet(split: Split, number: int) -> NDArray[np.uint8]:
     return np.concatenate([page, bar])
 
 
-def _legend(split: Split, sample: SegmentationSample, image: NDArray[np.uint8]) -> list[Word]:
+def _legend(split: Split, sample: LabelledImage, image: NDArray[np.uint8]) -> list[Word]:
     """A row's image, its size, and the colours of its classes."""
     height, width = image.shape[:2]
     about = [Word(word) for word in f"{sample.id}, {width} x {height} pixels:".split()]

@@ -29,9 +29,8 @@ from diffground.backbone.folder import ModelFolder
 from diffground.backbone.frozen import FrozenDiffusion
 from diffground.data.image_lists import FolderList, FolderSource, open_list
 from diffground.data.labelled_images import (
-    SegmentationSample,
+    LabelledImage,
     folder_vocabulary,
-    load_image,
     read_samples,
 )
 from diffground.data.vocabulary import BACKGROUND, Vocabulary
@@ -78,7 +77,7 @@ class Split:
     config: Text2MaskConfig
     source: AnySource
     words: Vocabulary
-    samples: tuple[SegmentationSample, ...]
+    samples: tuple[LabelledImage, ...]
     report: ProblemReport  # lines that could not be used
     maps_recipe: dict[str, Any]  # all that maps depend on
     masks_recipe: dict[str, Any]  # and what masks depend on besides the CRF
@@ -175,13 +174,13 @@ class Split:
                 return maps.with_maps((maps.maps + maps.cross) / 2)
         return maps
 
-    def mask_work(self, sample: SegmentationSample) -> MaskWork:
+    def mask_work(self, sample: LabelledImage) -> MaskWork:
         """What the CRF wants of a sample.
 
         Raises:
             InputError: its image or its maps cannot be read, or do not belong to each other.
         """
-        maps, image = self.class_maps(sample.id), load_image(sample)
+        maps, image = self.class_maps(sample.id), sample.load_image()
         if maps.geometry.original != image.shape[:2]:
             reason = "the maps were made of another image; run attention_aggregation again"
             raise InputError(sample.image_path, "size", reason)
@@ -215,10 +214,6 @@ def _is_baseline(config: Text2MaskConfig) -> bool:
 def _asked_of_the_model(attention: AggregationConfig) -> dict[str, Any]:
     """The settings that maps depend on."""
     aside = {"background_threshold", "background_power", "noise_batch"}
-    if attention.method != "cbp":
-        aside.add("segments")
-    if attention.method != "daam_trajectory":
-        aside.add("daam_steps")
     return _shared(attention).model_dump(mode="json", exclude=aside)
 
 

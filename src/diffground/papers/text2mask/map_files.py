@@ -27,7 +27,7 @@ from torch import Tensor
 
 from diffground.attention.aggregate import ClassMaps
 from diffground.attention.preprocess import Geometry
-from diffground.data.labelled_images import SegmentationSample, load_image
+from diffground.data.labelled_images import LabelledImage
 from diffground.errors import InputError
 from diffground.io.files import write_whole
 from diffground.papers.text2mask.text_to_mask import TextToMask
@@ -40,7 +40,7 @@ _TENSORS = ("maps", "cross", "peaks")
 
 def write_maps(
     open_segmenter: Callable[[], TextToMask],
-    samples: Sequence[SegmentationSample],
+    samples: Sequence[LabelledImage],
     folder: Path,
     recipe: dict[str, Any],
     *,
@@ -64,7 +64,7 @@ def write_maps(
 
     def make(item: str) -> ClassMaps:
         sample = by_id[item]
-        return segmenter().maps(load_image(sample), sample.classes, item=item, seed=seed)
+        return segmenter().maps(sample.load_image(), sample.classes, item=item, seed=seed)
 
     def finish(item: str, maps: ClassMaps) -> None:
         _write(maps_path(folder, item), maps)

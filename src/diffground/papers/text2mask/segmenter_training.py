@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,6 @@ from diffground.papers.text2mask.config import Text2MaskFolders
 from diffground.papers.text2mask.keys import Split
 from diffground.provenance import claim
 from diffground.segmenters.config import SemanticConfig
-from diffground.segmenters.crops import LabelledImage
 from diffground.segmenters.deeplab import DeepLabV2
 from diffground.segmenters.label_files import label_path
 from diffground.segmenters.prediction import VOC_SERVER, SemanticSegmenter, predict
@@ -81,17 +81,14 @@ def train_segmenter(
     if _pseudo(split) and not is_valid(split.masks):
         reason = "they are not all there: run pseudo_labels, every shard of it"
         raise InputError(split.masks, "masks", reason)
-    samples = [sample for sample in _labelled(split) if sample.labels]
+    samples = [sample for sample in split.samples if sample.mask_path]
     if _pseudo(split):
-        samples = [
-            LabelledImage(s.id, s.image_path, mask_path(split.masks, s.id), upright=s.upright)
-            for s in split.samples
-        ]
+        samples = [replace(s, mask_path=mask_path(split.masks, s.id)) for s in split.samples]
     if not samples:
         raise InputError(split.source.dataset, "masks", "the dataset has no masks to learn from")
     judged = []
     if _settings(split).train.evaluate_every:
-        judged = [sample for sample in _labelled(val) if sample.labels] if val else []
+        judged = [s for s in val.samples if s.mask_path] if val else []
         if not judged:
             reason = "there are no true masks to compare with: set text2mask.val, or 0 here"
             raise InputError("text2mask", "segmenter.train.evaluate_every", reason)
@@ -132,7 +129,7 @@ def evaluate_segmenter(
     files = out / VOC_SERVER if out and server else out
     found = predict(
         segmenter,
-        _labelled(split),
+        split.samples,
         folder=files,
         recipe={"model": fingerprint(folder / MODEL), **_truth(split)} if files else None,
         workers=trained.config.work.workers,
@@ -163,13 +160,6 @@ def _pack(out: Path, ids: list[str], target: Path) -> None:
             path = label_path(out / VOC_SERVER, item)
             if path.exists():  # else it is among the samples that were skipped
                 archive.add(path, label_path(VOC_SERVER, item))
-
-
-def _labelled(split: Split) -> list[LabelledImage]:
-    """All images of a split, with their true masks where there are any."""
-    return [
-        LabelledImage(s.id, s.image_path, s.mask_path, upright=s.upright) for s in split.samples
-    ]
 
 
 def _pseudo(split: Split) -> bool:

@@ -19,7 +19,7 @@ from scipy.stats import linregress
 from torch.nn import functional
 
 from diffground.backbone.text import phrase_means
-from diffground.data.labelled_images import SegmentationSample, load_mask
+from diffground.data.labelled_images import LabelledImage
 from diffground.errors import InputError
 from diffground.experiments.result_tables import Figures, ResultTable, measured_row
 from diffground.io.labels import read_labels
@@ -67,14 +67,14 @@ def class_similarities(split: Split, frozen: Frozen) -> list[Similarity]:
     return found
 
 
-def _image_scores(split: Split) -> Iterator[tuple[SegmentationSample, float]]:
+def _image_scores(split: Split) -> Iterator[tuple[LabelledImage, float]]:
     """Every image of two classes or more with its mIoU after the CRF."""
     for sample in split.samples:
         if len(sample.classes) < 2:
             continue
         try:
             prediction = read_labels(mask_path(split.masks, sample.id, "label"))
-            truth = load_mask(sample, prediction.shape)
+            truth = sample.load_mask(prediction.shape)
             confusion = Confusion(split.classes)
             confusion.update(prediction, truth)
         except (InputError, ValueError):

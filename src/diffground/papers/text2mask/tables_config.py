@@ -37,7 +37,7 @@ class SweepConfig(Config):
     cross_layers: tuple[tuple[int, ...], ...] = ()
     self_layer: tuple[int, ...] = ()
     thresholds: tuple[PositiveFloat, ...] = ()  # of the background, with every power
-    powers: tuple[PositiveFloat, ...] = (1.0, 2.0, 3.0)
+    powers: tuple[PositiveFloat, ...] = ()
     noises: tuple[PositiveInt, ...] = ()
 
     def points(self) -> Iterator[tuple[SweepName, str, dict[str, Any]]]:
@@ -66,10 +66,10 @@ class Text2MaskTablesConfig(Config):
     tables: tuple[TableName, ...] = Field(min_length=1)
     train: Source  # of Tables 1, 5, 6, B.8 and the figures
     coco: CocoConfig | None = None  # null leaves COCO's rows out
-    seeds: tuple[int, ...] = Field(default=(40, 41, 42, 43, 44), min_length=1)
+    seeds: tuple[int, ...] = Field(min_length=1)
     sweeps: SweepConfig = SweepConfig()
-    rows: tuple[str, ...] | None = None  # names of rows to run; null = all (not of the sweeps)
-    bins: PositiveInt = 13  # points of Figure D.9 into which images are averaged
+    rows: tuple[str, ...] | None  # names of rows to run; null = all (not of the sweeps)
+    bins: PositiveInt  # points of Figure D.9 into which images are averaged
 
     @model_validator(mode="after")
     def _rows_exist(self) -> Text2MaskTablesConfig:
