@@ -136,8 +136,10 @@ def test_a_shard_that_starts_over_takes_back_that_the_folder_is_whole(tmp_path):
     (tmp_path / "low" / f"{IDS[1]}.txt").unlink()
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, IDS[:4], killed, work=shard(1, 2))
+    assert read_manifest(tmp_path) is None
     assert not run(tmp_path, IDS[:4], work=shard(0, 2))["complete"]
     assert run(tmp_path, IDS[:4], work=shard(1, 2))["complete"] and is_valid(tmp_path)
+    assert not run(tmp_path, IDS[:4], work=shard(0, 2), of="other")["complete"]
 
 
 def test_a_second_run_waits_and_finds_all_made(tmp_path, asked):
@@ -228,27 +230,25 @@ def test_other_settings_are_made_again(tmp_path, caplog):
     assert run(tmp_path, IDS[:2], recipe=code)["made"] == 1, "only one was made by the other"
 
 
-@pytest.mark.parametrize("name", ["recipe.json", "manifest.json"])
-@pytest.mark.parametrize("content", ["", "{", "{}", "[]"])
-def test_damaged_descriptions_are_written_again(tmp_path, name, content):
+@pytest.mark.parametrize("content", ["", "{", "{}", "[]", "\ufffd\nnull\n7\n"])
+def test_damaged_descriptions_are_written_again(tmp_path, asked, content):
     run(tmp_path, IDS[:2])
     before = contents(tmp_path)
-    (tmp_path / name).write_text(content)
-    run(tmp_path, IDS[:2])
-    (tmp_path / "low" / f"{IDS[0]}.txt").unlink()
-    assert run(tmp_path, IDS[:2])["complete"] and contents(tmp_path) == before
+    (tmp_path / "recipe.json").write_text(content)
+    (tmp_path / "manifest.json").write_text(content)
+    assert run(tmp_path, IDS[:2], asked)["complete"] and contents(tmp_path) == before
+    assert not asked.ids
+    (tmp_path / REPORT).write_text(content)
+    assert run(tmp_path, IDS[:2], asked)["complete"] and contents(tmp_path) == before
+    assert asked.ids == IDS[:2], "nobody knows what these are"
 
 
-@pytest.mark.parametrize("damage", [b"", b"\xff{}\n[]\nnull\n7\n", None])
-def test_a_damaged_report_costs_the_items_whose_lines_it_lost(tmp_path, asked, damage):
+def test_a_damaged_line_costs_its_item(tmp_path, asked):
     run(tmp_path, IDS[:3])
     before = contents(tmp_path)
-    lines = before[REPORT].splitlines(keepends=True)
-    spoilt = damage if damage is not None else b"".join([lines[0], lines[1][:-30], *lines[2:]])
-    (tmp_path / REPORT).write_bytes(spoilt)
+    (tmp_path / REPORT).write_bytes(before[REPORT].replace(b"{", b"", 1))
     assert run(tmp_path, IDS[:3], asked)["complete"] and contents(tmp_path) == before
-    # a cut line takes the one with it that it runs into
-    assert asked.ids == (IDS[1:3] if damage is None else IDS[:3])
+    assert asked.ids == IDS[:1]
 
 
 def test_broken_items_are_tried_again(tmp_path, asked):

@@ -112,6 +112,8 @@ def _fill(
             sources = {k: s.image_path for k, s in parts.items() if kind == "latents"}
             items.append(Item(name, (f"{name}.safetensors",), list(parts), sources))
             work[name] = parts
+    # Kinds side by side: that way every shard gets its share of the slow ones.
+    items.sort(key=lambda item: item.id)
     planned = {file for item in items for file in item.files}
     for path in folder.glob("*-[0-9][0-9][0-9][0-9][0-9].safetensors"):
         if path.name not in planned:  # of blocks of another size
