@@ -19,6 +19,7 @@ ends with the same bytes whoever made it in how many runs. Nothing is collected 
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -47,6 +48,8 @@ from diffground.store.reports import (
 )
 
 OTHERS = "others.jsonl"
+
+log = logging.getLogger(__name__)
 
 Work = TypeVar("Work")
 
@@ -111,7 +114,7 @@ def fill(
     _check(items, folder)
     folder.mkdir(parents=True, exist_ok=True)
     shard = _Shard(folder, recipe, items, work.shard)
-    problems: dict[str, Problem] = {}
+    entries: dict[str, Note | Problem] = {}
     seconds = 0.0
     with FileLock(folder / f".{work.shard.report}.lock"):  # a second run waits, and finds all made
         notes = shard.notes()
@@ -124,28 +127,23 @@ def fill(
             if pending and ready is not None:
                 ready()
             start = time.perf_counter()
-            made = progress(
-                shard.made(pending, make, finish, work),
-                f"{what} {folder.name}",
-                total=len(pending),
-                hidden=hidden,
-            )
-            for item, entry in made:
-                if isinstance(entry, Note):
-                    notes[item.id] = entry
-                else:
-                    problems[item.id] = entry
+            made = shard.made(pending, make, finish, work)
+            made = progress(made, f"{what} {folder.name}", total=len(pending), hidden=hidden)
+            entries = {**notes, **{entry.item: entry for entry in made}}
             seconds = round(time.perf_counter() - start, 2)
-            whole = shard.end({**notes, **problems})
-    found = [problems[item.id] for item in shard.mine if item.id in problems]
+            whole = shard.end(entries)
+    known = (entries.get(item.id) for item in shard.mine)
+    problems = [entry for entry in known if isinstance(entry, Problem)]
+    for problem in problems:
+        log.warning("%s is skipped: %s: %s", problem.item, problem.file, problem.reason)
     return Summary(
         folder=folder.name,
         complete=whole,
         items=len(shard.mine),
-        made=len(pending) - len(found),
+        made=len(pending) - len(problems),
         kept=len(shard.mine) - len(pending),
         seconds=seconds,
-        skipped=ProblemReport(len(shard.mine), found).to_dict(),
+        skipped=ProblemReport(len(shard.mine), problems).to_dict(),
     )
 
 
@@ -195,7 +193,7 @@ class _Shard:
         make: Callable[[str], Work],
         finish: Callable[[str, Work], About | None],
         work: WorkConfig,
-    ) -> Iterator[tuple[Item, Note | Problem]]:
+    ) -> Iterator[Note | Problem]:
         """Makes items, and adds what becomes of each to the report at once."""
         sources: dict[str, dict[str, FileNote | None]] = {}
 
@@ -222,7 +220,7 @@ class _Shard:
                     )
                 report.write(line_of(entry))
                 report.flush()
-                yield item, entry
+                yield entry
 
     def end(self, entries: Mapping[str, Note | Problem]) -> bool:
         """Declares that this part is finished, and the folder whole if all parts are."""
