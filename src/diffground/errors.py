@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +55,19 @@ class InputError(_Told, ValueError):
         return cls(file, ACCESS, f"{reason}start again")
 
 
-def shortened(text: str) -> str:
-    """A user's text in quotes, as a message's last words; of a long one, how it begins.
+def shortened(value: object) -> str:
+    """A user's value as Python writes it, as a message's last words; of a long one, how it begins.
 
     The reason goes before it: behind a page of text nobody reads on.
     """
-    return repr(text) if len(text) <= 60 else f"{text[:60]!r} ... ({len(text)} characters)"
+    if isinstance(value, UnicodeError | JSONDecodeError):  # others would repeat what they read
+        return str(value)
+    try:
+        text = value if isinstance(value, str) else repr(value)
+    except (RecursionError, ValueError):  # too deep, or a number of thousands of digits
+        return f"a {type(value).__name__} that cannot be shown"
+    begun = repr(text[:60]) if isinstance(value, str) else text[:60]
+    return begun if len(text) <= 60 else f"{begun} ... ({len(text)} characters)"
 
 
 @dataclass(frozen=True)

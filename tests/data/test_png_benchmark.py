@@ -30,7 +30,6 @@ from diffground.data.png_benchmark import (
     PngBenchmark,
     load_image,
     load_targets,
-    read_png_benchmark,
 )
 from diffground.errors import InputError
 from diffground.io import encode_panoptic, write_png
@@ -39,8 +38,8 @@ from diffground.io import encode_panoptic, write_png
 @pytest.mark.parametrize("layout", ["png", "coco"])
 def test_reads_both_layouts_without_being_told(tmp_path, layout):
     root = build(tmp_path, [narrative()], layout=layout)
-    (sample,), report = read_png_benchmark(root, "val2017")
-    (explicit,), _ = read_png_benchmark(root, "val2017", layout=layout)
+    (sample,), report = PngBenchmark(root, "val2017").read()
+    (explicit,), _ = PngBenchmark(root, "val2017", layout).read()
     assert sample == explicit
     assert report.to_dict() == {"total": 1, "skipped": 0, "by_field": {}, "problems": []}
     assert (sample.id, sample.image_id, sample.row) == ("226461_0", 226461, 0)
@@ -71,7 +70,7 @@ def test_folders_may_mix_layouts_but_not_be_ambiguous(tmp_path):
 
 
 def test_targets_are_the_united_segments(tmp_path):
-    (sample,), _ = read_png_benchmark(build(tmp_path, [narrative()]), "val2017")
+    (sample,), _ = PngBenchmark(build(tmp_path, [narrative()]), "val2017").read()
     targets, ids = load_targets(sample), segment_ids()
     assert targets.shape == (2, *SIZE) and targets.dtype == bool
     assert (targets[0] == (ids == BEAR)).all()
@@ -87,7 +86,7 @@ def test_grounded_means_noun_with_a_segment(tmp_path):
         chunk("picture", noun=True),
     ]
     root = build(tmp_path, [narrative("77", "People near grass picture", chunks)])
-    (sample,), _ = read_png_benchmark(root, "val2017")
+    (sample,), _ = PngBenchmark(root, "val2017").read()
     assert [phrase.text for phrase in sample.phrases] == ["People", "grass"]
     people = sample.phrases[0]
     assert people.segment_ids == (CROWD,) and people.crowd and people.thing
@@ -96,9 +95,8 @@ def test_grounded_means_noun_with_a_segment(tmp_path):
 
 def test_the_last_segment_decides_between_thing_and_stuff(tmp_path):
     both = [chunk("all", [BEAR, GRASS]), chunk("that", [GRASS, BEAR])]
-    (sample,), _ = read_png_benchmark(
-        build(tmp_path, [narrative("5", "All that", both)]), "val2017"
-    )
+    root = build(tmp_path, [narrative("5", "All that", both)])
+    (sample,), _ = PngBenchmark(root, "val2017").read()
     assert [phrase.thing for phrase in sample.phrases] == [False, True]
 
 
@@ -107,12 +105,12 @@ def test_max_phrases_and_limit(tmp_path):
     broken = narrative("12")
     rows = [broken, narrative("5", "bear " * 5, many), broken, narrative("77"), narrative("5")]
     root = build(tmp_path, rows)
-    samples, report = read_png_benchmark(root, "val2017", max_phrases=3, limit=2)
+    samples, report = PngBenchmark(root, "val2017").read(max_phrases=3, limit=2)
     assert [sample.id for sample in samples] == ["5_1", "77_3"]
     assert [len(sample.phrases) for sample in samples] == [3, 2]
     assert [sample.dropped_phrases for sample in samples] == [2, 0]
     assert report.total == 4 and [problem.item for problem in report.problems] == ["12_0", "12_2"]
-    samples, _ = read_png_benchmark(root, "val2017", max_phrases=None)
+    samples, _ = PngBenchmark(root, "val2017").read(max_phrases=None)
     assert len(samples[0].phrases) == 5
 
 
@@ -159,7 +157,7 @@ def test_a_broken_narrative_is_reported_and_the_rest_is_read(tmp_path, fault):
     if isinstance(row, dict) and isinstance(row.get("image_id"), Digits):
         path = root / "annotations/png_coco_val2017.json"
         path.write_text(path.read_text().replace(f'"{row["image_id"]}"', row["image_id"]))
-    samples, report = read_png_benchmark(root, "val2017")
+    samples, report = PngBenchmark(root, "val2017").read()
     assert [sample.id for sample in samples] == ["5_1"]
     (problem,) = report.problems
     assert problem.field == field and len(problem.reason) < 300 and len(problem.item) < 30
@@ -171,7 +169,7 @@ def test_missing_files_are_known_before_any_is_opened(tmp_path):
     root = build(tmp_path, [narrative(), narrative("5"), narrative("77")])
     (root / "images/val2017/000000226461.jpg").unlink()
     (root / "annotations/panoptic_segmentation/val2017/000000000005.png").unlink()
-    samples, report = read_png_benchmark(root, "val2017")
+    samples, report = PngBenchmark(root, "val2017").read()
     assert [sample.id for sample in samples] == ["77_2"]
     assert report.to_dict()["by_field"] == {"image": 1, "panoptic PNG": 1}
 
@@ -219,7 +217,7 @@ def test_a_bad_record_of_the_panoptic_json_costs_its_own_narratives_only(tmp_pat
     else:
         record[key] = bad
     (root / "annotations/panoptic_val2017.json").write_text(json.dumps(panoptic))
-    samples, report = read_png_benchmark(root, "val2017")
+    samples, report = PngBenchmark(root, "val2017").read()
     assert [sample.id for sample in samples] == ["5_1"]
     (problem,) = report.problems
     assert problem.item == "226461_0"
@@ -233,7 +231,7 @@ def test_a_named_file_stays_within_the_data(tmp_path, name):
     for record in (*panoptic["images"], *panoptic["annotations"]):
         record["file_name"] = name
     (root / "annotations/panoptic_val2017.json").write_text(json.dumps(panoptic))
-    _, report = read_png_benchmark(root, "val2017")
+    _, report = PngBenchmark(root, "val2017").read()
     assert [problem.field for problem in report.problems] == ["images.file_name"]
 
 
@@ -244,7 +242,7 @@ def test_a_folder_that_cannot_be_listed_is_no_missing_file(tmp_path, monkeypatch
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
 
     monkeypatch.setattr(Path, "iterdir", refuse)
-    _, report = read_png_benchmark(root, "val2017")
+    _, report = PngBenchmark(root, "val2017").read()
     (problem,) = report.problems
     assert problem.may_pass and "Permission denied" in problem.reason
 
@@ -252,12 +250,12 @@ def test_a_folder_that_cannot_be_listed_is_no_missing_file(tmp_path, monkeypatch
 def test_an_annotation_of_an_unknown_category_is_reported(tmp_path):
     panoptic = panoptic_json()
     panoptic["categories"] = CATEGORIES[:2]
-    _, report = read_png_benchmark(build(tmp_path, [narrative()], panoptic=panoptic), "val2017")
+    _, report = PngBenchmark(build(tmp_path, [narrative()], panoptic=panoptic), "val2017").read()
     assert "no category has the id [23, 184, 193]" in report.problems[0].reason
 
 
 def test_pixels_are_checked_when_they_are_opened(tmp_path):
-    (sample,), _ = read_png_benchmark(build(tmp_path, [narrative()]), "val2017")
+    (sample,), _ = PngBenchmark(build(tmp_path, [narrative()]), "val2017").read()
     write_png(sample.panoptic_path, encode_panoptic(np.full(SIZE, GRASS)))
     with pytest.raises(InputError, match=rf"no pixel has the id \[{TREE_B}, {BEAR}, {TREE_A}\]"):
         load_targets(sample)

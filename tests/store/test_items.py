@@ -187,8 +187,8 @@ def test_what_was_made_from_something_else_is_made_again(tmp_path):
     for item in IDS[:3]:
         (sources / item).write_bytes(b"source")
 
-    def made() -> int:
-        return run(folder, IDS[:3], sources=sources)["made"]
+    def made(asked_to=make) -> int:
+        return run(folder, IDS[:3], asked_to, sources=sources)["made"]
 
     assert (made(), made()) == (3, 0)
     (sources / IDS[1]).write_bytes(b"spring")
@@ -202,19 +202,12 @@ def test_what_was_made_from_something_else_is_made_again(tmp_path):
     os.utime(sources / IDS[2], ns=(tomorrow, tomorrow))
     assert (made(), made()) == (1, 0), "a clock that is wrong costs one making at most"
 
-
-def test_a_source_that_is_replaced_while_it_is_read_is_noticed(tmp_path):
-    (tmp_path / "sources").mkdir()
-    source = tmp_path / "sources" / IDS[0]
-    source.write_bytes(b"before")
-
     def replaced(item: str) -> int:
-        source.write_bytes(b"after it")
+        (sources / item).write_bytes(b"in the middle")
         return make(item)
 
-    for asked_to, count in ((replaced, 1), (make, 1), (make, 0)):
-        made = run(tmp_path / "toys", IDS[:1], asked_to, sources=tmp_path / "sources")
-        assert made["made"] == count
+    (sources / IDS[0]).write_bytes(b"source that is new")
+    assert (made(replaced), made(), made()) == (1, 1, 0), "also while it was read"
 
 
 def test_other_settings_are_made_again(tmp_path, caplog):
@@ -354,7 +347,7 @@ def test_the_commits_of_all_runs_are_kept(tmp_path, made_by):
     assert read_manifest(tmp_path).made.commit == f"{first}, {second}"
 
 
-def test_names(tmp_path):
+def test_names_and_settings_that_cannot_be(tmp_path):
     run(tmp_path, ["deep/er/a_1", "a_1"])
     assert (tmp_path / "low" / "deep" / "er" / "a_1.txt").exists()
     for ids, message in (
@@ -368,8 +361,6 @@ def test_names(tmp_path):
             run(tmp_path / "other", ids)
     assert not (tmp_path / "other").exists()
 
-
-def test_settings_that_cannot_work():
     with pytest.raises(ValidationError, match="not in 0"):
         ShardConfig(index=2, count=2)
     with pytest.raises(ValidationError, match="one item at a time"):

@@ -1,1 +1,1 @@
-"""The frozen diffusion model: loading, encoding, and the probe of its maps and features."""
+"""The frozen diffusion model: loading, encoding, generating, and the probe of maps and features."""

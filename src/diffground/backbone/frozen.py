@@ -203,7 +203,7 @@ class FrozenDiffusion(nn.Module):
     def denoised(self, latents: Tensor, timestep: int, output: Tensor) -> Tensor:
         """The clean latents (B, 4, h, w) that the UNet's ``output`` implies for noisy ``latents``.
 
-        By the scheduler's prediction type (epsilon, v_prediction or sample): :func:`.denoised`.
+        By the scheduler's prediction type (epsilon, v_prediction or sample): see :mod:`.latents`.
         """
         where = str(self.folder / "scheduler")
         return of_latents.denoised(self.scheduler, latents, timestep, output, where)

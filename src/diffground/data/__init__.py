@@ -1,1 +1,1 @@
-"""Readers of the public layouts: files in, samples out. Knows no model."""
+"""Readers of the public layouts and vocabularies: files in, samples out. Knows no model."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from diffground.errors import InputError
+from diffground.errors import InputError, shortened
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class CategoryMap:
         try:
             rows = sorted((int(c["id"]), str(c["name"]), bool(c["isthing"])) for c in categories)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
-            reason = f"each needs id, name and isthing ({short(error)})"
+            reason = f"each needs id, name and isthing ({shortened(error)})"
             raise InputError(file, "categories", reason) from error
         if not rows or len({row[0] for row in rows}) != len(rows):
             raise InputError(file, "categories", "empty, or an id stands twice")
@@ -136,12 +136,12 @@ class PanopticIndex:
                 size = int(image["height"]), int(image["width"])
                 images[int(image["id"])] = ImageEntry(str(image["file_name"]), size)
             except _MALFORMED as error:
-                log.warning("%s: images: one is left out (%s)", path, short(error))
+                log.warning("%s: images: one is left out (%s)", path, shortened(error))
         for entry in content["annotations"]:
             try:
                 annotations[int(entry["image_id"])] = entry
             except _MALFORMED as error:
-                log.warning("%s: annotations: one is left out (%s)", path, short(error))
+                log.warning("%s: annotations: one is left out (%s)", path, shortened(error))
         return cls(path, categories, images, annotations)
 
     def image(self, image_id: int) -> ImageEntry:
@@ -154,7 +154,7 @@ class PanopticIndex:
         """File name of the image's panoptic PNG; InputError if it is not annotated."""
         name = self._annotation(image_id).get("file_name")
         if not isinstance(name, str):
-            reason = f"image {image_id}: {short(name)}"
+            reason = f"image {image_id}: {shortened(name)}"
             raise InputError(self.path, "annotations.file_name", reason)
         return name
 
@@ -177,7 +177,7 @@ class PanopticIndex:
                 )
                 found[segment.id] = segment
         except _MALFORMED as error:
-            raise InputError(self.path, where, f"image {image_id}: {short(error)}") from error
+            raise InputError(self.path, where, f"image {image_id}: {shortened(error)}") from error
         unknown = {s.category_id for s in found.values()} - set(self.categories.ids)
         if unknown:
             reason = f"image {image_id}: no category has the id {sorted(unknown)}"
@@ -217,9 +217,9 @@ def parse_narrative(narrative: Any, file: Path, row: int) -> tuple[int, str, lis
 
     need(isinstance(narrative, dict), "narrative", "a JSON object is expected")
     image_id, caption = narrative.get("image_id"), narrative.get("caption")
-    need(_digits(image_id), "image_id", f"digits are expected, not {short(image_id)}")
+    need(_digits(image_id), "image_id", f"digits are expected, not {shortened(image_id)}")
     need(isinstance(caption, str) and caption.strip() != "", "caption", "missing or empty")
-    need(_is_text(caption), "caption", f"no text in Unicode: {short(caption)}")
+    need(_is_text(caption), "caption", f"no text in Unicode: {shortened(caption)}")
     segments = narrative.get("segments")
     need(isinstance(segments, list), "segments", "a list of chunks is expected")
     chunks = []
@@ -227,9 +227,9 @@ def parse_narrative(narrative: Any, file: Path, row: int) -> tuple[int, str, lis
         name = f"chunk {number}: "
         need(isinstance(entry, dict), "segments", f"{name}a JSON object is expected")
         text, ids = entry.get("utterance"), entry.get("segment_ids")
-        need(isinstance(text, str), "segments.utterance", f"{name}a string, not {short(text)}")
+        need(isinstance(text, str), "segments.utterance", f"{name}a string, not {shortened(text)}")
         listed = isinstance(ids, list) and all(map(_digits, ids))
-        need(listed, "segments.segment_ids", f"{name}a list of digits, not {short(ids)}")
+        need(listed, "segments.segment_ids", f"{name}a list of digits, not {shortened(ids)}")
         for flag in ("noun", "plural"):
             given = isinstance(entry.get(flag), bool)
             need(given, f"segments.{flag}", f"{name}true or false is expected")
@@ -269,16 +269,7 @@ def read_json(path: Path) -> Any:
     except RecursionError as error:
         raise InputError(path, "JSON", "brackets are nested too deeply to be read") from error
     except ValueError as error:
-        raise InputError(path, "JSON", short(error, 300)) from error
-
-
-def short(value: Any, length: int = 80) -> str:
-    """A value as Python writes it, cut to ``length`` characters: messages stay readable."""
-    try:
-        text = str(value) if isinstance(value, UnicodeError | json.JSONDecodeError) else repr(value)
-    except (RecursionError, ValueError):  # too deep, or a number of thousands of digits
-        text = f"a {type(value).__name__} that cannot be shown"
-    return text if len(text) <= length else f"{text[:length]}..."
+        raise InputError(path, "JSON", shortened(error)) from error
 
 
 def _integer(text: str) -> int | str:

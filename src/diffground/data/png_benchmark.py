@@ -4,7 +4,8 @@ A narrative is a caption cut into chunks; a chunk that is a noun and names at le
 segment is a *grounded phrase*: what is trained and evaluated. Nouns without a segment and chunks
 that are no nouns are context only. The masks of a phrase are those of its ids in the panoptic PNG,
 united. (Public readers go by way of bounding boxes instead and take the first segment with the same
-box: two segments with one box then share a mask. ``doctor.py`` counts how often that would matter.)
+box: two segments with one box then share a mask. :mod:`.png_doctor` counts how often that would
+matter.)
 
 Decisions that the data leaves open:
 
@@ -233,18 +234,6 @@ class PngBenchmark:
         if not phrases:
             raise InputError(file, "segments.segment_ids", UNGROUNDED)
         return tuple(phrases)
-
-
-def read_png_benchmark(
-    root: str | Path,
-    split: str,
-    *,
-    layout: Layout = "auto",
-    max_phrases: int | None = 30,
-    limit: int | None = None,
-) -> tuple[list[PngSample], ProblemReport]:
-    """:meth:`PngBenchmark.read` in one call; ``split`` is ``train2017`` or ``val2017`` for COCO."""
-    return PngBenchmark(root, split, layout).read(max_phrases=max_phrases, limit=limit)
 
 
 def load_image(sample: PngSample) -> NDArray[np.uint8]:

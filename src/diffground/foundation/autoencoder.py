@@ -16,6 +16,8 @@ from diffground.foundation.scenes import CaptionedScene, Scenes, picture, pictur
 from diffground.training.loop import TrainResult, train
 
 LATENT_CHANNELS = 4
+NORM_GROUPS = 8  # of the UNet too
+KL_WEIGHT = 1e-6
 
 
 def build_autoencoder(recipe: AutoencoderRecipe) -> AutoencoderKL:
@@ -28,7 +30,7 @@ def build_autoencoder(recipe: AutoencoderRecipe) -> AutoencoderKL:
         up_block_types=("UpDecoderBlock2D",) * 4,
         layers_per_block=1,
         latent_channels=LATENT_CHANNELS,
-        norm_num_groups=recipe.norm_groups,
+        norm_num_groups=NORM_GROUPS,
     )
 
 
@@ -57,7 +59,7 @@ class _Objective(nn.Module):
         decoded = self.vae.decode(posterior.sample()).sample
         error = decoded - images
         l1, l2, kl = error.abs().mean(), error.square().mean(), posterior.kl().mean()
-        return {"loss": l1 + 4 * l2 + self.recipe.kl_weight * kl, "l1": l1, "l2": l2, "kl": kl}
+        return {"loss": l1 + 4 * l2 + KL_WEIGHT * kl, "l1": l1, "l2": l2, "kl": kl}
 
 
 def train_autoencoder(

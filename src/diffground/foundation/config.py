@@ -20,10 +20,8 @@ class AutoencoderRecipe(Config):
     """The VAE: 8x, four latent channels."""
 
     channels: tuple[int, int, int, int]
-    norm_groups: PositiveInt = 8
     crop: PositiveInt  # pixels; crops are cheaper than whole images
     whole_share: float = Field(ge=0, le=1)  # share of the steps on whole images
-    kl_weight: float = Field(default=1e-6, ge=0)
     scenes: PositiveInt
     train: TrainConfig
 
@@ -44,7 +42,6 @@ class DiffusionRecipe(Config):
 
     channels: tuple[int, int, int, int]
     heads: PositiveInt = 2
-    norm_groups: PositiveInt = 8
     text_width: PositiveInt = 64
     # Without a layer every token stands for itself. A causal layer lets the padding to 77 tokens
     # collect the whole caption: most attention then goes there, and words do not localise.

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from diffground.foundation.autoencoder import LATENT_CHANNELS
+from diffground.foundation.autoencoder import LATENT_CHANNELS, NORM_GROUPS
 from diffground.foundation.config import DiffusionRecipe
 from diffground.foundation.tokenizer import MAX_LENGTH
 from diffground.training.config import TrainConfig
@@ -34,7 +34,7 @@ def build_unet(recipe: DiffusionRecipe, sample_size: int) -> UNet2DConditionMode
         layers_per_block=2,
         cross_attention_dim=recipe.text_width,
         attention_head_dim=recipe.heads,  # the number of heads, by diffusers' SD-1.x convention
-        norm_num_groups=recipe.norm_groups,
+        norm_num_groups=NORM_GROUPS,
     )
 
 

@@ -1,4 +1,4 @@
-"""Reading and writing of image files: the one place where pixels leave and enter the disk."""
+"""Files: written whole, sealed and locked; the one place where pixels enter and leave the disk."""
 
 from diffground.io.images import image_size, read_image, write_png
 from diffground.io.panoptic import encode_panoptic, read_panoptic, segment_masks

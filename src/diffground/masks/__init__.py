@@ -1,1 +1,1 @@
-"""From scores to masks: dense CRF, labels and confidence, mask files. Knows no model."""
+"""From scores to masks: dense CRF, labels, mask files and losses, phrase masks. Knows no model."""

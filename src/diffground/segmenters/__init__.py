@@ -1,1 +1,1 @@
-"""Segmenters that are not diffusion models."""
+"""Segmenters that are no diffusion models: DeepLabV2, and the instance segmenter off the shelf."""

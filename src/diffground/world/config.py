@@ -9,8 +9,8 @@ from pydantic import NonNegativeInt, PositiveInt, model_validator
 from diffground.config import Config
 
 
-class CocoPanopticCounts(Config):
-    """Images of the COCO-2017 panoptic dataset, each with one narrative."""
+class CocoCounts(Config):
+    """Images of the panoptic COCO-2017, each with one narrative, or of the COCO-2014 of classes."""
 
     train: NonNegativeInt
     val: NonNegativeInt
@@ -25,13 +25,6 @@ class VocCounts(Config):
     test: NonNegativeInt = 0  # images without masks; VOC has 1,456, in an archive of their own
 
 
-class Coco2014Counts(Config):
-    """Images of the COCO-2014 segmentation dataset."""
-
-    train: NonNegativeInt
-    val: NonNegativeInt
-
-
 class Mug19Counts(Config):
     """Mug19 (paper 002, section 4): nineteen items, scenes of three to five of them."""
 
@@ -44,9 +37,8 @@ class Mug19Counts(Config):
     @model_validator(mode="after")
     def _references_in_order(self) -> Mug19Counts:
         if self.min_references > self.max_references:
-            raise ValueError(
-                f"min_references {self.min_references} > max_references {self.max_references}"
-            )
+            least, most = self.min_references, self.max_references
+            raise ValueError(f"min_references {least} > max_references {most}")
         return self
 
 
@@ -61,22 +53,17 @@ class WorldConfig(Config):
     size: PositiveInt  # canvas, pixels
     seed: NonNegativeInt
     eval_seed: NonNegativeInt  # of held-out scenes
-    coco_panoptic: CocoPanopticCounts
+    coco_panoptic: CocoCounts
     voc2012: VocCounts
-    coco2014: Coco2014Counts
+    coco2014: CocoCounts
     mug19: Mug19Counts
 
     @model_validator(mode="after")
     def _nothing_is_left_empty(self) -> WorldConfig:
         """Of data of one's own, a split may be missing; a made one without images trains nothing,
         and would take the place of a good one."""
-        needed = {
-            "coco_panoptic": ("train", "val"),
-            "voc2012": ("train", "val"),
-            "coco2014": ("train", "val"),
-        }
-        for dataset, splits in needed.items() if self.make else ():
-            for split in splits:
+        for dataset in ("coco_panoptic", "voc2012", "coco2014") if self.make else ():
+            for split in ("train", "val"):
                 if not getattr(getattr(self, dataset), split):
                     raise ValueError(f"{dataset}.{split} is 0: at least one image is needed")
         return self

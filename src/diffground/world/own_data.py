@@ -6,15 +6,10 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from diffground.errors import InputError
-from diffground.world.config import (
-    Coco2014Counts,
-    CocoPanopticCounts,
-    Mug19Counts,
-    VocCounts,
-    WorldConfig,
-)
+from diffground.world.config import WorldConfig
 
 
 @dataclass(frozen=True)
@@ -35,16 +30,14 @@ def check_dataset(folder: Path, dataset: str, config: WorldConfig) -> None:
     if not folder.is_dir():
         raise InputError(folder, "folder", f"there is no such folder; the data of `{dataset}` go "
                          "there, or name another folder in globals.yml")  # fmt: skip
-    for need in needs(getattr(config, dataset)):
+    for need in needs(dataset, getattr(config, dataset)):
         _check(folder, need, dataset)
 
 
-def needs(
-    counts: CocoPanopticCounts | VocCounts | Coco2014Counts | Mug19Counts,
-) -> Iterable[Need]:
+def needs(dataset: str, counts: Any) -> Iterable[Need]:
     """What a dataset of these counts consists of, parts of which none is wanted left out."""
-    match counts:
-        case CocoPanopticCounts():
+    match dataset:
+        case "coco_panoptic":
             for split, count in (("train2017", counts.train), ("val2017", counts.val)):
                 if count:
                     yield Need((f"annotations/panoptic_{split}.json",))
@@ -52,7 +45,7 @@ def needs(
                     yield Need((f"images/{split}", split), ".jpg", count)
                     masks = f"annotations/panoptic_segmentation/{split}"
                     yield Need((masks, f"annotations/panoptic_{split}"), ".png", count)
-        case VocCounts():
+        case "voc2012":
             base = "VOCdevkit/VOC2012"
             labelled = counts.train + counts.aug + counts.val
             for name in ("train", "train_aug", "val"):
@@ -61,12 +54,12 @@ def needs(
                 yield Need((f"{base}/ImageSets/Segmentation/test.txt",))
             yield Need((f"{base}/JPEGImages",), ".jpg", labelled + counts.test)
             yield Need((f"{base}/SegmentationClassAug",), ".png", labelled)
-        case Coco2014Counts():
+        case "coco2014":
             for split, count in (("train", counts.train), ("val", counts.val)):
                 yield Need((f"COCO2014/ImageSets/SegmentationClass/{split}.txt",))
                 yield Need((f"COCO2014/JPEGImages/{split}2014",), ".jpg", count)
             yield Need(("COCO2014/Annotations",), ".png", counts.train + counts.val)
-        case Mug19Counts():
+        case "mug19":
             for name in ("items.json", "scenes.json", "triplets.json", "items", "scenes", "masks"):
                 yield Need((name,))
 

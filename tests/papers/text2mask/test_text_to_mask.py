@@ -20,7 +20,12 @@ from diffground.io import write_png
 from diffground.masks.crf import CrfConfig, dense_crf
 from diffground.masks.phrase_masks import PhraseMasks
 from diffground.masks.uncertainty import uncertain
-from diffground.papers.text2mask.config import RECIPE_FILE, QueryConfig, TextToMaskConfig
+from diffground.papers.text2mask.config import (
+    RECIPE_FILE,
+    QueryConfig,
+    Text2MaskConfig,
+    TextToMaskConfig,
+)
 from diffground.papers.text2mask.text_to_mask import TextToMask
 
 ATTENTION = AggregationConfig(long_side=64)
@@ -69,11 +74,13 @@ def test_a_model_folder_may_say_how_it_is_used(tmp_path):
 
 
 def test_the_shipped_folder_says_what_the_pipelines_do(root, conf):
-    content = conf("mini")["parameters"]["text2mask"]
+    said = Text2MaskConfig.model_validate(conf("mini")["parameters"]["text2mask"])
     shipped = TextToMaskConfig.of(root / "data/06_models/mini-sd")
-    assert shipped.query == QueryConfig.model_validate(content["query"])
-    assert shipped.attention == AggregationConfig.model_validate(content["attention"])
-    assert shipped.crf == CrfConfig.model_validate(content["masks"]["crf"])
+    assert (shipped.query, shipped.attention, shipped.crf) == (
+        said.query,
+        said.attention,
+        said.masks.crf,
+    )
 
 
 def test_files_pictures_and_arrays_are_the_same_image(tmp_path, image):

@@ -66,7 +66,7 @@ class ResultsHook:
     @hook_impl
     def after_pipeline_run(self, run_params: dict[str, Any]) -> None:
         """Lists it."""
-        if not self._made or os.environ.get("RANK", "0") != "0":
+        if not self._made or not is_first_process():
             return
         folders: dict[str, list[str]] = {}
         for path in sorted(self._made):
@@ -83,6 +83,11 @@ class ResultsHook:
 
     def _inside(self, path: Path) -> bool:
         return path.is_relative_to(self._project)
+
+
+def is_first_process() -> bool:
+    """Whether this is rank 0 of a distributed run (torchrun, accelerate), or an ordinary one."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def layer(entry: Any) -> str:

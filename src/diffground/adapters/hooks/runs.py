@@ -23,7 +23,7 @@ from diffground import tracking
 from diffground.adapters import run_log
 from diffground.adapters.config_loader import DEFAULT_ENV, MachineConfigLoader
 from diffground.adapters.datasets import DataFolderDataset, FolderDataset
-from diffground.adapters.hooks.results import file_of, layer
+from diffground.adapters.hooks.results import file_of, is_first_process, layer
 from diffground.config import Config
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class OneWriterHook:
     @hook_impl
     def before_pipeline_run(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
         """Lets the outputs of a process that is not rank 0 stay in memory."""
-        if _is_first_process():
+        if is_first_process():
             return
         for name in sorted(pipeline.all_outputs()):
             dataset = catalog.get(name)
@@ -92,7 +92,7 @@ class RunLogHook:
     ) -> None:
         """Opens the run and installs its tracker."""
         config = self._config
-        off = os.environ.get("DIFFGROUND_RUN_LOG") == "0" or not _is_first_process()
+        off = os.environ.get("DIFFGROUND_RUN_LOG") == "0" or not is_first_process()
         if config is None or not config.enabled or off:
             return
         names = sorted(run_params["pipeline_names"] or ["__default__"])
@@ -206,8 +206,3 @@ def _changes(loader: AbstractConfigLoader) -> dict[str, str]:
     except MissingConfigException:
         return {}
     return {key: value for key, value in given.items() if usual.get(key) != value}
-
-
-def _is_first_process() -> bool:
-    """Whether this is rank 0 of a distributed run (torchrun, accelerate), or an ordinary one."""
-    return os.environ.get("RANK", "0") == "0"

@@ -203,10 +203,6 @@ class PngModel(nn.Module):
         masks = self.decoder(merged.phrases[-1], merged.images, feature, inputs.valid)
         return DecoderMasks([resize_maps(m, size) for m in masks.layers], masks.categories)
 
-    def loss(self, batch: PngBatch, config: LossConfig) -> dict[str, Tensor]:
-        """The losses of a batch, see :func:`png_losses`."""
-        return outputs_loss(self(batch), batch, config)
-
     @torch.no_grad()
     def predict(self, batch: PngBatch) -> Tensor:
         """Mask probabilities ``(B, K, h, w)`` in [0, 1] of the final head.

@@ -66,7 +66,7 @@ class PngBatch:
 class PngDataset(Dataset[PngItem]):
     """Samples read from disk one at a time. A broken file raises :class:`InputError`.
 
-    Broken files are found before training (:mod:`diffground.data.png_doctor`), as a loader's
+    Broken files are found before training (:mod:`diffground.data.png_reading`), as a loader's
     workers could only stop the run. With a ``store`` no image is read: its features are.
     """
 

@@ -64,7 +64,7 @@ def aggregate(split: Split, frozen: Frozen) -> dict[str, Any]:
 
 
 def label(split: Split) -> Summary:
-    """Makes the pseudo masks that are missing, see :func:`~.mask_files.write_masks`."""
+    """Makes the pseudo masks that are missing, see :mod:`diffground.masks.mask_files`."""
     by_id = {sample.id: sample for sample in split.samples}
     return write_masks(
         {s.id: {"maps": maps_path(split.maps, s.id), "image": s.image_path} for s in split.samples},
