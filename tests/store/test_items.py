@@ -271,7 +271,7 @@ def test_what_the_system_denies_keeps_the_store_from_being_complete(tmp_path):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_errors_of_finishing_end_the_run_with_their_fields(tmp_path, workers):
-    with pytest.raises(InputError, match=f"says {IDS[0]}") as caught:
+    with pytest.raises(InputError, match="it cannot be, says item_00") as caught:
         run(tmp_path, IDS[:3], work=WorkConfig(workers=workers), finish=refused)
     assert caught.value.field == "setting" and not is_valid(tmp_path)
     assert run(tmp_path, IDS[:3])["made"] == 3
