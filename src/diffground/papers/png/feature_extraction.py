@@ -113,7 +113,7 @@ def _fill(
             items.append(Item(name, (f"{name}.safetensors",), list(parts), sources))
             work[name] = parts
     # Kinds side by side: that way every shard gets its share of the slow ones.
-    items.sort(key=lambda item: item.id)
+    items.sort(key=lambda item: item.id.startswith("latents"))
     planned = {file for item in items for file in item.files}
     for path in folder.glob("*-[0-9][0-9][0-9][0-9][0-9].safetensors"):
         if path.name not in planned:  # of blocks of another size
