@@ -20,9 +20,10 @@ from kedro.framework.startup import bootstrap_project
 from diffground import tracking
 from diffground.adapters import run_journal
 from diffground.adapters.hooks.runs import run_name
-from diffground.adapters.run_log import MlflowTracker, code_version, flatten, numbers
+from diffground.adapters.run_log import MlflowTracker, code_version, flatten
 from diffground.adapters.run_store import resolve_uri
 from diffground.config import Config
+from diffground.tracking import numbers
 
 PIPELINE = """
     import os, signal

@@ -6,8 +6,6 @@ import errno
 import json
 import logging
 import os
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -18,17 +16,18 @@ from pydantic import ValidationError
 from recipes import recipe
 from recording import recorded
 
-from diffground.adapters.run_log import flatten, numbers
+from diffground.adapters.run_log import flatten
 from diffground.errors import InputError
 from diffground.experiments.result_tables import ResultTable
 from diffground.papers.png.experiment import evaluate_variant, kept_evaluation
 from diffground.papers.png.keys import PngConfig, PngFolders, Variant
-from diffground.papers.png.tables import PngTablesConfig, published, row_config, run_tables
+from diffground.papers.png.tables_config import PngTablesConfig
 from diffground.papers.png.trained import load_variant
 from diffground.pipelines.png_eval import create_pipeline as png_eval
 from diffground.pipelines.png_tables import create_pipeline as png_tables
 from diffground.pipelines.png_train import create_pipeline as png_train
 from diffground.pipelines.png_train.nodes import examine_training_data
+from diffground.tracking import numbers
 
 TINY = {
     "scale": "mini",
@@ -273,50 +272,6 @@ def test_the_tables_are_filled_and_finished_rows_are_kept(run, tmp_path):
     assert again["png_tables"] == out["png_tables"]  # times too: of the runs behind the tables
 
 
-def test_rows_can_be_chosen_and_are_reported_one_by_one(tmp_path, coco):
-    rows = []
-
-    @dataclass
-    class Row:
-        name: str
-        config: PngConfig
-        losses: dict = field(default_factory=dict)
-        results: tuple = ()
-
-        def log_metrics(self, values, step):
-            self.losses |= values
-
-        def log_results(self, *results):
-            self.results = results
-
-    @contextmanager
-    def open_row(name, row):
-        rows.append(Row(name, row))
-        yield rows[-1]
-
-    ablation = recipe(
-        PngTablesConfig,
-        tables=("components", "mlma"),
-        rows=("Baseline", "Deform-Attn"),
-        seeds=(3,),
-        max_steps=2,
-    )
-    tables = run_tables(
-        config(), ablation, folders(tmp_path, coco), tiny_png.backbone(), open_row=open_row
-    )
-    assert [[row.name for row in table.rows] for table in tables] == [["Baseline"], ["Deform-Attn"]]
-    names = ["components: Baseline, seed 3", "mlma: Deform-Attn, seed 3"]
-    assert [row.name for row in rows] == names
-    mlma = rows[1].config.model.mlma
-    assert not mlma.bi_attention and not mlma.self_attention and rows[1].config.train.seed == 3
-    assert "train/loss" in rows[0].losses
-    training, metrics, phrases, predictions = rows[0].results
-    assert training["variant"] == metrics["variant"] and "overall" in metrics["ar"]
-    assert len(phrases) == metrics["phrases"] and predictions
-    with pytest.raises(ValidationError, match="no row"):
-        recipe(PngTablesConfig, tables=("mlma",), rows=("Baseline",))
-
-
 def test_a_row_is_logged_as_a_run_of_its_own_is(run, monkeypatch):
     """Full parameters, the same names of metrics, the same figures."""
     ablation = recipe(
@@ -339,8 +294,9 @@ def test_a_row_is_logged_as_a_run_of_its_own_is(run, monkeypatch):
     for saved in ("png_training", "png_metrics"):  # the hook's part
         single.log_metrics(numbers(out[saved], saved))
     assert {"png_metrics/ar/overall", "train/loss"} <= row.metrics.keys()
-    # The single run finds the model trained: it has no losses to tell.
-    assert single.metrics.keys() == {m for m in row.metrics if not m.startswith("train/")}
+    # The single run finds the model trained: it has no losses to tell, and stands in no table.
+    own = {m for m in row.metrics if not m.startswith(("table/", "train/"))}
+    assert single.metrics.keys() == own
     assert row.metrics["png_metrics/ar/overall"] == single.metrics["png_metrics/ar/overall"]
     names = ("png_metrics.json", "png_recall_curve.png", "png_overlays.png")
     assert row.files == {f"reporting/{file}" for file in names}
@@ -371,23 +327,6 @@ def test_both_environments_configure_the_png_pipelines(conf):
     assert png.train.max_steps == 180_000 and png.train.mixed_precision == "bf16"
     assert png.model.checkpoint and png.model.insertion == "both" and png.model.decode
     assert (png.model.mlma.width, png.model.mlma.layers, png.model.decoder.layers) == (256, 6, 9)
-
-
-def test_rows_differ_in_what_the_paper_changes_and_the_seed_only():
-    base = config()
-    (row,) = [row for row in published("insertion")["rows"] if row["name"] == "Decoder"]
-    changed = row_config(base, recipe(PngTablesConfig, max_steps=3), row["model"], 7)
-    assert (changed.model.insertion, changed.train.seed, changed.train.max_steps) == (
-        "decoder",
-        7,
-        3,
-    )
-    assert not changed.model.mlma.bi_attention and changed.model.mlma.deformable
-    assert changed.model.mlma.width == base.model.mlma.width
-    assert changed.model.eipa == base.model.eipa and changed.data == base.data
-    for name in ("components", "insertion", "mlma"):
-        for row in published(name)["rows"]:
-            assert row_config(base, recipe(PngTablesConfig), row["model"], 0).model.learns
 
 
 def test_a_validation_split_that_is_missing_is_said_before_the_data_are_looked_over(tmp_path, coco):

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from recording import recorded
 from tiny_text2mask import TINY, config, tables_config, world
 
-from diffground.adapters.run_log import flatten, numbers
+from diffground.adapters.run_log import flatten
 from diffground.errors import InputError
 from diffground.experiments.result_tables import ResultTable
 from diffground.papers.text2mask.keys import Text2MaskConfig
@@ -25,6 +25,7 @@ from diffground.pipelines.attention_aggregation import create_pipeline as attent
 from diffground.pipelines.pseudo_labels import create_pipeline as pseudo_labels
 from diffground.pipelines.segmenter_train import create_pipeline as segmenter_train
 from diffground.pipelines.text2mask_tables import create_pipeline as text2mask_tables
+from diffground.tracking import numbers
 
 TABLES = tables_config(
     **{

@@ -9,7 +9,6 @@ ends a run. MLflow is imported when a run begins.
 from __future__ import annotations
 
 import getpass
-import math
 import os
 import platform
 import re
@@ -28,8 +27,6 @@ from diffground.adapters.run_journal import Journal, settle
 from diffground.adapters.run_store import resolve_uri
 from diffground.provenance import checkout
 from diffground.tracking import Tracker
-
-MAX_NUMBERS = 500  # a JSON file with more of them is data, not figures of a run
 
 
 class MlflowTracker(Tracker):
@@ -151,15 +148,6 @@ def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return flat
 
 
-def numbers(data: Mapping[str, Any], prefix: str) -> dict[str, float]:
-    """The numbers in nested mappings as ``{"prefix/a/b": 1.5}``, without lists, texts and nulls.
-
-    Empty if there are more than :data:`MAX_NUMBERS`.
-    """
-    found = dict(_numbers(data, prefix))
-    return found if len(found) <= MAX_NUMBERS else {}
-
-
 def code_version(project: Path) -> dict[str, str]:
     """Tags: package version, commit, and whether the checkout had changes that are in no commit."""
     tags = {"version": diffground.__version__}
@@ -179,16 +167,6 @@ def device() -> str:
     if torch.backends.mps.is_available():
         return "mps"
     return f"cpu: {platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
-
-
-def _numbers(data: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, float]]:
-    for key, value in data.items():
-        name = f"{prefix}/{key}"
-        if isinstance(value, Mapping):
-            yield from _numbers(value, name)
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            if math.isfinite(value):
-                yield name, float(value)
 
 
 def _now() -> int:

@@ -1,1 +1,1 @@
-"""Experiments in general: what every result table is."""
+"""Experiments in general: what papers report, one runner for all their tables, and its results."""

@@ -7,9 +7,9 @@ import pytest
 import tiny_png
 from recipes import recipe
 
-from diffground.papers.png import figures
+from diffground.papers.png.evaluate import Prediction
+from diffground.papers.png.figures import draw_comparison
 from diffground.papers.png.keys import PngConfig
-from diffground.reporting.overlays import Comparison
 
 
 @pytest.mark.parametrize(
@@ -23,9 +23,10 @@ def test_the_scale_stands_above_and_the_yardstick_below(monkeypatch, scale, word
         return np.zeros((1, 1, 3), np.uint8)
 
     monkeypatch.setattr("diffground.reporting.overlays.sheet", sheet)
-    masks = np.ones((1, 8, 8), bool)
-    panels = {"ground truth": masks, "prediction": masks}
-    row = Comparison(np.zeros((8, 8, 3), np.uint8), "A bear.", [(2, 6)], panels)
+    sample = tiny_png.samples()[0]
+    truth = np.ones((len(sample.phrases), *sample.size), bool)
+    prob = np.ones((len(sample.phrases), 8, 8), np.float32)
+    found = Prediction(sample, prob, truth, np.ones(len(sample.phrases)))
     config = {
         "scale": scale,
         "precision": "float32",
@@ -33,6 +34,8 @@ def test_the_scale_stands_above_and_the_yardstick_below(monkeypatch, scale, word
         "model": tiny_png.MODEL,
     }
     train = {"max_steps": 1, "batch_size": 1, "learning_rate": 1.0}
-    figures.compared([row], recipe(PngConfig, **(config | {"train": train})))
+    png = recipe(PngConfig, **(config | {"train": train}))
+    draw_comparison([found], png)
     assert lines["heading"].startswith(words)
     assert lines["footnote"].endswith("Numbers: IoU, protocol original.")
+    assert draw_comparison([], png).getextrema() == ((255, 255),) * 3, "nothing, on a white page"

@@ -11,6 +11,7 @@ from recipes import recipe
 from diffground.data import png_doctor as doctor
 from diffground.data.config import PngSplits
 from diffground.data.png_reading import examine_training_data, read_split
+from diffground.experiments.runner import run_tables
 from diffground.metrics import average_recall
 from diffground.papers.png import eipa, features
 from diffground.papers.png import narratives as data
@@ -18,7 +19,8 @@ from diffground.papers.png.feature_extraction import FeatureExtractionConfig, ex
 from diffground.papers.png.feature_store import FeatureStore
 from diffground.papers.png.features import feature_key
 from diffground.papers.png.keys import PngConfig, PngFolders
-from diffground.papers.png.tables import PngTablesConfig, run_tables
+from diffground.papers.png.tables import PngAblations
+from diffground.papers.png.tables_config import PngTablesConfig
 from diffground.store.manifest import read_manifest
 
 
@@ -59,7 +61,8 @@ def test_rows_keep_the_commit_that_measured_them_until_their_code_changes(
     folders = PngFolders(coco, tmp_path / "models", tmp_path / "features", tmp_path / "none")
 
     def commits() -> tuple[list[str], str]:
-        (table,) = run_tables(base, asked, folders, tiny_png.backbone())
+        ablations = PngAblations(base, asked, folders, tiny_png.backbone())
+        (table,) = run_tables(ablations, asked.seeds)
         assert [row.name for row in table.rows] == list(names)
         return [row.commit for row in table.rows], table.commit
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import tiny_png
 from recipes import recipe
 
 from diffground.errors import InputError
 from diffground.experiments.result_tables import measured_row, render
-from diffground.papers.png.keys import PngConfig
+from diffground.papers.png.config import PngConfig, PngFolders
 from diffground.papers.png.narratives import PngDataConfig
-from diffground.papers.png.tables import PngTablesConfig, published, reported, row_config
+from diffground.papers.png.tables import PngAblations
+from diffground.papers.png.tables_config import PngRow, PngTablesConfig
 
 
 def base(scale: str, *, pretrained: bool) -> PngConfig:
@@ -26,8 +29,13 @@ def base(scale: str, *, pretrained: bool) -> PngConfig:
     )
 
 
-def row(table: str, name: str) -> dict:
-    (found,) = [row for row in published(table)["rows"] if row["name"] == name]
+def ablations(png: PngConfig, tmp_path: Path, **asked) -> PngAblations:
+    folders = PngFolders(*[tmp_path] * 4)
+    return PngAblations(png, recipe(PngTablesConfig, **asked), folders, tiny_png.backbone())
+
+
+def row(table: str, name: str) -> PngRow:
+    (found,) = [r for r in PngTablesConfig.published.tables[table].rows if r.name == name]
     return found
 
 
@@ -40,33 +48,47 @@ def row(table: str, name: str) -> dict:
     ],
 )
 def test_a_run_without_pretraining_is_not_compared_with_pretrained_ones(
-    scale, pretrained, full, mlma, baseline
+    tmp_path, scale, pretrained, full, mlma, baseline
 ):
-    png = base(scale, pretrained=pretrained)
-    assert reported(row("components", "+ EIPA + MLMA"), png).get("overall") == full
-    assert reported(row("mlma", "+ Text-Attn"), png).get("overall") == full
-    assert reported(row("components", "+ MLMA"), png).get("overall") == mlma
-    assert reported(row("components", "Baseline"), png).get("overall") == baseline
+    asked = ablations(base(scale, pretrained=pretrained), tmp_path)
+
+    def beside(table: str, name: str) -> float | None:
+        found = row(table, name)
+        return found.beside(asked.config(found, 0)).get("overall")
+
+    assert beside("components", "+ EIPA + MLMA") == beside("mlma", "+ Text-Attn") == full
+    assert beside("components", "+ MLMA") == mlma
+    assert beside("components", "Baseline") == baseline
 
 
-def test_too_few_steps_for_the_slow_start_are_named():
+def test_too_few_steps_for_the_slow_start_are_named(tmp_path):
     png = base("mini", pretrained=False)
     train = png.train.model_copy(update={"max_steps": 40, "warmup_steps": 30})
     png = png.model_copy(update={"train": train})
-    model = row("components", "Baseline")["model"]
-    row_config(png, recipe(PngTablesConfig, max_steps=31), model, 0)
+    ablations(png, tmp_path, max_steps=31).config(row("components", "Baseline"), 0)
     with pytest.raises(InputError, match=r"png_tables: train\.warmup_steps: must be less"):
-        row_config(png, recipe(PngTablesConfig, max_steps=30), model, 0)
+        ablations(png, tmp_path, max_steps=30).config(row("components", "Baseline"), 0)
 
 
-def test_what_is_ours_is_printed_with_every_table():
-    from diffground.papers.png.tables import _table
+def test_rows_differ_in_what_the_paper_changes_and_the_seed_only(tmp_path):
+    png = base("mini", pretrained=False)
+    asked = ablations(png, tmp_path, max_steps=3)
+    changed = asked.config(row("insertion", "Decoder"), 7)
+    assert changed.model.insertion == "decoder"
+    assert (changed.train.seed, changed.train.max_steps) == (7, 3)
+    assert not changed.model.mlma.bi_attention and changed.model.mlma.deformable
+    assert changed.model.mlma.width == png.model.mlma.width
+    assert changed.model.eipa == png.model.eipa and changed.data == png.data
+    for table in PngTablesConfig.published.tables.values():
+        for found in table.rows:
+            assert asked.config(found, 0).model.learns
 
-    for name in ("components", "insertion", "mlma"):
-        entry = published(name)
-        rows = [measured_row(r["name"], [{"overall": 50.0}], r["paper"]) for r in entry["rows"]]
-        png = base("paper", pretrained=False)
-        table = _table(png, recipe(PngTablesConfig), entry, rows, 0.0)
+
+def test_what_is_ours_is_printed_with_every_table(tmp_path):
+    asked = ablations(base("paper", pretrained=False), tmp_path)
+    for name, entry in PngTablesConfig.published.tables.items():
+        rows = [measured_row(r.name, [{"overall": 50.0}]) for r in entry.rows]
+        table = asked.heading.table(entry, rows)
         text = " ".join(render(table).split())
         for words in (
             "Without it, it reports the full model alone (Table 1: 64.5)",
@@ -77,6 +99,6 @@ def test_what_is_ours_is_printed_with_every_table():
         ):
             assert words in text, words
         assert ("pretrained ODISE in Table 1" in text) == (name == "insertion")
-        full = entry["claims"][-1]
-        (claim,) = [o for o in table.orderings if o.claim.startswith(f"{full[0]} > {full[1]} ")]
-        assert claim.paper_gap is not None  # of the printed rows, whatever stands beside
+        assert len(table.orderings) == len(entry.claims)
+        for claim in table.orderings:
+            assert claim.paper_gap is not None  # of the printed rows, whatever stands beside

@@ -7,10 +7,10 @@ from tiny_text2mask import config, folders, frozen, tables_config
 
 from diffground.attention import aggregate as aggregation
 from diffground.attention import baselines
+from diffground.experiments.runner import run_tables
 from diffground.masks import crf
 from diffground.masks import mask_files as masks
-from diffground.papers.text2mask.table_rows import Bench
-from diffground.papers.text2mask.tables import run_tables
+from diffground.papers.text2mask.tables import Text2MaskTables
 from diffground.segmenters import crops as labelled
 
 TRAIN = {"dataset": "voc2012", "split": "train"}
@@ -23,7 +23,7 @@ def rows(tmp_path, caplog):
     def run(table: str, *names: str) -> tuple[dict[str, str], list[str]]:
         caplog.clear()
         asked = tables_config(tables=(table,), train=TRAIN, rows=names)
-        (found,) = run_tables(Bench(config(), asked, folders(tmp_path), frozen()))
+        (found,) = run_tables(Text2MaskTables(config(), asked, folders(tmp_path), frozen()))
         lines = [m for m in caplog.messages if "made again, as the code" in m]
         made = {row.name: row.commit for row in found.rows}
         assert set(made) == set(names) and all(row.date for row in found.rows)

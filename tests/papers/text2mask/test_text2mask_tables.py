@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
@@ -13,10 +10,11 @@ from tiny_text2mask import config, folders, frozen, tables_config
 
 from diffground.errors import InputError
 from diffground.experiments.result_tables import ResultTable, measured_row
+from diffground.experiments.runner import run_tables
 from diffground.io.palette import colour_map
 from diffground.papers.text2mask.experiment import aggregate, label
 from diffground.papers.text2mask.figures import mask_sheet, sweep_curves
-from diffground.papers.text2mask.keys import Split, Text2MaskConfig
+from diffground.papers.text2mask.keys import Split
 from diffground.papers.text2mask.segmenter_training import train_segmenter
 from diffground.papers.text2mask.similarity import (
     Similarity,
@@ -25,9 +23,12 @@ from diffground.papers.text2mask.similarity import (
     similarity_figure,
     similarity_table,
 )
-from diffground.papers.text2mask.table_rows import Bench, row_config
-from diffground.papers.text2mask.tables import run_tables
-from diffground.papers.text2mask.tables_config import SweepConfig, published
+from diffground.papers.text2mask.tables import Text2MaskTables
+from diffground.papers.text2mask.tables_config import (
+    SweepConfig,
+    Text2MaskRow,
+    Text2MaskTablesConfig,
+)
 from diffground.reporting.sheet import heat
 from diffground.segmenters.deeplab import DeepLabV2
 from diffground.segmenters.resnet import load_resnet
@@ -37,66 +38,45 @@ COCO = {"train": {"dataset": "coco2014", "split": "train"}}
 COCO |= {"val": {"dataset": "coco2014", "split": "val"}, "change": {"attention": {"noises": 1}}}
 
 
-def bench(root, *tables: str, open_row=None, **options) -> Bench:
+def bench(root, *tables: str, base=None, **options) -> Text2MaskTables:
     asked = tables_config(tables=tables, train=TRAIN, **options)
-    return Bench(config(), asked, folders(root), frozen(), open_row)
+    return Text2MaskTables(base or config(), asked, folders(root), frozen())
 
 
 def tables_of(root, *tables: str, **options) -> list[ResultTable]:
     return run_tables(bench(root, *tables, **options))
 
 
-def test_the_paper_s_rows_and_figures():
-    rows = {name: published(name)["rows"] for name in ("noises", "attention", "prompts")}
+def test_the_paper_s_rows_and_figures(tmp_path):
+    published = Text2MaskTablesConfig.published.tables
+    rows = {name: published[name].rows for name in ("noises", "attention", "prompts")}
     assert [len(found) for found in rows.values()] == [2, 9, 8]
-    figures = {row["name"]: row["paper"] for row in rows["attention"]}
+    figures = {row.name: row.paper for row in rows["attention"]}
     assert (
         figures["SelfCross"] == {"initial": 72.7, "dCRF": 74.4}
         and not figures["DAAM, 30 time steps"]
     )
-    queries = {row["name"]: row["paper"]["mIoU"] for row in rows["prompts"]}
+    queries = {row.name: row.paper["mIoU"] for row in rows["prompts"]}
     assert queries["composed, Syn., BG."] == 74.4 and queries["separate"] == 72.1
-    seeds = published("seeds")
-    mean = sum(seeds["paper"].values()) / 5
-    assert round(mean, 1) == seeds["average"]["mIoU"] == 74.4
-    for name, found in rows.items():
-        known = {row["name"] for row in found}
-        for better, worse, column in published(name)["claims"]:
-            assert {better, worse} <= known and column in published(name)["columns"]
+    seeds = published["seeds"]
+    mean = sum(row.paper["mIoU"] for row in seeds.rows) / 5
+    assert round(mean, 1) == seeds.average["mIoU"] == 74.4
+    asked = bench(tmp_path, "noises")
     for row in [row for found in rows.values() for row in found]:
-        assert row_config(config(), row["change"]) != config(masks={"initial": False})
+        assert asked.config(row).attention.noises == (10 if row.name == "10 noises" else 1)
 
 
-def test_a_row_changes_parts_of_sections_only():
+def test_a_row_changes_parts_of_sections_only(tmp_path):
     base = config(attention={"timestep": 7}, masks={"confidence": True})
-    row = row_config(base, {"attention": {"noises": 3}, "seed": 1}, seed=5)
+    asked = Text2MaskRow(name="x", change={"attention": {"noises": 3}, "seed": 5})
+    row = bench(tmp_path, "noises", base=base).config(asked)
     assert (row.attention.noises, row.attention.timestep, row.seed) == (3, 7, 5)
     assert row.masks.initial and row.masks.label and not row.masks.confidence
     assert row.masks.crf == base.masks.crf and row.segmenter == base.segmenter
 
 
 def test_attention_rows_share_maps_and_are_not_made_twice(tmp_path):
-    opened = []
-
-    @dataclass
-    class Row:
-        name: str
-        config: Text2MaskConfig
-        values: dict = field(default_factory=dict)
-        masks: tuple = ()
-
-        def log_metrics(self, values, step):
-            self.values |= values
-
-        def log_masks(self, split, result):
-            self.masks = (split, result)
-
-    @contextmanager
-    def open_row(name, row):
-        opened.append(Row(name, row))
-        yield opened[-1]
-
-    (table,) = tables_of(tmp_path, "attention", open_row=open_row)
+    (table,) = tables_of(tmp_path, "attention")
     # Compat paper and rows not sharpened are the tiny recipe itself: no rows of their own.
     names = ["Cross", "CBP", "SelfCross", "Cross+SelfCross"]
     names += ["DAAM, one time step", "DAAM, 30 time steps", "SelfCross, compat official"]
@@ -110,12 +90,6 @@ def test_attention_rows_share_maps_and_are_not_made_twice(tmp_path):
         "SelfCross > Cross (dCRF)",
     ]
     assert table.orderings[0].paper_gap == pytest.approx(11.0)
-    assert opened[0].name == "attention: Cross"
-    assert opened[0].config.attention.method == "cross"
-    assert set(opened[0].values) == {"table/initial", "table/dCRF"}
-    split, result = opened[0].masks
-    assert split.config.attention == opened[0].config.attention.for_dataset("voc2012")
-    assert result["dcrf"]["miou"] == opened[0].values["table/dCRF"]
     stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.png")}
     assert tables_of(tmp_path, "attention") == [table]
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.png")} == stamps

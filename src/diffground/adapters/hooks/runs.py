@@ -137,7 +137,7 @@ class RunLogHook:
         metadata = getattr(dataset, "metadata", None) or {}
         figures = type(dataset).__name__ == "JSONDataset" and metadata.get("run_log") != "file"
         if figures and isinstance(data, dict):
-            self._run.log_metrics(run_log.numbers(data, dataset_name))
+            self._run.log_metrics(tracking.numbers(data, dataset_name))
         path = file_of(dataset)
         if path is not None and (layer(dataset) == "reporting" or "run_log" in metadata):
             self._run.log_artifact(path, "reporting")

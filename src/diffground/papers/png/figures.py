@@ -1,25 +1,41 @@
-"""Figures 5 and 6 of Li et al. (section 4.5) for a few narratives of the validation split."""
+"""Figures 4 to 6 of Li et al. (section 4.5): recall, and narratives of the validation split."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from PIL import Image
 
 from diffground.data.png_annotations import CategoryMap
 from diffground.data.png_benchmark import PngSample, load_image, load_targets
+from diffground.metrics.average_recall import AverageRecall
 from diffground.papers.png.config import PngConfig, PngFolders
-from diffground.papers.png.evaluate import compare, evaluate
+from diffground.papers.png.evaluate import Prediction, compare, evaluate
 from diffground.papers.png.experiment import read_validation
 from diffground.papers.png.model import PngModel
 from diffground.papers.png.narratives import collate, make_item
 from diffground.reporting.attention_layers import LayerRow, attention_layers
-from diffground.reporting.overlays import Comparison, side_by_side
-from diffground.reporting.scale import SCALE_WORDS
+from diffground.reporting.curves import recall_curves
+from diffground.reporting.overlays import side_by_side
+from diffground.reporting.scale import SCALE_WORDS, Scale
 
 PAPER_LAYERS = (3, 5, 12)  # the adapters that the paper shows, counted from 1
+
+
+def draw_recall(recalls: Mapping[str, AverageRecall], scale: Scale) -> Figure:
+    """Recall over the IoU threshold, by model and by group; at least one model."""
+    thresholds = np.linspace(0, 1, 101).tolist()
+    return recall_curves(
+        {name: recall.curve(thresholds) for name, recall in recalls.items()},
+        thresholds,
+        protocol=next(iter(recalls.values())).protocol,
+        scale=scale,
+        averages={name: recall.result() for name, recall in recalls.items()},
+    )
 
 
 def figure_samples(
@@ -69,19 +85,21 @@ def draw_attention(
 
 def draw_predictions(
     model: PngModel, samples: Sequence[PngSample], categories: CategoryMap, config: PngConfig
-) -> NDArray[np.uint8]:
+) -> Image.Image:
     """Figure 6: predictions beside the ground truth, differing areas in dashed boxes."""
     rule = config.eval.model_copy(update={"overlays": len(samples), "limit": None})
     found = evaluate(model, samples, categories, config.data, rule)
-    rows = [compare(prediction, config.model.threshold) for prediction in found.predictions]
-    return compared(rows, config)
+    return draw_comparison(found.predictions, config)
 
 
-def compared(rows: Sequence[Comparison], config: PngConfig) -> NDArray[np.uint8]:
-    """Narratives with truth and prediction, at which scale and what the numbers are; uint8 RGB."""
-    return side_by_side(
-        rows,
+def draw_comparison(predictions: Sequence[Prediction], config: PngConfig) -> Image.Image:
+    """Narratives with truth and prediction, at which scale and what the numbers are."""
+    if not predictions:
+        return Image.new("RGB", (320, 32), "white")  # none were asked for, or all were broken
+    page = side_by_side(
+        [compare(prediction, config.model.threshold) for prediction in predictions],
         differences=True,
         heading=f"{SCALE_WORDS[config.scale].capitalize()}: predictions beside the ground truth.",
         footnote=f"Numbers: IoU, protocol {config.eval.protocol}.",
     )
+    return Image.fromarray(page)

@@ -8,253 +8,124 @@ same seeds; rows that tables share, and rows that are finished, are not run agai
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol
-
-from pydantic import ValidationError
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 from diffground.backbone.frozen import FrozenDiffusion
-from diffground.errors import InputError
-from diffground.experiments.result_tables import (
-    Figures,
-    ResultRow,
-    ResultTable,
-    measured_row,
-    ordering,
-)
+from diffground.experiments.published import PublishedTable, changed
+from diffground.experiments.runner import Heading, Outcome, RowLog
 from diffground.metrics.average_recall import AverageRecall
 from diffground.papers.png.config import PngConfig, PngFolders
-from diffground.papers.png.evaluate import Prediction
 from diffground.papers.png.experiment import evaluate_variant, kept_evaluation, train_variant
+from diffground.papers.png.figures import draw_comparison, draw_recall
 from diffground.papers.png.keys import Variant
 from diffground.papers.png.model import PngModel
-from diffground.papers.png.tables_config import PngTablesConfig, TableName, paper_figures, published
+from diffground.papers.png.tables_config import PngRow, PngTablesConfig
 from diffground.papers.png.trained import load_variant
-from diffground.provenance import Made, commit
-
-log = logging.getLogger(__name__)
+from diffground.provenance import Made
 
 
-class RowLog(Protocol):
-    """What one row, with one seed, reports to."""
+@dataclass(frozen=True)
+class PngAblations:
+    """The rows that are asked for, see :class:`~diffground.experiments.runner.Experiment`."""
 
-    def log_metrics(self, values: dict[str, float], step: int) -> None:
-        """The training's losses."""
+    base: PngConfig
+    asked: PngTablesConfig
+    folders: PngFolders
+    backbone: FrozenDiffusion
+    broken: frozenset[str] = frozenset()  # ids of training samples to leave out
 
-    def log_results(
-        self,
-        training: dict[str, Any],
-        metrics: dict[str, Any],
-        phrases: list[dict[str, Any]],
-        predictions: list[Prediction],
-    ) -> None:
-        """What the pipeline ``png_train`` saves under these names; no predictions if the row was
-        measured before.
-        """
-
-
-#: Opens what one row reports to: called with a name and the row's whole configuration.
-OpenRow = Callable[[str, PngConfig], AbstractContextManager[RowLog]]
-
-
-def row_config(
-    base: PngConfig, ablation: PngTablesConfig, model: dict[str, Any], seed: int
-) -> PngConfig:
-    """The experiment behind one row and seed; ``model`` is what the row changes.
-
-    Raises:
-        InputError: ``ablation.max_steps`` does not go with ``base.train``.
-    """
-    content = base.model_dump()
-    changed = {name: value for name, value in model.items() if name != "mlma"}
-    content["model"] |= {**changed, "head": "auto", "fusion": "learned"}
-    content["model"]["mlma"] |= model.get("mlma", {})
-    content["model"]["pretrained"] &= model["decode"]
-    content["train"] |= {"seed": seed, "restart": False}
-    if ablation.max_steps is not None:
-        content["train"]["max_steps"] = ablation.max_steps
-    try:
-        return PngConfig.model_validate(content)
-    except ValidationError as error:  # what the row or max_steps does not go with
-        first = error.errors()[0]
-        raise InputError("png_tables", ".".join(map(str, first["loc"])), first["msg"]) from error
-
-
-def run_tables(
-    base: PngConfig,
-    ablation: PngTablesConfig,
-    folders: PngFolders,
-    backbone: FrozenDiffusion,
-    *,
-    broken: frozenset[str] = frozenset(),
-    open_row: OpenRow | None = None,
-) -> list[ResultTable]:
-    """Trains and evaluates what is missing, and returns the tables.
-
-    Args:
-        broken: ids of training samples to leave out.
-        open_row: gives every row and seed a place for its losses and results.
-    """
-    done: dict[str, tuple[list[dict[str, float | None]], float, list[Made]]] = {}
-    tables = []
-    for name in ablation.tables:
-        entry = published(name)
-        rows: list[ResultRow] = []
-        seconds = 0.0
-        for row in _asked(name, ablation):
-            key = json.dumps(row["model"], sort_keys=True)
-            if key not in done:
-                title = f"{name}: {row['name']}"
-                done[key] = _run_row(
-                    base, ablation, folders, backbone, row["model"], broken, title, open_row
-                )
-            runs, spent, made = done[key]
-            seconds += spent
-            rows.append(measured_row(row["name"], runs, row["paper"], made))
-        tables.append(_table(base, ablation, entry, rows, seconds))
-    return tables
-
-
-def reported(row: dict[str, Any], base: PngConfig) -> Figures:
-    """The paper's figures that stand beside a row: at its scale, those of the same pretraining.
-
-    The mini world's levels are compared with none, so there the printed table stays as it is.
-    """
-    same = base.scale == "mini" or base.model.pretrained or not row["model"]["decode"]
-    figures: Figures = row["paper"] if same else row.get("paper_unpretrained", {})
-    return figures
-
-
-def phrase_rows(
-    base: PngConfig, ablation: PngTablesConfig, folders: PngFolders, backbone: FrozenDiffusion
-) -> dict[str, AverageRecall]:
-    """The phrases of a table's measured rows, by row, first seed: what Figure 4 is drawn from.
-
-    The paper draws Table 2; if that is not among the tables asked for, the first of them is drawn.
-    """
-    name = "components" if "components" in ablation.tables else ablation.tables[0]
-    found = {}
-    for row in _asked(name, ablation):
-        config = row_config(base, ablation, row["model"], ablation.seeds[0])
-        rows = _phrases(config, folders, backbone)
-        found[row["name"]] = AverageRecall.from_rows(
-            rows, base.eval.protocol, base.eval.plural_rule
+    @property
+    def heading(self) -> Heading:
+        """The measuring rule stands over every table."""
+        rule = self.base.eval
+        return Heading(
+            published=self.asked.published,
+            name="png",
+            metric=f"Average Recall (%), protocol {rule.protocol}, plural rule {rule.plural_rule}",
+            scale=self.base.scale,
+            settings={
+                "protocol": rule.protocol,
+                "plural_rule": rule.plural_rule,
+                "ablation": self.asked.model_dump(mode="json"),
+                "png": self.base.model_dump(mode="json"),
+            },
         )
-    return found
 
+    def tables(self) -> Iterator[tuple[str, PublishedTable[PngRow]]]:
+        """Those asked for, by name."""
+        return self.asked.each()
 
-def full_model(
-    base: PngConfig, ablation: PngTablesConfig, folders: PngFolders, backbone: FrozenDiffusion
-) -> tuple[PngModel, PngConfig] | None:
-    """The most complete model with an adapter among the rows that were run, first seed.
+    def config(self, row: PngRow, seed: int | None) -> PngConfig:
+        """The settings of one row and seed.
 
-    It is what Figures 5 and 6 are drawn with; None if no row with an adapter was asked for.
-    """
-    models = [
-        row_config(base, ablation, row["model"], ablation.seeds[0])
-        for name in ablation.tables
-        for row in _asked(name, ablation)
-    ]
-    adapted = [config for config in models if config.model.insertion != "none"]
-    if not adapted:
-        return None
-    chosen = max(adapted, key=_completeness)
-    return load_variant(chosen, folders, backbone)[0], chosen
+        Raises:
+            InputError: ``png_tables.max_steps`` does not go with ``png.train``.
+        """
+        pretrained = self.base.model.pretrained and row.change["model"]["decode"]
+        model = {"head": "auto", "fusion": "learned", "pretrained": pretrained}
+        steps = {"max_steps": self.asked.max_steps} if self.asked.max_steps else {}
+        train = {"seed": seed, "restart": False, **steps}
+        return changed(self.base, "png_tables", row.change, {"model": model, "train": train})
 
+    def run(self, row: PngRow, config: PngConfig, log: RowLog) -> Outcome:
+        """Trains and evaluates; logged is what a run of ``png_train`` logs.
 
-def _asked(name: TableName, ablation: PngTablesConfig) -> list[dict[str, Any]]:
-    """The rows of a table that are to be run."""
-    rows = published(name)["rows"]
-    return [row for row in rows if ablation.rows is None or row["name"] in ablation.rows]
+        Pictures of predictions only if the row was not measured before.
+        """
+        place = self.folders, self.backbone
+        training = train_variant(config, *place, broken=self.broken, on_log=log.metrics)
+        metrics = kept_evaluation(Variant.of(config, *place).evaluation_path(config, self.folders))
+        predictions = []
+        if metrics is None:
+            model, variant = load_variant(config, *place)
+            result, metrics = evaluate_variant(config, self.folders, model, variant)
+            predictions = result.predictions
+        log.report("png_training", training)
+        log.report("png_metrics", metrics)
+        log.tracker.log_dict(metrics, "reporting/png_metrics.json")
+        name = f"{metrics['insertion']}, {metrics['head']} head"
+        log.picture(
+            "png_recall_curve", lambda: draw_recall({name: self.recall(config)}, config.scale)
+        )
+        if predictions:
+            log.picture("png_overlays", lambda: draw_comparison(predictions, config))
+        seconds = {training["variant"]: training["seconds"]}
+        return Outcome(metrics["ar"], seconds, [Made.of(training), Made.of(metrics)])
+
+    def recall(self, config: PngConfig) -> AverageRecall:
+        """Of the phrases behind a row's Average Recall."""
+        variant = Variant.of(config, self.folders, self.backbone)
+        rows = json.loads(variant.phrases_path(config, self.folders).read_text("utf-8"))
+        return AverageRecall.from_rows(rows, config.eval.protocol, config.eval.plural_rule)
+
+    def recalls(self) -> dict[str, AverageRecall]:
+        """The phrases of a table's measured rows, by row, first seed: what Figure 4 is drawn from.
+
+        The paper draws Table 2; if that was not asked for, the first table is drawn.
+        """
+        name = "components" if "components" in self.asked.tables else self.asked.tables[0]
+        return {row: self.recall(config) for row, config in self._first(name)}
+
+    def full_model(self) -> tuple[PngModel, PngConfig] | None:
+        """The most complete model with an adapter among the rows that were run, first seed.
+
+        It is what Figures 5 and 6 are drawn with; None if no row with an adapter was asked for.
+        """
+        configs = [config for name in self.asked.tables for _, config in self._first(name)]
+        adapted = [config for config in configs if config.model.insertion != "none"]
+        if not adapted:
+            return None
+        chosen = max(adapted, key=_completeness)
+        return load_variant(chosen, self.folders, self.backbone)[0], chosen
+
+    def _first(self, name: str) -> Iterator[tuple[str, PngConfig]]:
+        """A table's rows with the first seed."""
+        for row in self.asked.table(name).rows:
+            yield row.name, self.config(row, self.asked.seeds[0])
 
 
 def _completeness(config: PngConfig) -> tuple[bool, bool, int]:
     mlma = config.model.mlma
     parts = (mlma.bi_attention, mlma.deformable, mlma.self_attention)
     return config.model.insertion == "both", config.model.decode, sum(parts)
-
-
-def _run_row(
-    base: PngConfig,
-    ablation: PngTablesConfig,
-    folders: PngFolders,
-    backbone: FrozenDiffusion,
-    model: dict[str, Any],
-    broken: frozenset[str],
-    title: str,
-    open_row: OpenRow | None,
-) -> tuple[list[dict[str, float | None]], float, list[Made]]:
-    """Average Recall of every seed, the seconds of all trainings, and who trained and measured."""
-    runs, seconds, made = [], 0.0, []
-    for seed in ablation.seeds:
-        config = row_config(base, ablation, model, seed)
-        place = open_row(f"{title}, seed {seed}", config) if open_row else nullcontext()
-        with place as row:
-            on_log = row.log_metrics if row else None
-            training = train_variant(config, folders, backbone, broken=broken, on_log=on_log)
-            metrics, predictions = _measured(config, folders, backbone)
-            if row:
-                phrases = _phrases(config, folders, backbone)
-                row.log_results(training, metrics, phrases, predictions)
-        seconds += training["seconds"]
-        runs.append(metrics["ar"])
-        made += [Made.of(training), Made.of(metrics)]
-        log.info("%s, seed %d: AR %s", metrics["variant"], seed, metrics["ar"])
-    return runs, seconds, made
-
-
-def _table(
-    base: PngConfig,
-    ablation: PngTablesConfig,
-    entry: dict[str, Any],
-    rows: list[ResultRow],
-    seconds: float,
-) -> ResultTable:
-    present = {row.name for row in rows}
-    beside = {row["name"]: reported(row, base) for row in entry["rows"]}
-    return ResultTable(
-        paper=paper_figures()["paper"],
-        table=entry["table"],
-        metric=f"Average Recall (%), protocol {base.eval.protocol}, "
-        f"plural rule {base.eval.plural_rule}",
-        scale=base.scale,
-        rows=tuple(row.model_copy(update={"paper": beside[row.name]}) for row in rows),
-        orderings=tuple(
-            ordering(rows, better, worse, "overall")
-            for better, worse in entry["claims"]
-            if {better, worse} <= present
-        ),
-        config={
-            "protocol": base.eval.protocol,
-            "plural_rule": base.eval.plural_rule,
-            "notes": [entry["note"], *paper_figures()["notes"]],
-            "source": paper_figures()["source"],
-            "ablation": ablation.model_dump(mode="json"),
-            "png": base.model_dump(mode="json"),
-        },
-        commit=commit(),
-        seconds=round(seconds, 1),
-    )
-
-
-def _measured(
-    config: PngConfig, folders: PngFolders, backbone: FrozenDiffusion
-) -> tuple[dict[str, Any], list[Prediction]]:
-    """The row's Average Recall, read if it was measured before; and if not, a few predictions."""
-    found = kept_evaluation(Variant.of(config, folders, backbone).evaluation_path(config, folders))
-    if found is not None:
-        return found, []
-    model, variant = load_variant(config, folders, backbone)
-    result, metrics = evaluate_variant(config, folders, model, variant)
-    return metrics, result.predictions
-
-
-def _phrases(
-    config: PngConfig, folders: PngFolders, backbone: FrozenDiffusion
-) -> list[dict[str, Any]]:
-    """The phrases behind a row's Average Recall."""
-    path = Variant.of(config, folders, backbone).phrases_path(config, folders)
-    rows: list[dict[str, Any]] = json.loads(path.read_text("utf-8"))
-    return rows

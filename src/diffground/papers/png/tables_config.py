@@ -5,43 +5,37 @@ What a row is, and what the paper reports for it, stands in ``paper_tables.json`
 
 from __future__ import annotations
 
-import json
-from importlib.resources import files
-from typing import Any, Literal
+from pathlib import Path
+from typing import ClassVar, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt
 
-from diffground.config import Config
+from diffground.experiments.published import PublishedPaper, PublishedRow, TablesConfig
+from diffground.experiments.result_tables import Figures
+from diffground.papers.png.config import PngConfig
 
-TableName = Literal["components", "insertion", "mlma"]
+
+class PngRow(PublishedRow):
+    """A row of Tables 2 to 4."""
+
+    paper_unpretrained: Figures = Field(default_factory=dict)  # without panoptic pretraining
+
+    def beside(self, config: PngConfig) -> Figures:
+        """At the paper's scale, its figures of the same pretraining.
+
+        The mini world's levels are compared with none, so there the printed table stays as it is.
+        """
+        model = config.model
+        same = config.scale == "mini" or model.pretrained or not model.decode
+        return self.paper if same else self.paper_unpretrained
 
 
-class PngTablesConfig(Config):
+class PngTablesConfig(TablesConfig):
     """The ablations: ``params:png_tables``. All else is ``params:png``."""
 
-    tables: tuple[TableName, ...] = Field(min_length=1)
+    published: ClassVar = PublishedPaper[PngRow].read(Path(__file__).with_name("paper_tables.json"))
+
+    tables: tuple[Literal["components", "insertion", "mlma"], ...] = Field(min_length=1)
     seeds: tuple[int, ...] = Field(min_length=1)  # the paper names none
     max_steps: PositiveInt | None  # of each training; None = png.train.max_steps
-    rows: tuple[str, ...] | None  # names of rows to run; None = all
     figures: int = Field(ge=0)  # narratives in Figures 5 and 6
-
-    @model_validator(mode="after")
-    def _rows_exist(self) -> PngTablesConfig:
-        known = {row["name"] for table in self.tables for row in published(table)["rows"]}
-        unknown = set(self.rows or ()) - known
-        if unknown:
-            raise ValueError(f"no row {sorted(unknown)} in these tables; there are {sorted(known)}")
-        return self
-
-
-def published(name: TableName) -> dict[str, Any]:
-    """A table of the paper: its title, note, rows (name, model, paper) and claims."""
-    table: dict[str, Any] = paper_figures()["tables"][name]
-    return table
-
-
-def paper_figures() -> dict[str, Any]:
-    """The paper's figures."""
-    text = files("diffground.papers.png").joinpath("paper_tables.json").read_text("utf-8")
-    content: dict[str, Any] = json.loads(text)
-    return content

@@ -34,6 +34,7 @@ __all__ = [
     "Text2MaskFolders",
     "aggregate",
     "label",
+    "mask_figures",
     "measure",
 ]
 
@@ -102,3 +103,9 @@ def measure(split: Split) -> dict[str, Any]:
         **results,
         "skipped": report.to_dict(),
     }
+
+
+def mask_figures(result: dict[str, Any]) -> dict[str, float]:
+    """What the run log keeps of a split's masks: mIoU before the CRF and after."""
+    found = {step: result[step]["miou"] for step in ("initial", "dcrf") if result[step]}
+    return {f"miou/{result['split']}/{step}": v for step, v in found.items() if v is not None}

@@ -17,7 +17,7 @@ from diffground.masks.mask_files import Layer, mask_path
 from diffground.masks.uncertainty import label_picture, uncertain
 from diffground.metrics.iou import UNSURE
 from diffground.papers.text2mask.keys import Split
-from diffground.papers.text2mask.tables_config import published
+from diffground.papers.text2mask.tables_config import Text2MaskTablesConfig
 from diffground.reporting.lettering import Word
 from diffground.reporting.scale import SCALE_WORDS
 from diffground.reporting.sheet import SheetRow, colour_bar, heat, resized, sheet
@@ -95,7 +95,7 @@ def _legend(split: Split, sample: LabelledImage, image: NDArray[np.uint8]) -> li
 
 def sweep_curves(tables: Sequence[ResultTable]) -> Figure:
     """Figure B.8 from its tables: mIoU before (dashed) and after the CRF over each setting."""
-    prefix = f"{published('sweeps')['table']}: "
+    prefix = f"{Text2MaskTablesConfig.published.tables['sweeps'].table}: "
     found = {t.table.removeprefix(prefix): t for t in tables if t.table.startswith(prefix)}
     figure = Figure(figsize=(4.2 * max(1, len(found)), 4.2), layout="constrained")
     axes = np.atleast_1d(figure.subplots(1, max(1, len(found)), squeeze=False)[0])

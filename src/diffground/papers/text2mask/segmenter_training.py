@@ -141,6 +141,12 @@ def evaluate_segmenter(
     return found | {"folder": folder.name, "split": split.name}
 
 
+def segmenter_figures(result: dict[str, Any]) -> dict[str, float]:
+    """What the run log keeps of a segmenter beside its JSON: its mIoU, next to the masks'."""
+    miou = result["scores"]["miou"] if result["scores"] else None
+    return {} if miou is None else {f"miou/{result['split']}/segmenter": miou}
+
+
 def trained_backbone(split: Split, folders: Text2MaskFolders) -> Path:
     """The ResNet of a trained segmenter as a folder of transformers, for others to start from."""
     folder = segmenter_folder(split, folders)

@@ -21,14 +21,14 @@ from torch.nn import functional
 from diffground.backbone.text import phrase_means
 from diffground.data.labelled_images import LabelledImage
 from diffground.errors import InputError
-from diffground.experiments.result_tables import Figures, ResultTable, measured_row
+from diffground.experiments.result_tables import ResultTable, measured_row
+from diffground.experiments.runner import Heading
 from diffground.io.labels import read_labels
 from diffground.masks.mask_files import mask_path
 from diffground.metrics.miou import Confusion
 from diffground.papers.text2mask.keys import Frozen, Split
-from diffground.papers.text2mask.tables_config import paper_figures, published
+from diffground.papers.text2mask.tables_config import Text2MaskTablesConfig
 from diffground.papers.text2mask.text_to_mask import TextToMask
-from diffground.provenance import commit
 from diffground.reporting.scale import SCALE_WORDS, Scale
 
 Lines = dict[str, dict[str, float]]
@@ -113,25 +113,26 @@ def correlation(points: Sequence[Similarity], bins: int) -> tuple[Lines, list[tu
 
 def similarity_table(split: Split, lines: Lines) -> ResultTable:
     """r and p beside the paper's."""
-    entry = published("similarity")
-    rows = []
-    for name, paper in (("groups", entry["paper"]), ("images", {})):
-        if line := lines.get(name):
-            values: Figures = {"r": line["r"], "p": line["p"]}
-            rows.append(measured_row(f"{line['points']:.0f} {name}", [values], paper, split.made()))
-    return ResultTable(
-        paper=paper_figures()["paper"],
-        table=entry["table"],
+    published = Text2MaskTablesConfig.published
+    table = published.tables["similarity"]
+    rows = [
+        measured_row(
+            f"{line['points']:.0f} {row.name}",
+            [{column: line[column] for column in table.columns}],
+            row.paper,
+            split.made(),
+        )
+        for row in table.rows
+        if (line := lines.get(row.name))
+    ]
+    heading = Heading(
+        published=published,
+        name="text2mask",
         metric="Pearson's r, and p of no slope",
         scale=split.config.scale,
-        rows=tuple(rows),
-        config={
-            "notes": [entry["note"]],
-            "source": paper_figures()["source"],
-            "text2mask": split.config.model_dump(mode="json"),
-        },
-        commit=commit(),
+        settings={"text2mask": split.config.model_dump(mode="json")},
     )
+    return heading.table(table, rows)
 
 
 def similarity_figure(

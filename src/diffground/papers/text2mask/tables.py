@@ -7,174 +7,149 @@ Rows share maps and masks wherever these do not differ, and what is finished is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
-from diffground.experiments.result_tables import (
-    Figures,
-    Ordering,
-    ResultRow,
-    ResultTable,
-    measured_row,
-    ordering,
+from PIL import Image
+
+from diffground.errors import InputError
+from diffground.experiments.published import PublishedTable, changed
+from diffground.experiments.result_tables import Figures
+from diffground.experiments.runner import Heading, Outcome, RowLog
+from diffground.papers.text2mask.config import AnySource, Text2MaskConfig, Text2MaskFolders
+from diffground.papers.text2mask.experiment import aggregate, label, mask_figures, measure
+from diffground.papers.text2mask.figures import mask_sheet
+from diffground.papers.text2mask.keys import Frozen, Split
+from diffground.papers.text2mask.segmenter_training import (
+    evaluate_segmenter,
+    segmenter_figures,
+    train_segmenter,
+    trained_backbone,
 )
-from diffground.papers.text2mask.config import Text2MaskConfig
-from diffground.papers.text2mask.segmenter_rows import segmenter_row
-from diffground.papers.text2mask.table_rows import Bench, RowLog, place_of, row_config
-from diffground.papers.text2mask.tables_config import TableName, paper_figures, published
-from diffground.provenance import Made, commit
+from diffground.papers.text2mask.tables_config import (
+    ONE_NOISE,
+    CocoConfig,
+    Text2MaskRow,
+    Text2MaskTablesConfig,
+)
+from diffground.provenance import Made
 
-DCRF = "mIoU"
-
-
-def run_tables(bench: Bench) -> list[ResultTable]:
-    """Makes and measures what is missing, and returns the tables."""
-    found = []
-    for name in bench.tables.tables:
-        if name == "sweeps":
-            found += _sweeps(bench)
-        elif name == "seeds":
-            found.append(_seeds(bench))
-        else:
-            found.append(_table(bench, name))
-    return found
+# Both label files that are measured, and no others: rows differ in no other.
+KEPT = {"masks": {"initial": True, "label": True, "confidence": False}}
+RECIPE = Text2MaskRow(name="recipe", change=ONE_NOISE)
+COCO_S_TRUTH = Text2MaskRow(name="truth", split="coco", change={"supervision": "truth"})
 
 
-def _table(bench: Bench, name: TableName) -> ResultTable:
-    entry = published(name)
-    rows: list[ResultRow] = []
-    seconds: dict[str, float] = {}
-    recipe = row_config(bench.base, {"attention": {"noises": 1}})
-    for row in entry["rows"]:
-        place = row.get("split", entry.get("split"))
-        if bench.tables.coco is None and (place.startswith("coco") or row.get("start") == "coco"):
-            continue
-        if bench.tables.rows is not None and row["name"] not in bench.tables.rows:
-            continue
-        config, source = place_of(bench, place, row["change"])
-        if row.get("own") and place == "train" and config == recipe:
-            continue  # the recipe itself, which has a row
-        with _opened(bench, f"{name}: {row['name']}", config) as log:
-            if row.get("segmenter"):
-                values, spent, made = segmenter_row(bench, config, source, row.get("start"), log)
-            else:
-                result = bench.masks(bench.split(config, source), log)
-                values, spent = _figures(result, entry["columns"]), result["seconds"]
-                made = result["made"]
-            _report(log, values)
-        seconds |= spent
-        shown = {column: v for column, v in row["paper"].items() if column in values}
-        rows.append(measured_row(row["name"], [values], shown, made))
-    return _result(bench, entry, rows, _claims(rows, entry["claims"]), seconds)
+@dataclass(frozen=True)
+class Text2MaskTables:
+    """The rows that are asked for, see :class:`~diffground.experiments.runner.Experiment`."""
 
+    base: Text2MaskConfig
+    asked: Text2MaskTablesConfig
+    folders: Text2MaskFolders
+    frozen: Frozen
 
-def _figures(result: Mapping[str, Any], columns: Sequence[str]) -> Figures:
-    """The columns of a row: of classes, those that the data has."""
-    before, after = result["initial"], result["dcrf"]
-    named = {
-        "initial": before["miou"],
-        "dCRF": after["miou"],
-        DCRF: after["miou"],
-        "images/s": result["images/s"],
-    }
-    return {
-        column: named[column] if column in named else after["iou"][column]
-        for column in columns
-        if column in named or column in after["iou"]
-    }
-
-
-def _seeds(bench: Bench) -> ResultTable:
-    """Table B.8: a row for every seed, and their mean."""
-    entry = published("seeds")
-    rows, runs, made = [], [], list[Made]()
-    seconds: dict[str, float] = {}
-    for seed in bench.tables.seeds:
-        config = row_config(bench.base, {"attention": {"noises": 1}}, seed=seed)
-        with _opened(bench, f"seeds: {seed}", config) as row:
-            result = bench.masks(bench.split(config, bench.tables.train), row)
-            values = _figures(result, entry["columns"])
-            _report(row, values)
-        seconds |= result["seconds"]
-        runs.append(values)
-        known = entry["paper"].get(str(seed))
-        made += result["made"]
-        row_paper: Figures = {DCRF: known} if known else {}
-        rows.append(measured_row(f"seed {seed}", [values], row_paper, result["made"]))
-    whole = {str(seed) for seed in bench.tables.seeds} == set(entry["paper"])
-    rows.append(measured_row("mean", runs, entry["average"] if whole else {}, made))
-    return _result(bench, entry, rows, (), seconds)
-
-
-def _sweeps(bench: Bench) -> list[ResultTable]:
-    """Figure B.8: a table for every curve."""
-    entry = published("sweeps")
-    curves: dict[str, list[ResultRow]] = {}
-    seconds: dict[str, dict[str, float]] = {}
-    for curve, name, change in bench.tables.sweeps.points():
-        config = row_config(bench.base, {"attention": {"noises": 1, **change}})
-        with _opened(bench, f"sweeps: {name}", config) as row:
-            result = bench.masks(bench.split(config, bench.tables.train), row)
-            values = _figures(result, ("initial", "dCRF"))
-            _report(row, values)
-        curves.setdefault(curve, []).append(measured_row(name, [values], made=result["made"]))
-        seconds.setdefault(curve, {}).update(result["seconds"])
-    return [
-        _result(
-            bench,
-            entry | {"table": f"{entry['table']}: {curve}"},
-            rows,
-            _claims(rows, [["10 noises", "1 noise", "dCRF"]]),
-            seconds[curve],
+    @property
+    def heading(self) -> Heading:
+        """The reading of the paper stands over every table."""
+        return Heading(
+            published=self.asked.published,
+            name="text2mask",
+            metric="mIoU (%), background included",
+            scale=self.base.scale,
+            settings={
+                "compat": self.base.attention.compat,
+                "text2mask_tables": self.asked.model_dump(mode="json"),
+                "text2mask": self.base.model_dump(mode="json"),
+            },
         )
-        for curve, rows in curves.items()
-    ]
 
+    def tables(self) -> Iterator[tuple[str, PublishedTable[Text2MaskRow]]]:
+        """Those asked for, by name; our own rows only where they are not the recipe itself."""
+        recipe = self.config(RECIPE)
+        for name, table in self.asked.each():
+            yield name, table.of(r for r in table.rows if not (r.own and self.config(r) == recipe))
 
-def _claims(rows: Sequence[ResultRow], claims: Sequence[Sequence[str]]) -> tuple[Ordering, ...]:
-    """The claims about rows and columns that are there."""
-    columns = {row.name: {*row.mean} for row in rows}
-    return tuple(
-        ordering(rows, better, worse, column)
-        for better, worse, column in claims
-        if {better, worse} <= set(columns) and column in columns[better] & columns[worse]
-    )
+    def config(self, row: Text2MaskRow, seed: int | None = None) -> Text2MaskConfig:
+        """The settings of a row; those of Table B.8 say their seeds themselves."""
+        assert seed is None
+        there = self._coco.changes() if row.on_coco else ()
+        return changed(self.base, "text2mask_tables", KEPT, *there, row.change)
 
+    def recipe(self) -> Split:
+        """The tables' split under the recipe itself, with one noise, made and measured."""
+        split = self._split(self.config(RECIPE), self.asked.train)
+        self._masks(split, RowLog())
+        return split
 
-def _result(
-    bench: Bench,
-    entry: Mapping[str, Any],
-    rows: Sequence[ResultRow],
-    orderings: Sequence[Ordering],
-    seconds: Mapping[str, float],
-) -> ResultTable:
-    return ResultTable(
-        paper=paper_figures()["paper"],
-        table=entry["table"],
-        metric="mIoU (%), background included",
-        scale=bench.base.scale,
-        rows=tuple(rows),
-        orderings=tuple(orderings),
-        config={
-            "compat": bench.base.attention.compat,
-            "notes": [entry["note"]],
-            "source": paper_figures()["source"],
-            "text2mask_tables": bench.tables.model_dump(mode="json"),
-            "text2mask": bench.base.model_dump(mode="json"),
-        },
-        commit=commit(),
-        seconds=round(sum(seconds.values()), 1),
-    )
+    def run(self, row: Text2MaskRow, config: Text2MaskConfig, log: RowLog) -> Outcome:
+        """Measures masks; or, in Tables 3 and 4, a segmenter that learnt from them.
 
+        Logged is what runs of ``pseudo_labels`` and ``segmenter_train`` log.
+        """
+        source = self.asked.train if row.split == "train" else config.source
+        if row.split.endswith("val"):
+            if config.val is None:
+                raise InputError("text2mask", "val", "is null: Tables 3 and 4 are measured on it")
+            source = config.val
+        if not row.segmenter:
+            return self._masks(self._split(config, source), log)
+        trainings: list[dict[str, Any]] = []
+        if row.start == "coco":
+            config, trainings = self._started_on_coco(config)
+        learnt, val = self._split(config, config.source), self._split(config, source)
+        pseudo = config.supervision == "pseudo"
+        masks = self._masks(learnt, log) if pseudo else Outcome({}, {}, [])
+        trainings.append(train_segmenter(learnt, self.folders, val=val, on_log=log.metrics))
+        found = evaluate_segmenter(val, learnt, self.folders)
+        log.report("text2mask_segmenter_metrics", found)
+        log.metrics(segmenter_figures(found))
+        return Outcome(
+            figures={"mIoU": found["scores"]["miou"] if found["scores"] else None},
+            seconds=masks.seconds | {done["folder"]: done["seconds"] for done in trainings},
+            made=[*masks.made, *map(Made.of, trainings)],
+        )
 
-def _opened(
-    bench: Bench, name: str, config: Text2MaskConfig
-) -> AbstractContextManager[RowLog | None]:
-    return bench.open_row(name, config) if bench.open_row else nullcontext()
+    def _masks(self, split: Split, log: RowLog) -> Outcome:
+        """Makes what is missing of a split's maps and masks; mIoU, and images per second."""
+        maps = aggregate(split, self.frozen)
+        label(split)
+        found = measure(split)
+        log.metrics(mask_figures(found))
+        number = split.config.figures
+        log.picture("text2mask_figure4", lambda: Image.fromarray(mask_sheet(split, number)))
+        before, after = found["initial"], found["dcrf"]
+        figures: Figures = {
+            **after["iou"],
+            "initial": before["miou"],
+            "dCRF": after["miou"],
+            "mIoU": after["miou"],
+            "images/s": maps["images"] / maps["seconds"] if maps["seconds"] else None,
+        }
+        return Outcome(figures, {split.maps.name: maps["seconds"]}, split.made())
 
+    def _started_on_coco(
+        self, config: Text2MaskConfig
+    ) -> tuple[Text2MaskConfig, list[dict[str, Any]]]:
+        """``config`` with a ResNet that has learnt from COCO's true masks, and its training."""
+        if config.segmenter is None:
+            raise InputError("text2mask", "segmenter", "is null: nothing can be trained")
+        weights, trainings = self._coco.pretrained, []
+        if weights is None:
+            fully = self.config(COCO_S_TRUTH)
+            split = self._split(fully, fully.source)
+            val = self._split(fully, fully.val) if fully.val else None
+            trainings = [train_segmenter(split, self.folders, val=val)]
+            weights = trained_backbone(split, self.folders)
+        network = {"init": "weights", "weights": weights, "shape": None}
+        return changed(config, "text2mask_tables", {"segmenter": {"network": network}}), trainings
 
-def _report(row: RowLog | None, values: Figures) -> None:
-    if row:
-        numbers = {f"table/{column}": v for column, v in values.items() if v is not None}
-        row.log_metrics({name.replace("/s", " per s"): v for name, v in numbers.items()}, 0)
+    @property
+    def _coco(self) -> CocoConfig:
+        """Of rows that are left out without it."""
+        assert self.asked.coco is not None
+        return self.asked.coco
+
+    def _split(self, config: Text2MaskConfig, source: AnySource) -> Split:
+        return Split.of(config, self.folders, source, self.frozen.fingerprint)

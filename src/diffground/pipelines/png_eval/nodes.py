@@ -7,15 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from diffground.papers.png.config import PngConfig, PngFolders
 from diffground.tracking import get_tracker
 
 log = logging.getLogger(__name__)
-
-THRESHOLDS = np.linspace(0, 1, 101).tolist()  # of the recall curve
 
 
 def locate_png(coco: Path, models: Path, features: Path, panoptic: Path) -> PngFolders:
@@ -60,28 +57,18 @@ def evaluate_trained_png(
 def draw_recall_curve(phrases: dict[str, Any], metrics: dict[str, Any]) -> Any:
     """A figure of matplotlib: recall over the IoU threshold, by group."""
     from diffground.metrics.average_recall import AverageRecall
-    from diffground.reporting.curves import recall_curves
+    from diffground.papers.png.figures import draw_recall
 
     recall = AverageRecall.from_rows(phrases["rows"], phrases["protocol"], phrases["plural_rule"])
     name = f"{metrics['insertion']}, {metrics['head']} head"
-    return recall_curves(
-        {name: recall.curve(THRESHOLDS)},
-        THRESHOLDS,
-        protocol=metrics["protocol"],
-        scale=metrics["scale"],
-        averages={name: metrics["ar"]},
-    )
+    return draw_recall({name: recall}, metrics["scale"])
 
 
 def draw_overlays(predictions: list[Any], png: PngConfig) -> Image.Image:
     """The kept narratives: image, truth and prediction, with each phrase's IoU."""
-    from diffground.papers.png.evaluate import compare
-    from diffground.papers.png.figures import compared
+    from diffground.papers.png.figures import draw_comparison
 
-    if not predictions:
-        return Image.new("RGB", (320, 32), "white")  # none were asked for, or all were broken
-    rows = [compare(p, png.model.threshold) for p in predictions]
-    return Image.fromarray(compared(rows, png))
+    return draw_comparison(predictions, png)
 
 
 def _sentence(metrics: dict[str, Any]) -> str:

@@ -41,6 +41,7 @@ def measure(
     masks: list[dict[str, Any]],
 ) -> list[dict[str, Any]]:
     """mIoU of the masks, before the CRF and after."""
+    from diffground.papers.text2mask.experiment import mask_figures
     from diffground.papers.text2mask.experiment import measure as measure_split
 
     assert masks, "the masks are made first"
@@ -53,12 +54,6 @@ def measure(
             log.info("%s, %s: mIoU %.1f", result["masks"], name.rpartition("/")[2], miou)
         get_tracker().log_metrics(figures)
     return found
-
-
-def mask_figures(result: dict[str, Any]) -> dict[str, float]:
-    """What the run log keeps of a split's masks: mIoU before the CRF and after."""
-    found = {step: result[step]["miou"] for step in ("initial", "dcrf") if result[step]}
-    return {f"miou/{result['split']}/{step}": v for step, v in found.items() if v is not None}
 
 
 def draw_masks(

@@ -53,7 +53,10 @@ def evaluate(
     The images of ``text2mask.test`` are labelled as well.
     """
     from diffground.papers.text2mask.experiment import Split
-    from diffground.papers.text2mask.segmenter_training import evaluate_segmenter
+    from diffground.papers.text2mask.segmenter_training import (
+        evaluate_segmenter,
+        segmenter_figures,
+    )
 
     folders = replace(folders, models=segmenter.parent)
     if text2mask.val is None:
@@ -72,12 +75,6 @@ def evaluate(
         labelled = evaluate_segmenter(test, learnt, folders, predictions)
         found |= {"test": {name: labelled[name] for name in ("folder", "images", "skipped")}}
     return found | {"pseudo_masks_miou": pseudo, "scale": text2mask.scale}
-
-
-def segmenter_figures(result: dict[str, Any]) -> dict[str, float]:
-    """What the run log keeps of a segmenter beside its JSON: its mIoU, next to the masks'."""
-    miou = result["scores"]["miou"] if result["scores"] else None
-    return {} if miou is None else {f"miou/{result['split']}/segmenter": miou}
 
 
 def _fingerprint(diffusion: Path, text2mask: Text2MaskConfig) -> str:
