@@ -337,6 +337,35 @@ def test_missing_folders_fail_before_the_run(toy_project: Callable[..., Path]) -
     assert f"{project / 'models/sd'}: folder: there is no such folder; get it" in result.output
 
 
+def test_what_an_earlier_node_makes_is_asked_for_before_the_run(
+    toy_project: Callable[..., Path],
+) -> None:
+    """A run that begins in the middle goes on with what is on disk, or says what to do."""
+    pipeline = """
+    from kedro.pipeline import Node, Pipeline
+    def create_pipeline():
+        return Pipeline([
+            Node(lambda: {"a": 1}, None, "kept", name="first"),
+            Node(lambda kept: {"b": kept["a"]}, "kept", "passed", name="second"),
+            Node(lambda passed: passed, "passed", "told", name="third"),
+        ])
+    """
+    catalog = """
+        kept: {type: diffground.adapters.datasets.files.JSONDataset, filepath: data/kept.json}
+        passed: {type: diffground.adapters.datasets.files.MemoryDataset}
+        told: {type: diffground.adapters.datasets.files.JSONDataset, filepath: data/told.json}
+    """
+    files = {"conf/base/catalog.yml": catalog, "conf/base/parameters.yml": "{}"}
+    project = toy_project(pipeline, files)
+    early = kedro(project, "run", "--from-nodes", "second").output
+    assert f"{project / 'data/kept.json'}: kept: it is not there; begin earlier" in early
+    assert "or run one of" in early
+    assert kedro(project, "run").exit_code == 0
+    assert kedro(project, "run", "--from-nodes", "second").exit_code == 0
+    late = kedro(project, "run", "--from-nodes", "third").output
+    assert "memory: passed: it is not there" in late
+
+
 def test_a_broken_part_is_an_error(toy_project: Callable[..., Path]) -> None:
     bootstrap_project(toy_project("import no_such_library", CONF))
     with pytest.raises(ImportError, match="no_such_library"):
@@ -366,7 +395,8 @@ def test_nodes_have_names_and_typed_parameters(pipelines: dict[str, Pipeline]) -
     for node in {node for pipeline in pipelines.values() for node in pipeline.nodes}:
         assert "__" not in node.name, f"{node.func.__name__} needs a name"
         hints = typing.get_type_hints(node.func)
-        arguments = dict(inspect.signature(node.func).bind(*_placeholders(node)).arguments)
+        given, named = _placeholders(node)
+        arguments = dict(inspect.signature(node.func).bind(*given, **named).arguments)
         for argument, dataset in arguments.items():
             if not str(dataset).startswith("params:"):
                 continue
@@ -437,6 +467,8 @@ assert not heavy, heavy
     assert done.returncode == 0, done.stderr
 
 
-def _placeholders(node: typing.Any) -> list[str]:
-    assert not isinstance(node._inputs, dict), f"{node.name}: inputs are a list, in order"
-    return [node._inputs] if isinstance(node._inputs, str) else list(node._inputs or [])
+def _placeholders(node: typing.Any) -> tuple[list[str], dict[str, str]]:
+    """The inputs that are given in order, and those by name."""
+    if isinstance(node._inputs, dict):
+        return [], node._inputs
+    return [node._inputs] if isinstance(node._inputs, str) else list(node._inputs or []), {}

@@ -17,9 +17,10 @@ from kedro_viz.models.flowchart.nodes import DataNode, TaskNode
 from kedro_viz.server import populate_data
 from PIL import Image
 
-from diffground.adapters.datasets import DataFolderDataset, TargetFolderDataset, TrainedModelDataset
+from diffground.adapters.catalog_docs import LAYERS
+from diffground.adapters.datasets import DataFolderDataset, MadeFolderDataset, TargetFolderDataset
 from diffground.adapters.datasets.files import ImageDataset, JSONDataset, MemoryDataset, TextDataset
-from diffground.pipeline_registry import PIPELINES
+from diffground.pipeline_registry import PIPELINES, register_pipelines
 
 
 @pytest.fixture(scope="module")
@@ -48,12 +49,25 @@ def test_the_layers_of_every_pipeline_are_shown(
     assert layers <= set(order) and layers
 
 
-def test_the_layers_of_training_are_in_order(viz: DataAccessManager) -> None:
-    nodes = viz.get_nodes_for_registered_pipeline("png_train")
+def test_the_layers_are_in_order(viz: DataAccessManager) -> None:
+    nodes = viz.get_nodes_for_registered_pipeline("text2mask")
     used = {node.layer for node in nodes if isinstance(node, DataNode)}
-    order = viz.get_sorted_layers_for_registered_pipeline("png_train")
-    expected = ["raw", "pretrained", "intermediate", "models", "model_output", "reporting"]
-    assert [layer for layer in order if layer in used] == expected
+    order = viz.get_sorted_layers_for_registered_pipeline("text2mask")
+    aside = {"pretrained"}  # beside "raw": neither leads to the other
+    expected = [layer for layer in LAYERS if layer in used - aside]
+    assert len(expected) == 7 and [layer for layer in order if layer in used - aside] == expected
+
+
+def test_every_entry_has_a_layer_and_no_node_waits_for_a_report(viz: DataAccessManager) -> None:
+    """What is for people goes on to nothing else."""
+    for name, pipeline in register_pipelines().items():
+        shown = viz.get_nodes_for_registered_pipeline(name)
+        layers = {node.name: node.layer for node in shown if isinstance(node, DataNode)}
+        assert all(layers.values()), name
+        for node in pipeline.nodes:
+            made = {layers[output] for output in node.outputs}
+            told = {layers[i] for i in node.inputs if not i.startswith("params:")}
+            assert "reporting" not in told or made == {"reporting"}, node.name
 
 
 def test_every_node_has_tags(viz: DataAccessManager) -> None:
@@ -125,12 +139,12 @@ def test_folders_are_shown(tmp_path: Path) -> None:
 
 
 def test_a_trained_model_is_the_one_that_was_trained_last(tmp_path: Path) -> None:
-    def dataset() -> TrainedModelDataset:
-        return TrainedModelDataset(filepath=str(tmp_path), markers=["*.json"], remedy="train it")
+    def dataset() -> MadeFolderDataset:
+        return MadeFolderDataset(filepath=str(tmp_path), markers=["*.json"], remedy="train it")
 
     first, second = dataset(), dataset()
     assert not first.exists()
-    with pytest.raises(Exception, match=r"nothing was trained here yet; train it"):
+    with pytest.raises(Exception, match=r"nothing was made here yet; train it"):
         first.load()
     for name in ("a", "b"):
         (tmp_path / name).mkdir()

@@ -13,33 +13,24 @@ from importlib import import_module
 
 from kedro.pipeline import Pipeline
 
-# Name -> the packages it is the sum of; "world:coco" is the part of the world that makes coco, so
-# that nobody needs data that the pipeline does not read. To add a pipeline, add a line.
+# Name -> the packages it is the sum of; what stands behind a colon are parts of the package:
+# "world:coco" makes coco alone, so that nobody needs data that the pipeline does not read. To add a
+# pipeline, add a line.
 PIPELINES: dict[str, tuple[str, ...]] = {
     "world": ("world",),
-    "foundation": ("foundation", "foundation_eval"),
-    "foundation_eval": ("foundation_eval",),
-    "feature_extraction": ("world:coco", "feature_extraction"),
-    "png_train": ("world:coco", "png_train"),
-    "png_eval": ("world:coco", "png_eval"),
-    "png_predict": ("world:coco", "png_predict"),
-    "png_tables": ("world:coco", "feature_extraction", "png_tables"),
-    "attention_aggregation": ("world:voc2012", "attention_aggregation"),
-    "pseudo_labels": ("world:voc2012", "attention_aggregation", "pseudo_labels"),
-    "segmenter_train": (
-        "world:voc2012",
-        "attention_aggregation",
-        "pseudo_labels",
-        "segmenter_train",
-    ),
-    "text2mask": (
-        "world:voc2012",
-        "attention_aggregation",
-        "pseudo_labels",
-        "segmenter_train",
-    ),
-    "text2mask_tables": ("world:voc2012,coco2014", "text2mask_tables"),
-    "__default__": ("world:coco", "png_train"),
+    "foundation": ("foundation",),
+    "foundation_eval": ("foundation:quality",),
+    "feature_extraction": ("world:coco", "png:features"),
+    "png_train": ("world:coco", "png:train,evaluate"),
+    "png_eval": ("world:coco", "png:find,evaluate"),
+    "png_predict": ("world:coco", "png:predict"),
+    "png_tables": ("world:coco", "png:features,tables"),
+    "attention_aggregation": ("world:voc2012", "text2mask:maps"),
+    "pseudo_labels": ("world:voc2012", "text2mask:maps,masks"),
+    "segmenter_train": ("world:voc2012", "text2mask:maps,masks,segmenter"),
+    "text2mask": ("world:voc2012", "text2mask:maps,masks,segmenter"),
+    "text2mask_tables": ("world:voc2012,coco2014", "text2mask:tables"),
+    "__default__": ("world:coco", "png:train,evaluate"),
 }
 
 

@@ -10,9 +10,11 @@ from kedro.io import AbstractDataset, DataCatalog, DatasetError
 from diffground.adapters.datasets import (
     DataFolderDataset,
     DiffusionFolderDataset,
+    MadeFolderDataset,
     ModelFolderDataset,
     TargetFolderDataset,
 )
+from diffground.adapters.datasets.files import RecordsDataset
 from diffground.errors import InputError
 from diffground.store.manifest import make_folder
 
@@ -88,6 +90,52 @@ def test_target_folder_need_not_exist(tmp_path: Path) -> None:
     assert dataset.load() == tmp_path / "new"
     with pytest.raises(DatasetError, match="an input"):
         dataset.save(tmp_path / "new")
+
+
+def test_of_made_folders_the_last_ones_are_handed_on(tmp_path: Path) -> None:
+    def dataset() -> MadeFolderDataset:
+        return MadeFolderDataset(filepath=str(tmp_path), remedy="kedro run --pipelines maps")
+
+    first = dataset()
+    with pytest.raises(DatasetError, match=r"nothing was made here yet; kedro run"):
+        first.load()
+    made = {"source": tmp_path / "train-1", "val": tmp_path / "val-1"}
+    with pytest.raises(DatasetError, match="val-1: folder: there is no such folder"):
+        (tmp_path / "train-1").mkdir()
+        first.save(made)
+    make_folder(tmp_path / "val-1", {"scenes": 1}, fill)
+    first.save(made)
+    assert first.load() == dataset().load() == made and dataset().folder == tmp_path
+    before = dataset().fingerprint()
+    make_folder(tmp_path / "val-1", {"scenes": 2}, fill)
+    assert dataset().fingerprint() != before
+    with pytest.raises(DatasetError, match="the node wrote elsewhere"):
+        dataset().save({"val": tmp_path.parent})
+    dataset().save(made["val"])
+    assert dataset().load() == dataset().folder == made["val"]
+
+
+def test_samples_are_read_back_as_they_were(tmp_path: Path) -> None:
+    """Also by a later run: it begins in the middle of a pipeline."""
+    import tiny_png
+    import tiny_text2mask
+
+    from diffground.data.png_reading import Narratives
+    from diffground.papers.text2mask.keys import Splits
+
+    def kept(of: type, data: object) -> object:
+        name = "Splits" if of is Splits else "Narratives"
+        module = {"Splits": "papers.text2mask.keys", "Narratives": "data.png_reading"}[name]
+        settings = {"filepath": str(tmp_path / f"{name}.json"), "of": f"diffground.{module}.{name}"}
+        RecordsDataset(**settings).save(data)
+        return RecordsDataset(**settings).load()
+
+    splits = {"source": tiny_text2mask.split(tmp_path)}
+    assert kept(Splits, splits) == splits
+    narratives = Narratives.read(
+        tiny_png.benchmark().root, "train2017", "auto", limit=None, max_phrases=30
+    )
+    assert kept(Narratives, narratives) == narratives
 
 
 def test_from_a_catalog(tmp_path: Path) -> None:

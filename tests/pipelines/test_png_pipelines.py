@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import tiny_png
+from kedro.pipeline import Pipeline
 from memory_runs import run_in_memory
 from PIL import Image
 from pydantic import ValidationError
@@ -19,14 +20,13 @@ from recording import recorded
 from diffground.adapters.run_log import flatten
 from diffground.errors import InputError
 from diffground.experiments.result_tables import ResultTable
+from diffground.papers.png.config import FeatureExtractionConfig
 from diffground.papers.png.experiment import evaluate_variant, kept_evaluation
 from diffground.papers.png.keys import PngConfig, PngFolders, Variant
 from diffground.papers.png.tables_config import PngTablesConfig
 from diffground.papers.png.trained import load_variant
-from diffground.pipelines.png_eval import create_pipeline as png_eval
-from diffground.pipelines.png_tables import create_pipeline as png_tables
-from diffground.pipelines.png_train import create_pipeline as png_train
-from diffground.pipelines.png_train.nodes import examine_training_data
+from diffground.pipelines.png import create_pipeline
+from diffground.pipelines.png.nodes import evaluate_png
 from diffground.tracking import numbers
 
 TINY = {
@@ -60,7 +60,19 @@ STATIC = {"insertion": "none", "decode": False}  # zero-shot static prompting
 
 def folders(root: Path, coco: Path) -> PngFolders:
     """Everything below a test's own folder."""
-    return PngFolders(coco, root, root / "features", root / "panoptic")
+    return PngFolders(coco, root, root / "features", root / "doctor", root / "panoptic")
+
+
+def png_train() -> Pipeline:
+    return create_pipeline(["train", "evaluate"])
+
+
+def png_eval() -> Pipeline:
+    return create_pipeline(["find", "evaluate"])
+
+
+def png_tables() -> Pipeline:
+    return create_pipeline(["features", "tables"])
 
 
 @pytest.fixture
@@ -76,10 +88,9 @@ def run(tmp_path, coco):
         inputs = {
             "coco": coco,
             "stable_diffusion": tiny_png.backbone().folder,
-            "png_models": tmp_path / "models",
-            "png_features": tmp_path / "features",
+            **{f"png_{name}_folder": tmp_path / name for name in ("models", "features", "doctor")},
             "panoptic_weights": tmp_path / "panoptic",
-            "png_features_report": {"train": {}},
+            "params:feature_extraction": recipe(FeatureExtractionConfig, num_workers=0),
             "params:png": png,
             **{f"params:{name}": value for name, value in more.items()},
         }
@@ -131,6 +142,16 @@ def test_evaluating_untrained_settings_names_what_there_is(run):
     run(png_train(), config())
     with pytest.raises(InputError, match="run the pipeline png_train.*both-"):
         run(png_eval(), config(model={"insertion": "encoder"}))
+
+
+def test_a_model_of_other_settings_is_not_evaluated_as_one_of_these(run, tmp_path):
+    """A run that begins with the evaluation gets the model that was trained last."""
+    out = run(png_train(), config())
+    features, folder = tmp_path / "features", tiny_png.backbone().folder
+    given = (out["png_model"], out["png_val_narratives"], folder, features)
+    assert evaluate_png(*given, config())[0]["variant"] == out["png_model"].name
+    with pytest.raises(InputError, match="another train: begin with train_png or find_png_model"):
+        evaluate_png(*given, config(train={"seed": 1}))
 
 
 def test_a_killed_training_goes_on(run, tmp_path, monkeypatch):
@@ -327,13 +348,3 @@ def test_both_environments_configure_the_png_pipelines(conf):
     assert png.train.max_steps == 180_000 and png.train.mixed_precision == "bf16"
     assert png.model.checkpoint and png.model.insertion == "both" and png.model.decode
     assert (png.model.mlma.width, png.model.mlma.layers, png.model.decoder.layers) == (256, 6, 9)
-
-
-def test_a_validation_split_that_is_missing_is_said_before_the_data_are_looked_over(tmp_path, coco):
-    png = recipe(
-        PngConfig,
-        **(config().model_dump() | {"splits": {"train": "train2017", "val": "nonexistent"}}),
-    )
-    with pytest.raises(InputError, match="nonexistent"):
-        examine_training_data(coco, tmp_path, png)
-    assert not list(tmp_path.glob("doctor-*"))

@@ -14,7 +14,7 @@ from diffground.adapters.datasets import DataFolderDataset
 from diffground.errors import InputError
 from diffground.papers.png.config import PngConfig, PngModelConfig, PredictConfig
 from diffground.papers.png.model import PngModel
-from diffground.pipelines.png_predict import create_pipeline
+from diffground.pipelines.png import create_pipeline
 
 
 def run(folder, predict=None, **model):
@@ -31,8 +31,8 @@ def run(folder, predict=None, **model):
     )
     inputs = {
         "coco": tiny_png.benchmark().root,
-        "png_models": folder / "models",
-        "png_features": folder / "features",
+        "png_models_folder": folder / "models",
+        "png_doctor_folder": folder / "doctor",
         "panoptic_weights": folder / "panoptic",
         "stable_diffusion": tiny_png.backbone().folder,
         "png_predict_folder": folder / "out",
@@ -43,7 +43,7 @@ def run(folder, predict=None, **model):
     datasets["png_predict"] = DataFolderDataset(
         filepath=str(folder / "out"), markers=["report.json"]
     )
-    SequentialRunner().run(create_pipeline(), DataCatalog(datasets))
+    SequentialRunner().run(create_pipeline(["predict"]), DataCatalog(datasets))
     return datasets["png_predict"].load()
 
 

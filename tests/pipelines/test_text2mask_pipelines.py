@@ -9,6 +9,7 @@ import tarfile
 import numpy as np
 import pytest
 import tiny_png
+from kedro.pipeline import Pipeline
 from memory_runs import run_in_memory
 from PIL import Image
 from pydantic import ValidationError
@@ -21,10 +22,7 @@ from diffground.experiments.result_tables import ResultTable
 from diffground.papers.text2mask.keys import Text2MaskConfig
 from diffground.papers.text2mask.tables_config import Text2MaskTablesConfig
 from diffground.pipeline_registry import register_pipelines
-from diffground.pipelines.attention_aggregation import create_pipeline as attention_aggregation
-from diffground.pipelines.pseudo_labels import create_pipeline as pseudo_labels
-from diffground.pipelines.segmenter_train import create_pipeline as segmenter_train
-from diffground.pipelines.text2mask_tables import create_pipeline as text2mask_tables
+from diffground.pipelines.text2mask import create_pipeline, nodes
 from diffground.tracking import numbers
 
 TABLES = tables_config(
@@ -48,7 +46,10 @@ def run(tmp_path):
             "coco2014_folder": world() / "coco2014",
             "text2mask_diffusion": tiny_png.backbone().folder,
             "text2mask_images": tmp_path / "images",
-            **{f"text2mask_{n}": tmp_path / n for n in ("maps", "masks", "models", "predictions")},
+            **{
+                f"text2mask_{name}_folder": tmp_path / name
+                for name in ("maps", "masks", "models", "predictions")
+            },
             "params:text2mask": text2mask,
             "params:text2mask_tables": tables,
         }
@@ -57,8 +58,12 @@ def run(tmp_path):
     return _run
 
 
-def everything():
-    return attention_aggregation() + pseudo_labels() + segmenter_train()
+def everything() -> Pipeline:
+    return create_pipeline(["maps", "masks", "segmenter"])
+
+
+def text2mask_tables() -> Pipeline:
+    return create_pipeline(["tables"])
 
 
 def test_from_images_to_a_segmenter(run, tmp_path, caplog):
@@ -79,7 +84,8 @@ def test_from_images_to_a_segmenter(run, tmp_path, caplog):
     assert len(list((tmp_path / "predictions").glob("val-deeplab-*/*.png"))) == 3
     assert out["text2mask_segmenter"] == tmp_path / "models" / training["folder"]
     assert (out["text2mask_segmenter"] / "model/model.safetensors").exists()
-    others = ("text2mask_folders", "text2mask_figure4", "text2mask_segmenter")
+    folders = ("text2mask_maps", "text2mask_masks", "text2mask_predictions", "text2mask_segmenter")
+    others = (*folders, "text2mask_splits", "text2mask_figure4")
     json.dumps({name: content for name, content in out.items() if name not in others})
 
     again = run(everything(), config())
@@ -87,6 +93,23 @@ def test_from_images_to_a_segmenter(run, tmp_path, caplog):
     assert again["text2mask_training"] == training | {"trained": False}
     assert again["text2mask_segmenter_metrics"] == found
     assert (np.asarray(again["text2mask_figure4"]) == np.asarray(out["text2mask_figure4"])).all()
+
+
+def test_what_was_made_with_other_settings_is_not_taken_for_these(run, tmp_path):
+    """A node gets folders and samples that an earlier run may have left."""
+    out = run(create_pipeline(["maps", "masks"]), config(limit=2))
+    splits, maps, masks = (out[f"text2mask_{name}"] for name in ("splits", "maps", "masks"))
+    assert list(maps) == list(masks) == list(splits) == ["source", "val"]
+    other = config(limit=2, attention={"timestep": 200})
+    with pytest.raises(InputError, match="the maps were made with other settings"):
+        nodes.label(splits, maps, tmp_path / "masks", other)
+    other = config(limit=2, masks={"crf": {"iterations": 3}})
+    with pytest.raises(InputError, match="the masks were made with other settings"):
+        nodes.measure(splits, masks, other)
+    again, _ = nodes.label(splits, maps, tmp_path / "masks", other)
+    assert again["val"] != masks["val"], "the same maps, other masks"
+    with pytest.raises(InputError, match=r"text2mask: limit: .*begin with read_text2mask_splits"):
+        nodes.label(splits, maps, tmp_path / "masks", config(limit=3))
 
 
 def test_the_test_split_is_labelled_for_its_server(run, tmp_path):
@@ -135,7 +158,7 @@ def test_a_missing_test_split_is_said_before_the_training(run, tmp_path):
 
 
 def test_without_validation_nothing_is_judged(run):
-    out = run(attention_aggregation() + pseudo_labels(), config(val=None, limit=2))
+    out = run(create_pipeline(["maps", "masks"]), config(val=None, limit=2))
     assert [row["split"] for row in out["text2mask_metrics"]] == ["train_aug"]
     with pytest.raises(InputError, match="text2mask: val"):
         run(everything(), config(val=None, limit=2))

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -21,17 +21,18 @@ from diffground.errors import InputError
 
 DOCS = Path("catalog_docs") / "README.md"
 # In their order: "pretrained" are models that pipelines only read, "models" what they train.
-LAYERS = (
+Layer = Literal[
     "raw",
     "pretrained",
     "intermediate",
+    "primary",
     "feature",
     "model_input",
     "models",
     "model_output",
     "reporting",
-)
-PLACES = "places"  # no layer: folders to read and write in, whatever lies there
+]
+LAYERS: tuple[Layer, ...] = get_args(Layer)
 
 HEAD = """# The data catalog
 
@@ -40,8 +41,8 @@ Paths are those of the mini scale (`conf/mini`); `--env paper` may name other pl
 given for both scales. `make viz` shows the same beside every entry, and what it holds now.
 
 Layers: what is read (raw, pretrained: models that nothing here changes), what is made of it
-(intermediate to model_output), and what is for people (reporting). Places are folders that several
-nodes read and write in.
+(intermediate to model_output), and what is for people (reporting). `<name>_folder` is where a node
+makes `<name>`: an input of that node.
 """
 
 
@@ -55,7 +56,7 @@ class Size(Config):
 class VizMetadata(Config):
     """What Kedro-Viz reads."""
 
-    layer: str = PLACES
+    layer: Layer
     preview_args: dict[str, str] = {}  # of diffground.adapters.datasets.previews
 
 
@@ -74,8 +75,6 @@ class EntryMetadata(Config):
     def _says_what_is_inside(self) -> EntryMetadata:
         if not self.fields and not self.shape:
             raise ValueError("needs `fields` or `shape`")
-        if self.viz.layer not in (*LAYERS, PLACES):
-            raise ValueError(f"kedro-viz.layer must be one of {', '.join(LAYERS)}")
         return self
 
 
@@ -119,7 +118,7 @@ def render(entries: Mapping[str, Mapping[str, Any]], pipelines: Mapping[str, Any
     used = writers_and_readers(pipelines)
     by_layer = {
         layer: sorted(n for n, e in entries.items() if e["metadata"].viz.layer == layer)
-        for layer in (*LAYERS, PLACES)
+        for layer in LAYERS
     }
     lines = [HEAD, "| layer | entries |", "| --- | --- |"]
     lines += [

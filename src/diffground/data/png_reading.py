@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from filelock import FileLock
 
@@ -40,15 +41,35 @@ def _annotations_hash(folder: Path, stamps: tuple[tuple[str, int], ...]) -> str:
     return fingerprint(folder, ("*.json",))
 
 
-def read_split(
-    coco: Path, split: str, layout: Layout, *, limit: int | None, max_phrases: int | None
-) -> tuple[list[PngSample], CategoryMap]:
-    """A split's usable samples, in file order, and the category map."""
-    benchmark = PngBenchmark(coco, split, layout)
-    samples, report = benchmark.read(max_phrases=max_phrases, limit=limit)
-    if report.problems:
-        log.warning("%s: %d of %d narratives skipped", split, len(report.problems), report.total)
-    return samples, benchmark.categories
+@dataclass(frozen=True)
+class Narratives:
+    """The usable narratives of a split, as they were read.
+
+    Attributes:
+        coco: the benchmark's folder.
+        split, layout, limit, max_phrases: what was asked for.
+        samples: in file order.
+    """
+
+    coco: Path
+    split: str
+    layout: Layout
+    limit: int | None
+    max_phrases: int | None
+    samples: list[PngSample]
+    categories: CategoryMap
+
+    @classmethod
+    def read(
+        cls, coco: Path, split: str, layout: Layout, *, limit: int | None, max_phrases: int | None
+    ) -> Self:
+        """Reads a split; InputError if it is missing or cannot be used as a whole."""
+        benchmark = PngBenchmark(coco, split, layout)
+        samples, report = benchmark.read(max_phrases=max_phrases, limit=limit)
+        if report.problems:
+            found = len(report.problems)
+            log.warning("%s: %d of %d narratives skipped", split, found, report.total)
+        return cls(coco, split, layout, limit, max_phrases, samples, benchmark.categories)
 
 
 def examine_training_data(

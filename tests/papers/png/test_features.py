@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import tiny_png
 import torch
+from memory_runs import run_in_memory
 from recipes import recipe
 from safetensors import safe_open
 from torch import Tensor, nn
@@ -356,8 +357,7 @@ def test_training_from_the_cache_is_training_without(samples, tmp_path, mixed):
 
 def test_the_pipeline_extracts_both_splits(tmp_path):
     from diffground.papers.png.keys import PngConfig
-    from diffground.pipelines.feature_extraction import create_pipeline
-    from diffground.pipelines.feature_extraction.nodes import extract_png_features
+    from diffground.pipelines.png import create_pipeline
 
     coco = tiny_png.make_benchmark(tmp_path / "coco")
     png = recipe(
@@ -374,11 +374,19 @@ def test_the_pipeline_extracts_both_splits(tmp_path):
     )
     write_png(tmp_path / "coco/images/train2017/000000000001.png", tiny_png._draw(1)[0][:32])
     root, folder = tmp_path / "features", tiny_png.backbone().folder
-    report = extract_png_features(coco, folder, root, png, ONE)
+    inputs = {
+        "coco": coco,
+        "stable_diffusion": folder,
+        "png_features_folder": root,
+        "params:png": png,
+        "params:feature_extraction": ONE,
+    }
+    made = run_in_memory(create_pipeline(["features"]), inputs)
+    report = made["png_features_report"]
+    assert made["png_features"] == {name: root / report[name]["folder"] for name in report}
     assert [report[name]["narratives"] for name in ("train", "val")] == [4, 3]
     assert report["train"]["skipped"]["by_field"] == {"size": 1}
     asked = (tiny_png.DATA, "per_sentence", "float16", tiny_png.backbone())
     data = tiny_png.DATA.model_copy(update={"max_phrases": 1})
     assert open_store(root, coco, "train2017", data, *asked[1:], max_phrases=1)
     assert open_store(root, coco, "val2017", *asked, max_phrases=None)
-    assert create_pipeline().outputs() == {"png_features_report"}

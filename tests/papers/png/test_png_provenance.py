@@ -10,7 +10,7 @@ from recipes import recipe
 
 from diffground.data import png_doctor as doctor
 from diffground.data.config import PngSplits
-from diffground.data.png_reading import examine_training_data, read_split
+from diffground.data.png_reading import Narratives, examine_training_data
 from diffground.experiments.runner import run_tables
 from diffground.metrics import average_recall
 from diffground.papers.png import eipa, features
@@ -58,7 +58,7 @@ def test_rows_keep_the_commit_that_measured_them_until_their_code_changes(
     )
     names = "+ MLMA", "+ EIPA + MLMA"
     asked = recipe(PngTablesConfig, tables=("components",), rows=names, seeds=(0,))
-    folders = PngFolders(coco, tmp_path / "models", tmp_path / "features", tmp_path / "none")
+    folders = PngFolders(coco, tmp_path / "models", doctor=tmp_path / "models")
 
     def commits() -> tuple[list[str], str]:
         ablations = PngAblations(base, asked, folders, tiny_png.backbone())
@@ -82,7 +82,7 @@ def test_rows_keep_the_commit_that_measured_them_until_their_code_changes(
 
 def test_features_of_other_code_are_extracted_again(tmp_path, coco, made_by, monkeypatch, why):
     config = recipe(FeatureExtractionConfig, num_workers=0, batch_size=2, block_size=2)
-    samples, _ = read_split(coco, "train2017", "auto", limit=None, max_phrases=30)
+    samples = Narratives.read(coco, "train2017", "auto", limit=None, max_phrases=30).samples
     backbone = tiny_png.backbone()
 
     def made() -> tuple[int, str]:

@@ -43,7 +43,7 @@ def config(**changes: dict) -> PngConfig:
 @pytest.fixture
 def folders(tmp_path: Path) -> PngFolders:
     coco = tiny_png.make_benchmark(tmp_path / "coco")
-    return PngFolders(coco, tmp_path / "png", tmp_path / "features", tmp_path / "panoptic")
+    return PngFolders(coco, tmp_path / "png")
 
 
 def trained(png: PngConfig, folders: PngFolders) -> Path:

@@ -206,9 +206,9 @@ def test_another_image_in_downloaded_data_is_seen(tmp_path):
     shutil.rmtree(one.masks)
     found = label(one)["skipped"]["problems"]
     assert [row["item"] for row in found] == [names[0]] and "another image" in found[0]["reason"]
-    before = segmenter_folder(one, folders(tmp_path))
+    before = segmenter_folder(one, tmp_path / "models")
     assert aggregate(one, frozen())["made"] == 1 and label(one)["made"] == 1
-    assert segmenter_folder(one, folders(tmp_path)) != before, "another training, not a refusal"
+    assert segmenter_folder(one, tmp_path / "models") != before, "another training, not a refusal"
     shutil.copy(voc / f"JPEGImages/{names[2]}.jpg", voc / f"JPEGImages/{names[1]}.jpg")
     assert aggregate(one, frozen())["made"] == 1
     assert label(one)["made"] == 1, "what was made from older maps is made again"
@@ -234,8 +234,8 @@ def test_a_shard_alone_is_not_learnt_from(tmp_path):
         assert label(part)["complete"] is measure(part)["complete"] is bool(index)
         if not index:
             with pytest.raises(InputError, match="every shard"):
-                train_segmenter(part, folders(tmp_path))
-    assert train_segmenter(shards[1], folders(tmp_path))["images"] == 10
+                train_segmenter(part, tmp_path / "models")
+    assert train_segmenter(shards[1], tmp_path / "models")["images"] == 10
 
 
 def test_thresholds_are_those_of_the_dataset(tmp_path):

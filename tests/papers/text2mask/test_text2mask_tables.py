@@ -143,7 +143,7 @@ def test_true_masks_need_no_pseudo_masks(tmp_path):
     settings = config(supervision="truth", source=source)
     test = Split.of(settings, folders(tmp_path), settings.source, frozen().fingerprint)
     with pytest.raises(InputError, match="has no masks"):
-        train_segmenter(test, folders(tmp_path))
+        train_segmenter(test, tmp_path / "models")
 
 
 def test_seeds_noises_and_sweeps(tmp_path):

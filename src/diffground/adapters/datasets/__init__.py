@@ -4,9 +4,9 @@ from diffground.adapters.datasets.folders import (
     DataFolderDataset,
     DiffusionFolderDataset,
     FolderDataset,
+    MadeFolderDataset,
     ModelFolderDataset,
     TargetFolderDataset,
-    TrainedModelDataset,
 )
 
 __all__ = [
@@ -15,5 +15,5 @@ __all__ = [
     "FolderDataset",
     "ModelFolderDataset",
     "TargetFolderDataset",
-    "TrainedModelDataset",
+    "MadeFolderDataset",
 ]

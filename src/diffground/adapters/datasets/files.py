@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import copy
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from fsspec.implementations.memory import MemoryFileSystem
 from kedro.io import MemoryDataset as KedroMemoryDataset
 from kedro_datasets import json, matplotlib, pillow, text
+from pydantic import TypeAdapter
 
 from diffground.adapters.datasets.previews import Previewed
 from diffground.io.files import write_whole
@@ -41,6 +43,26 @@ class Whole:
 
 class JSONDataset(Whole, Previewed, json.JSONDataset):
     """JSON."""
+
+
+class RecordsDataset(JSONDataset):
+    """Dataclasses as JSON, of the type that ``of`` names: ``package.module.Type``."""
+
+    def __init__(self, *, filepath: str, of: str, metadata: dict[str, Any] | None = None) -> None:
+        super().__init__(filepath=filepath, save_args={"indent": None}, metadata=metadata)
+        self._of = of
+
+    def save(self, data: Any) -> None:
+        """Writes them."""
+        super().save(self._type().dump_python(data, mode="json"))
+
+    def load(self) -> Any:
+        """Reads them."""
+        return self._type().validate_python(super().load())
+
+    def _type(self) -> TypeAdapter[Any]:
+        module, _, name = self._of.rpartition(".")
+        return TypeAdapter(getattr(import_module(module), name))
 
 
 class TextDataset(Whole, Previewed, text.TextDataset):

@@ -17,7 +17,7 @@ In a catalog::
       type: diffground.adapters.datasets.DataFolderDataset
       filepath: data/01_raw/mini/coco
     png_model:                   # a folder below, by a name that its settings give it
-      type: diffground.adapters.datasets.TrainedModelDataset
+      type: diffground.adapters.datasets.MadeFolderDataset
       filepath: data/06_models/png
 """
 
@@ -35,8 +35,10 @@ from diffground.io.files import read_json, write_json
 from diffground.io.sums import check_sums
 from diffground.store.manifest import MANIFEST, Manifest, fingerprint, is_valid, read_manifest
 
+_WEIGHTS = ("*.safetensors",)
 
-class FolderDataset(Previewed, AbstractDataset[Path, Path]):
+
+class FolderDataset(Previewed, AbstractDataset[Any, Any]):
     """A local folder that must hold certain files.
 
     Args:
@@ -73,11 +75,11 @@ class FolderDataset(Previewed, AbstractDataset[Path, Path]):
         """The absolute path."""
         return self.root
 
-    def load(self) -> Path:
+    def load(self) -> Any:
         self.check()
         return self.folder
 
-    def save(self, data: Path) -> None:
+    def save(self, data: Any) -> None:
         if Path(data).resolve() != self.folder.resolve():
             raise InputError(
                 self.folder, "filepath", f"the node wrote to another folder: {Path(data)}"
@@ -85,19 +87,24 @@ class FolderDataset(Previewed, AbstractDataset[Path, Path]):
         self.check()
 
     def check(self) -> None:
+        """Raises InputError unless the folder is there and as it should be."""
+        self.check_folder(self.folder)
+
+    def check_folder(self, folder: Path) -> None:
         """Raises InputError unless the folder exists and every marker matches something in it."""
-        if not self.folder.is_dir():
-            raise self._error("folder", "there is no such folder")
+        if not folder.is_dir():
+            raise self._error("folder", "there is no such folder", folder)
         for marker in self.markers:
-            if next(self.folder.glob(marker), None) is None:
-                raise self._error(marker, "the folder lacks it")
+            if next(folder.glob(marker), None) is None:
+                raise self._error(marker, "the folder lacks it", folder)
 
     def fingerprint(self) -> str:
         """What the run log keeps: a short hash that changes with what is in the folder."""
         return fingerprint(self.folder)
 
-    def _error(self, field: str, reason: str) -> InputError:
-        return InputError(self.folder, field, f"{reason}; {self.remedy}" if self.remedy else reason)
+    def _error(self, field: str, reason: str, folder: Path | None = None) -> InputError:
+        remedy = f"; {self.remedy}" if self.remedy else ""
+        return InputError(folder or self.folder, field, f"{reason}{remedy}")
 
     def _exists(self) -> bool:
         try:
@@ -113,45 +120,68 @@ class FolderDataset(Previewed, AbstractDataset[Path, Path]):
 class ModelFolderDataset(FolderDataset):
     """A model in the diffusers or transformers layout; weights and configs are fingerprinted."""
 
-    def check(self) -> None:
+    def check_folder(self, folder: Path) -> None:
         """As for every folder, and weights that came with checksums must still have them."""
-        super().check()
-        check_sums(self.folder, self.remedy or "fetch the folder again")
+        super().check_folder(folder)
+        check_sums(folder, self.remedy or "fetch the folder again")
 
 
-class TrainedModelDataset(ModelFolderDataset):
-    """Of the folders below ``filepath``, one for each setting, the one that a run trained last.
+class MadeFolderDataset(ModelFolderDataset):
+    """Of the folders below ``filepath``, one for each setting, what a run made last.
 
-    ``save(folder)`` takes a folder directly below ``filepath`` that a node filled, or found filled,
-    and notes its name there in ``last.json``. ``load()`` returns what this process saved, also if
+    ``save(made)`` takes a folder directly below ``filepath`` that a node filled, or found filled;
+    or several by the name of what they are of: ``{"source": folder, "val": folder}``. It notes
+    their names in ``last.json``. ``load()`` returns the same: what this process saved, also if
     another run has saved since; what was saved last if it saved nothing.
     """
 
     LAST = "last.json"
-    _saved: Path | None = None
+    _saved: Path | dict[str, Path] | None = None
 
     @property
     def folder(self) -> Path:
-        """The one below ``filepath``; ``filepath`` itself where there is none yet."""
-        name = (read_json(self.root / self.LAST) or {}).get("folder")
-        return self._saved or (self.root / Path(str(name)).name if name else self.root)
+        """The one that was made, or where several are."""
+        made = self._made()
+        return made if isinstance(made, Path) else self.root
 
-    def save(self, data: Path) -> None:
-        if Path(data).resolve().parent != self.root.resolve():
-            raise InputError(self.root, "filepath", f"the node wrote elsewhere: {Path(data)}")
-        self._saved = self.root / Path(data).name
+    def load(self) -> Path | dict[str, Path]:
         self.check()
-        write_json(self.root / self.LAST, {"folder": self._saved.name})
+        return self._made()
+
+    def save(self, data: Path | dict[str, Path]) -> None:
+        folders = [data] if isinstance(data, Path) else list(data.values())
+        for folder in folders:
+            if folder.resolve().parent != self.root.resolve():
+                raise InputError(self.root, "filepath", f"the node wrote elsewhere: {folder}")
+        self._saved = data
+        self.check()
+        named = data.name if isinstance(data, Path) else {n: f.name for n, f in data.items()}
+        write_json(self.root / self.LAST, {"folder": named})
 
     def check(self) -> None:
         """As for every folder, and there must be one."""
-        if self.folder == self.root:
-            raise self._error(self.LAST, "nothing was trained here yet")
-        super().check()
+        if not self.folders():
+            raise self._error(self.LAST, "nothing was made here yet")
+        for folder in self.folders():
+            self.check_folder(folder)
+
+    def folders(self) -> list[Path]:
+        """What was made last, as far as anything was."""
+        made = self._made()
+        return [made] if isinstance(made, Path) else list(made.values())
 
     def fingerprint(self) -> str:
-        """Of the weights: what lies beside them grows with every evaluation."""
-        return fingerprint(self.folder, ("*.safetensors",))
+        """Of the manifests, or of the weights: what lies beside them grows with evaluations."""
+        manifests = [(folder, read_manifest(folder)) for folder in self.folders()]
+        return "+".join(m.digest if m else fingerprint(f, _WEIGHTS) for f, m in manifests)
+
+    def _made(self) -> Path | dict[str, Path]:
+        if self._saved is not None:
+            return self._saved
+        named = (read_json(self.root / self.LAST) or {}).get("folder") or {}
+        if isinstance(named, dict):
+            return {str(of): self.root / Path(str(name)).name for of, name in named.items()}
+        return self.root / Path(str(named)).name
 
 
 class DiffusionFolderDataset(ModelFolderDataset):
@@ -160,12 +190,12 @@ class DiffusionFolderDataset(ModelFolderDataset):
     Its fingerprint is the backbone's, over the files that are really loaded.
     """
 
-    def check(self) -> None:
+    def check_folder(self, folder: Path) -> None:
         """As for every folder, and all parts with configurations and weights must be there."""
         from diffground.backbone.folder import ModelFolder
 
-        super().check()
-        ModelFolder.check(self.folder)
+        super().check_folder(folder)
+        ModelFolder.check(folder)
 
     def fingerprint(self) -> str:
         """The same as :meth:`diffground.backbone.frozen.FrozenDiffusion.fingerprint`."""
@@ -194,10 +224,10 @@ class DataFolderDataset(FolderDataset):
         super().__init__(filepath=filepath, markers=markers, remedy=remedy, metadata=metadata)
         self.manifest_needed = manifest
 
-    def check(self) -> None:
+    def check_folder(self, folder: Path) -> None:
         """As for every folder, and the manifest must fit the files that are there."""
-        super().check()
-        if self.manifest_needed and not is_valid(self.folder):
+        super().check_folder(folder)
+        if self.manifest_needed and not is_valid(folder):
             raise self._error(MANIFEST, "the folder is not whole: its making was interrupted, "
                               "or files were changed, added or removed since")  # fmt: skip
 

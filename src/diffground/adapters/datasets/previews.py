@@ -18,6 +18,7 @@ from kedro_datasets._typing import HTMLPreview
 
 _PICTURES = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg"}
 _LONGEST = 6000  # characters of a text
+_LARGE = 10_000_000  # bytes of a text that is not read to its end
 _MOST = 20  # items of a folder
 _EXAMPLES = 4  # pictures of a folder
 # Kedro-Viz makes pages as wide as its large view (60 % of the window) in the side panel too. There
@@ -84,11 +85,14 @@ def _line(text: str) -> str:
 
 
 def _text(path: Path) -> str:
-    """The beginning of a text; JSON on lines of its own."""
-    text = path.read_text("utf-8")
-    if path.suffix == ".json":
+    """The beginning of a text; JSON on lines of its own, if that is soon read."""
+    large = path.stat().st_size > _LARGE
+    with path.open(encoding="utf-8") as file:
+        text = file.read(2 * _LONGEST if large else -1)
+    if path.suffix == ".json" and not large:
         text = json.dumps(json.loads(text), indent=1, ensure_ascii=False)
-    rest = f"\n... {len(text) - _LONGEST} characters more" if len(text) > _LONGEST else ""
+    more = path.stat().st_size - _LONGEST if large else len(text) - _LONGEST
+    rest = f"\n... {more} characters more" if more > 0 else ""
     return f"<pre>{escaped(text[:_LONGEST] + rest)}</pre>"
 
 

@@ -38,7 +38,7 @@ def _png_splits(
     pipeline: Pipeline, catalog: DataCatalog, png: PngConfig
 ) -> Iterator[tuple[str, str]]:
     """Field and name of the splits that a PNG pipeline reads."""
-    if pipeline.all_outputs() & {"png_doctor", "png_features_report"}:
+    if pipeline.datasets() & {"png_doctor", "png_train_narratives"}:
         yield "train", png.splits.train
     if "params:png_predict" in pipeline.inputs():
         predict = catalog.load("params:png_predict")
@@ -71,7 +71,7 @@ def _sources(
     if "params:text2mask" in asked:
         text2mask = catalog.load("params:text2mask")
         found = {"text2mask.source": text2mask.source, "text2mask.val": text2mask.val}
-        if "text2mask_segmenter_metrics" in pipeline.all_outputs():
+        if "text2mask_splits" in pipeline.datasets():
             found["text2mask.test"] = text2mask.test
     if "params:text2mask_tables" in asked:
         tables = catalog.load("params:text2mask_tables")

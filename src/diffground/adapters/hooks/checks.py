@@ -11,7 +11,7 @@ from kedro.config import AbstractConfigLoader, MissingConfigException
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
 from kedro.framework.project import pipelines
-from kedro.io import DataCatalog
+from kedro.io import AbstractDataset, DataCatalog
 from kedro.pipeline import Pipeline
 
 from diffground.adapters.config_loader import DEFAULT_ENV, LOCAL
@@ -60,8 +60,8 @@ class InputsHook:
 
     @hook_impl
     def before_pipeline_run(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
-        """Raises InputError for the first device that this machine lacks, for the first folder that
-        is missing or not whole, and for the first split or list that there is not.
+        """Raises InputError for the first device that this machine lacks, for the first folder or
+        file that is missing or not whole, and for the first split or list that there is not.
         """
         from diffground.training.processes import check_device
 
@@ -74,7 +74,17 @@ class InputsHook:
             dataset = catalog.get(name)
             if isinstance(dataset, FolderDataset):
                 dataset.check()
+            elif dataset is not None and not dataset.exists():
+                raise _not_made(name, dataset)
         check_splits(pipeline, catalog)
+
+
+def _not_made(name: str, dataset: AbstractDataset[Any, Any]) -> InputError:
+    """What to run first, for an input that some pipeline makes."""
+    makers = [key for key, whole in dict(pipelines).items() if name in whole.all_outputs()]
+    remedy = f"begin earlier in the pipeline, or run one of {', '.join(makers)}" if makers else ""
+    place = getattr(dataset, "_filepath", "memory")
+    return InputError(str(place), name, f"it is not there; {remedy or 'put it there'}")
 
 
 def parameters_read() -> set[str]:

@@ -5,34 +5,32 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
 from kedro.io import DataCatalog
-from kedro.pipeline import Pipeline
 
-from diffground.adapters.datasets import FolderDataset, TargetFolderDataset
+from diffground.adapters.datasets import FolderDataset, MadeFolderDataset
 from diffground.progress import duration
 
 log = logging.getLogger(__name__)
 
-SHOWN = ("models", "model_output", "reporting")  # layers whose files are what a run is for
+SHOWN = (
+    "model_input",
+    "models",
+    "model_output",
+    "reporting",
+)  # layers whose files are what a run is for
 
 
 class ResultsHook:
-    """Says at the end of a run which reports, masks and weights it wrote.
-
-    Beside the catalog's entries these are the folders below a target folder that one of them names
-    as its ``variant`` or ``folder``.
-    """
+    """Says at the end of a run which reports, masks and weights it wrote."""
 
     def __init__(self) -> None:
         self._project = Path()
         self._catalog: DataCatalog | None = None
-        self._targets: list[Path] = []
         self._made: dict[Path, None] = {}
         self._start = 0.0
 
@@ -42,26 +40,18 @@ class ResultsHook:
         self._project = Path(context.project_path)
 
     @hook_impl
-    def before_pipeline_run(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
+    def before_pipeline_run(self, catalog: DataCatalog) -> None:
         """Begins with nothing made."""
         self._catalog, self._made, self._start = catalog, {}, time.monotonic()
-        entries = [catalog.get(name) for name in sorted(pipeline.inputs())]
-        self._targets = [e.folder for e in entries if isinstance(e, TargetFolderDataset)]
 
     @hook_impl
-    def after_dataset_saved(self, dataset_name: str, data: Any) -> None:
+    def after_dataset_saved(self, dataset_name: str) -> None:
         """Notes what was written."""
         entry = self._catalog.get(dataset_name) if self._catalog else None
         if layer(entry) not in SHOWN:
             return
-        place = entry.folder if isinstance(entry, FolderDataset) else file_of(entry)
-        if place is not None:
+        for place in places(entry):
             self._made[place] = None
-        for report in data if isinstance(data, list) else [data]:
-            if isinstance(report, Mapping):
-                named = [str(report[key]) for key in ("variant", "folder") if report.get(key)]
-                found = [target / name for target in self._targets for name in named]
-                self._made |= dict.fromkeys(path for path in found if path.is_dir())
 
     @hook_impl
     def after_pipeline_run(self, run_params: dict[str, Any]) -> None:
@@ -94,6 +84,14 @@ def layer(entry: Any) -> str:
     """The layer of a catalog entry, "" if it names none."""
     metadata = getattr(entry, "metadata", None) or {}
     return str(metadata.get("kedro-viz", {}).get("layer", ""))
+
+
+def places(entry: Any) -> list[Path]:
+    """The folders or the file of a catalog entry, as far as they are there."""
+    if isinstance(entry, MadeFolderDataset):
+        return entry.folders()
+    file = entry.folder if isinstance(entry, FolderDataset) else file_of(entry)
+    return [file] if file else []
 
 
 def file_of(entry: Any) -> Path | None:

@@ -159,7 +159,8 @@ class RunLogHook:
         dataset = self._catalog.get(name) if self._run and self._catalog else None
         if self._run is None or not isinstance(dataset, FolderDataset):
             return
-        kind = "data" if isinstance(dataset, DataFolderDataset) else "model"
+        made = layer(dataset) in ("feature", "model_input", "model_output")
+        kind = "data" if made or isinstance(dataset, DataFolderDataset) else "model"
         self._run.set_tags({f"{kind}.{name}": dataset.fingerprint()})
         if isinstance(dataset, DataFolderDataset) and (manifest := dataset.manifest()):
             self._run.log_dict(manifest.model_dump(), f"data/{name}.json")

@@ -233,12 +233,13 @@ class PngConfig(Config):
 
 @dataclass(frozen=True)
 class PngFolders:
-    """Where an experiment reads and writes."""
+    """Where an experiment reads and writes; what a step does not ask for may be left out."""
 
     coco: Path  # the benchmark
     models: Path  # trained variants
-    features: Path  # what feature_extraction made; may be missing
-    panoptic: Path  # Mask2Former weights to start from; only read for png.model.pretrained
+    features: Path = Path()  # what feature_extraction made; may be missing
+    doctor: Path = Path()  # what the data doctor found; may be missing
+    panoptic: Path = Path()  # Mask2Former weights to start from; only for png.model.pretrained
 
 
 class FeatureExtractionConfig(Config):

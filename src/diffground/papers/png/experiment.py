@@ -29,9 +29,8 @@ import torch
 
 from diffground.backbone.captions import check_caption
 from diffground.backbone.frozen import FrozenDiffusion
-from diffground.data.png_annotations import CategoryMap
 from diffground.data.png_benchmark import PngSample
-from diffground.data.png_reading import read_split
+from diffground.data.png_reading import Narratives
 from diffground.errors import InputError
 from diffground.io.files import read_json, write_json
 from diffground.io.notes import FileNote, is_unchanged, note_of
@@ -59,12 +58,15 @@ def train_variant(
     *,
     broken: frozenset[str] = frozenset(),
     on_log: OnLog | None = None,
+    narratives: Narratives | None = None,
+    validation: Narratives | None = None,
 ) -> dict[str, Any]:
     """Trains what ``config`` describes, unless that is done, and keeps it in ``folders.models``.
 
     Args:
         broken: ids of samples whose files the doctor could not use.
         on_log: called with the losses and the step.
+        narratives, validation: the splits, where they were read before.
 
     Returns:
         JSON-ready ``{"variant", "trained", "steps", "resumed_at", "seconds", "history", ...}``;
@@ -76,6 +78,7 @@ def train_variant(
     summary: dict[str, Any] = {"variant": variant.name, "trained": False, "seconds": 0.0}
     if not config.model.learns:
         log.info("%s: static prompting is not trained", variant.name)
+        claim(folder, variant.content)
         return summary
     with only_training(folder):
         if config.train.restart:
@@ -89,7 +92,10 @@ def train_variant(
             return kept | {"trained": False}
         if processes().is_main_process:
             claim(folder, variant.content)
-        return summary | _train(config, folders, backbone, variant, broken, on_log)
+        # What is wrong with the validation split is said before the training.
+        val = validation or read_validation(config, folders.coco)
+        read = narratives or read_training(config, folders.coco)
+        return summary | _train(config, folders, backbone, variant, read, val, broken, on_log)
 
 
 def _train(
@@ -97,19 +103,14 @@ def _train(
     folders: PngFolders,
     backbone: FrozenDiffusion,
     variant: Variant,
+    narratives: Narratives,
+    validation: Narratives,
     broken: frozenset[str],
     on_log: OnLog | None,
 ) -> dict[str, Any]:
     """Trains or goes on, keeps the model, and says what was done."""
     folder = folders.models / variant.name
-    read_validation(config, folders.coco)  # what is wrong with it is said before the training
-    samples, categories = read_split(
-        folders.coco,
-        config.splits.train,
-        config.splits.layout,
-        limit=config.splits.train_limit,
-        max_phrases=config.data.max_phrases,
-    )
+    samples, categories = narratives.samples, narratives.categories
     usable = _encodable(config, backbone, [s for s in samples if s.id not in broken])
     log.info("%s: training on %d narratives", variant.name, len(usable))
     torch.manual_seed(config.train.seed)
@@ -133,7 +134,9 @@ def _train(
         weight=lambda batch: count_phrases(backbone, batch, config.model.long_captions),
         config=config.train.loop(adapter=config.model.insertion != "none"),
         folder=folder,
-        evaluate=_evaluator(config, folders, backbone) if config.train.evaluate_every else None,
+        evaluate=_evaluator(config, folders, backbone, validation)
+        if config.train.evaluate_every
+        else None,
         monitor="overall" if config.train.evaluate_every else None,
         on_log=on_log,
         key=variant.name,
@@ -147,10 +150,18 @@ def _train(
 
 
 def evaluate_variant(
-    config: PngConfig, folders: PngFolders, model: PngModel, variant: Variant
+    config: PngConfig,
+    folders: PngFolders,
+    model: PngModel,
+    variant: Variant,
+    validation: Narratives | None = None,
 ) -> tuple[PngEvaluation, dict[str, Any]]:
-    """Average Recall on the validation split, and its JSON, which is also kept with the model."""
-    samples, categories = read_validation(config, folders.coco)
+    """Average Recall on the validation split, and its JSON, which is also kept with the model.
+
+    ``validation`` is that split, where it was read before.
+    """
+    read = validation or read_validation(config, folders.coco)
+    samples, categories = read.samples, read.categories
     store = _store(config, folders, model.backbone, config.splits.val, samples, None)
     path, rule = variant.evaluation_path(config, folders), variant.rule(config, folders)
     if processes().is_main_process:
@@ -283,17 +294,23 @@ def _encodable(
     return usable
 
 
-def read_validation(config: PngConfig, coco: Path) -> tuple[list[PngSample], CategoryMap]:
+def read_training(config: PngConfig, coco: Path) -> Narratives:
+    """What the model is trained on."""
+    splits, phrases = config.splits, config.data.max_phrases
+    limit = splits.train_limit
+    return Narratives.read(coco, splits.train, splits.layout, limit=limit, max_phrases=phrases)
+
+
+def read_validation(config: PngConfig, coco: Path) -> Narratives:
     """All phrases of the narratives that are evaluated."""
-    return read_split(
-        coco, config.splits.val, config.splits.layout, limit=config.eval.limit, max_phrases=None
-    )
+    splits, limit = config.splits, config.eval.limit
+    return Narratives.read(coco, splits.val, splits.layout, limit=limit, max_phrases=None)
 
 
 def _evaluator(
-    config: PngConfig, folders: PngFolders, backbone: FrozenDiffusion
+    config: PngConfig, folders: PngFolders, backbone: FrozenDiffusion, validation: Narratives
 ) -> Callable[[Any], dict[str, float]]:
-    samples, categories = read_validation(config, folders.coco)
+    samples, categories = validation.samples, validation.categories
     store = _store(config, folders, backbone, config.splits.val, samples, None)
 
     def measure(model: Any) -> dict[str, float]:

@@ -42,11 +42,11 @@ def figure_samples(
     config: PngConfig, folders: PngFolders, number: int
 ) -> tuple[list[PngSample], CategoryMap]:
     """The narratives with the most phrases among the evaluated ones, one per image."""
-    samples, categories = read_validation(config, folders.coco)
+    read = read_validation(config, folders.coco)
     chosen: dict[int, PngSample] = {}
-    for sample in sorted(samples, key=lambda sample: (-len(sample.phrases), sample.row)):
+    for sample in sorted(read.samples, key=lambda sample: (-len(sample.phrases), sample.row)):
         chosen.setdefault(sample.image_id, sample)
-    return list(chosen.values())[:number], categories
+    return list(chosen.values())[:number], read.categories
 
 
 @torch.no_grad()

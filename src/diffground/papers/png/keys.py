@@ -15,12 +15,14 @@ from diffground.backbone import frozen
 from diffground.backbone.frozen import FrozenDiffusion
 from diffground.config import Config
 from diffground.data.png_reading import data_fingerprint, left_out
+from diffground.errors import InputError
+from diffground.io.files import read_json
 from diffground.masks import mask_loss
 from diffground.metrics import average_recall
 from diffground.papers.png import decoder, eipa, evaluate, features, losses, mlma, model
 from diffground.papers.png import narratives as data
 from diffground.papers.png.config import PngConfig, PngFolders, PngModelConfig
-from diffground.provenance import code_of
+from diffground.provenance import RECIPE, code_of
 from diffground.store.manifest import config_hash, fingerprint
 from diffground.training import loop
 
@@ -43,28 +45,26 @@ class Variant(Config):
         accumulation, processes. So a model that four GPUs trained is found by one, and
         ``training.json`` says how it was made.
         """
-        content: dict[str, Any] = {
-            "code": _code(config.model),
-            "model": _relevant(config.model),
-            "backbone": backbone.fingerprint(),
-            "data": config.data.model_dump(mode="json"),
-        }
+        content = _settings(config, folders.coco, backbone)
         if config.model.learns:
-            training = config.train.key_content()
-            if config.model.insertion == "none":
-                del training["adapter_rate"]
-            content |= {
-                "coco": data_fingerprint(folders.coco),
-                "splits": config.splits.model_dump(mode="json", exclude={"val"}),
-                "loss": config.loss.model_dump(mode="json"),
-                "train": training,
-            }
-            absent = left_out(folders.coco, config.splits, config.data.max_phrases, folders.models)
+            absent = left_out(folders.coco, config.splits, config.data.max_phrases, folders.doctor)
             if absent:
                 content["left_out"] = absent
         if config.model.pretrained:
             content["panoptic"] = _weights_fingerprint(folders.panoptic)
         return cls(name=f"{config.model.insertion}-{config_hash(content)[:12]}", content=content)
+
+    @classmethod
+    def found(
+        cls, folder: Path, config: PngConfig, coco: Path, backbone: FrozenDiffusion
+    ) -> Variant:
+        """What lies in ``folder``; InputError if ``config`` or the data are other ones by now."""
+        content = read_json(folder / RECIPE) or {}
+        for name, part in _settings(config, coco, backbone).items():
+            if content.get(name) != part:
+                reason = f"the model has another {name}: begin with train_png or find_png_model"
+                raise InputError(folder / RECIPE, name, reason)
+        return cls(name=folder.name, content=content)
 
     def rule(self, config: PngConfig, folders: PngFolders) -> dict[str, Any]:
         """All that this variant's Average Recall depends on besides its weights."""
@@ -88,6 +88,27 @@ class Variant(Config):
         """Where the IoU of every phrase lies, see :meth:`evaluation_path`."""
         path = self.evaluation_path(config, folders)
         return path.with_name(path.name.replace("evaluation", "phrases"))
+
+
+def _settings(config: PngConfig, coco: Path, backbone: FrozenDiffusion) -> dict[str, Any]:
+    """What weights depend on, but for what others left: findings, weights to start from."""
+    content: dict[str, Any] = {
+        "code": _code(config.model),
+        "model": _relevant(config.model),
+        "backbone": backbone.fingerprint(),
+        "data": config.data.model_dump(mode="json"),
+    }
+    if config.model.learns:
+        training = config.train.key_content()
+        if config.model.insertion == "none":
+            del training["adapter_rate"]
+        content |= {
+            "coco": data_fingerprint(coco),
+            "splits": config.splits.model_dump(mode="json", exclude={"val"}),
+            "loss": config.loss.model_dump(mode="json"),
+            "train": training,
+        }
+    return content
 
 
 def _code(config: PngModelConfig) -> dict[str, int]:

@@ -17,7 +17,7 @@ from typing import Any
 
 from diffground.data.config import PngSplits
 from diffground.data.narrative_table import Request, read_requests
-from diffground.data.png_reading import read_split
+from diffground.data.png_reading import Narratives
 from diffground.errors import InputError, ProblemReport
 from diffground.masks.phrase_masks import write_readable
 from diffground.papers.png.config import PngConfig, PredictConfig
@@ -91,7 +91,8 @@ def _requests(config: PredictConfig, coco: Path, splits: PngSplits) -> list[Requ
         return read_requests(config.table, config.image or config.table.parent)
     if config.image is not None and config.narrative is not None:
         return [Request("", config.image, config.narrative)]
-    samples, _ = read_split(coco, splits.val, splits.layout, limit=1, max_phrases=None)
+    read = Narratives.read(coco, splits.val, splits.layout, limit=1, max_phrases=None)
+    samples = read.samples
     if not samples:
         raise InputError(coco, splits.val, "has no narrative to show; give an image of your own")
     return [Request("", samples[0].image_path, samples[0].caption, samples[0].spans)]

@@ -15,6 +15,7 @@ from diffground.io.files import is_sound, read_json
 from diffground.papers.png.config import PngConfig, PngFolders, PngModelConfig
 from diffground.papers.png.keys import READING, Variant
 from diffground.papers.png.model import CONFIG, TRAIN_ANEW, WEIGHTS, PngModel
+from diffground.provenance import claim
 from diffground.training.checkpoint import BEST
 
 log = logging.getLogger(__name__)
@@ -64,22 +65,40 @@ def load_variant(
     Raises:
         InputError: it needs training and was not trained with these settings.
     """
+    folder, variant = find_variant(config, folders, backbone)
+    return load_model(config, folder, folders.coco, backbone), variant
+
+
+def find_variant(
+    config: PngConfig, folders: PngFolders, backbone: FrozenDiffusion
+) -> tuple[Path, Variant]:
+    """The folder of ``config``'s model, which is there; of static prompting, which has no weights,
+    that of its results.
+
+    Raises:
+        InputError: it needs training and was not trained with these settings.
+    """
     variant = Variant.of(config, folders, backbone)
+    folder = folders.models / variant.name
     if not config.model.learns:
-        benchmark = PngBenchmark(folders.coco, config.splits.val, config.splits.layout)
-        ids = benchmark.categories.ids
-        return PngModel(backbone, config.model, ids).to(backbone.device).eval(), variant
-    if not (folders.models / variant.name / CONFIG).exists():
+        claim(folder, variant.content)
+    elif not (folder / CONFIG).exists():
         raise InputError(
-            folders.models / variant.name,
+            folder,
             "model",
             "no model was trained with these settings; run the pipeline png_train with them, or "
             "evaluate zero-shot with png.model.insertion=none,png.model.decode=false. "
             f"Trained so far: {_trained(folders)}",
         )
-    folder = folders.models / variant.name
-    model = PngModel.load(folder, backbone, weights_file(config, folder))
-    return _read_as(model, config), variant
+    return folder, variant
+
+
+def load_model(config: PngConfig, folder: Path, coco: Path, backbone: FrozenDiffusion) -> PngModel:
+    """The model in ``folder``, as :func:`find_variant` found it, in eval mode."""
+    if not config.model.learns:
+        ids = PngBenchmark(coco, config.splits.val, config.splits.layout).categories.ids
+        return PngModel(backbone, config.model, ids).to(backbone.device).eval()
+    return _read_as(PngModel.load(folder, backbone, weights_file(config, folder)), config)
 
 
 def load_checkpoint(

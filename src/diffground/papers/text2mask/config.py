@@ -108,8 +108,3 @@ class Text2MaskFolders:
     maps: Path
     masks: Path
     models: Path  # trained segmenters
-
-    def root(self, source: AnySource) -> Path:
-        """The folder of a source's dataset."""
-        roots = {"voc2012": self.voc2012, "coco2014": self.coco2014, "folder": self.images}
-        return roots[source.dataset]

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -35,6 +36,7 @@ from diffground.data.labelled_images import (
 )
 from diffground.data.vocabulary import BACKGROUND, Vocabulary
 from diffground.errors import InputError, ProblemReport
+from diffground.io.files import read_json
 from diffground.masks.mask_files import MaskWork, code_of_masks
 from diffground.papers.text2mask.config import (
     AnySource,
@@ -43,11 +45,13 @@ from diffground.papers.text2mask.config import (
     TextToMaskConfig,
 )
 from diffground.papers.text2mask.map_files import read_maps
-from diffground.provenance import Made, code_of
+from diffground.provenance import RECIPE, Made, code_of
 from diffground.store.manifest import config_hash, read_manifest
 from diffground.training.processes import chosen_device
 
 log = logging.getLogger(__name__)
+
+READ_WITH = ("source", "val", "test", "vocabulary", "limit")  # the settings that name samples
 
 
 class Frozen:
@@ -71,19 +75,25 @@ class Frozen:
 
 @dataclass(frozen=True)
 class Split:
-    """One split of a dataset under one configuration: its samples, and where their files lie."""
+    """One split of a dataset under one configuration: its samples, and where their files lie.
 
-    name: str
-    config: Text2MaskConfig
+    Attributes:
+        report: lines of the list that could not be used.
+        data: the dataset's hash.
+        config: with what the dataset at hand sets, see ``AggregationConfig.for_dataset``.
+        model: the frozen model's fingerprint; empty before it is asked for maps.
+        maps, masks: the folders of its files; empty while they have no place.
+    """
+
     source: AnySource
-    words: Vocabulary
     samples: tuple[LabelledImage, ...]
-    report: ProblemReport  # lines that could not be used
-    maps_recipe: dict[str, Any]  # all that maps depend on
-    masks_recipe: dict[str, Any]  # and what masks depend on besides the CRF
-    masks_key: dict[str, Any]  # and with it
-    maps: Path
-    masks: Path
+    report: ProblemReport
+    words: Vocabulary
+    data: str
+    config: Text2MaskConfig
+    model: str = ""
+    maps: Path = Path()
+    masks: Path = Path()
 
     @classmethod
     def of(
@@ -93,53 +103,117 @@ class Split:
         source: AnySource,
         fingerprint: str,
     ) -> Self:
-        """Reads the list of a split; ``fingerprint`` is the frozen model's.
+        """A split with a place for its files; ``fingerprint`` is the frozen model's.
+
+        Raises InputError as :meth:`read` does.
+        """
+        roots = {"voc2012": folders.voc2012, "coco2014": folders.coco2014, "folder": folders.images}
+        split = cls.read(config, roots, source)
+        return split.mapped(fingerprint, folders.maps).masked(folders.masks)
+
+    @classmethod
+    def read(cls, config: Text2MaskConfig, roots: Mapping[str, Path], source: AnySource) -> Self:
+        """Reads the list of a split; ``roots`` has the folder of each ``source.dataset``.
 
         Raises:
             InputError: the list is missing, the vocabulary is, or no sample can be used.
         """
-        root = folders.root(source)
-        words = _vocabulary(config, folders)
+        root = roots[source.dataset]
+        words = _vocabulary(config, roots)
         attention = config.attention.for_dataset(words.dataset or source.dataset)
-        config = config.model_copy(update={"attention": attention})
         report = ProblemReport()
         samples = tuple(read_samples(source, root, words, report, limit=config.limit))
         for problem in report.problems:
             log.warning("%s is skipped: %s: %s", problem.item, problem.file, problem.reason)
         if not samples:
             raise InputError(root, "samples", f"none of {report.total} lines can be used")
-        recipe = {
-            "code": code_of(frozen, aggregate, *([baselines] if _is_baseline(config) else [])),
-            "model": fingerprint,
-            "precision": config.precision,
-            "seed": config.seed,
-            "source": source.model_dump(mode="json"),
-            "data": _data_fingerprint(source, root),
-            "words": words.model_dump(mode="json", exclude={"about", "dataset"}),
-            "query": config.query.model_dump(mode="json"),
-            "attention": _asked_of_the_model(config.attention),
-        }
-        reading = {
-            name: getattr(config.attention, name)
-            for name in ("method", "background_threshold", "background_power")
-        }
-        masks = {"maps": recipe, "reading": reading}
-        files = config.masks.model_dump(mode="json", exclude={"crf": {"device"}})
-        masks_key = masks | {"files": files, "code": code_of_masks()}
-        name = source.dataset if isinstance(source, FolderSource) else source.split
         return cls(
-            name=name,
-            config=config,
+            config=config.model_copy(update={"attention": attention}),
             source=source,
             words=words,
             samples=samples,
             report=report,
-            maps_recipe=recipe,
-            masks_recipe=masks,
-            masks_key=masks_key,
-            maps=folders.maps / f"{name}-{config_hash(recipe)[:12]}",
-            masks=folders.masks / f"{name}-{config_hash(masks_key)[:12]}",
+            data=_data_fingerprint(source, root),
         )
+
+    def under(self, config: Text2MaskConfig) -> Self:
+        """The same samples under the settings of a later run.
+
+        Raises:
+            InputError: with these settings other samples are read.
+        """
+        for name in READ_WITH:
+            if getattr(config, name) != getattr(self.config, name):
+                reason = "the samples were read with another one; begin with read_text2mask_splits"
+                raise InputError("text2mask", name, reason)
+        attention = config.attention.for_dataset(self.words.dataset or self.source.dataset)
+        return replace(self, config=config.model_copy(update={"attention": attention}))
+
+    def mapped(self, fingerprint: str, root: Path) -> Self:
+        """With a folder below ``root`` for the maps of this model."""
+        asked = replace(self, model=fingerprint)
+        return replace(asked, maps=root / f"{self.name}-{config_hash(asked.maps_recipe)[:12]}")
+
+    def masked(self, root: Path) -> Self:
+        """With a folder below ``root`` for the masks that are made of the maps."""
+        return replace(self, masks=root / f"{self.name}-{config_hash(self.masks_key)[:12]}")
+
+    def with_maps(self, maps: Path) -> Self:
+        """With maps that lie there; InputError if they are of other samples or settings."""
+        recipe = read_json(maps / RECIPE) or {}
+        return self._found("maps", maps, self.mapped(recipe.get("model", ""), maps.parent))
+
+    def with_masks(self, masks: Path) -> Self:
+        """With masks that lie there; InputError if they are of other samples or settings."""
+        recipe = (read_json(masks / RECIPE) or {}).get("recipe", {})
+        model = recipe.get("maps", {}).get("model", "")
+        return self._found("masks", masks, replace(self, model=model).masked(masks.parent))
+
+    def _found(self, kind: str, folder: Path, asked: Self) -> Self:
+        if getattr(asked, kind) != folder:
+            reason = f"the {kind} were made with other settings, or of other data: make them first"
+            raise InputError(folder, RECIPE, reason)
+        return asked
+
+    @property
+    def name(self) -> str:
+        """As its dataset calls it."""
+        source = self.source
+        return source.dataset if isinstance(source, FolderSource) else source.split
+
+    @property
+    def maps_recipe(self) -> dict[str, Any]:
+        """All that maps depend on."""
+        config = self.config
+        return {
+            "code": code_of(frozen, aggregate, *([baselines] if _is_baseline(config) else [])),
+            "model": self.model,
+            "precision": config.precision,
+            "seed": config.seed,
+            **self.content,
+            "words": self.words.model_dump(mode="json", exclude={"about", "dataset"}),
+            "query": config.query.model_dump(mode="json"),
+            "attention": _asked_of_the_model(config.attention),
+        }
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """Which images these are, and which true masks."""
+        return {"source": self.source.model_dump(mode="json"), "data": self.data}
+
+    @property
+    def masks_recipe(self) -> dict[str, Any]:
+        """What masks depend on besides the CRF."""
+        attention = self.config.attention
+        names = ("method", "background_threshold", "background_power")
+        reading = {name: getattr(attention, name) for name in names}
+        return {"maps": self.maps_recipe, "reading": reading}
+
+    @property
+    def masks_key(self) -> dict[str, Any]:
+        """And with it."""
+        files = self.config.masks.model_dump(mode="json", exclude={"crf": {"device"}})
+        return self.masks_recipe | {"files": files, "code": code_of_masks()}
 
     def made(self) -> list[Made]:
         """Who made the maps and the masks, as far as they are whole."""
@@ -194,6 +268,10 @@ class Split:
         )
 
 
+#: By their part in the experiment: source, val and test.
+Splits = dict[str, Split]
+
+
 def _shares(attention: AggregationConfig) -> bool:
     """Whether the maps are read from the files of SelfCross.
 
@@ -217,7 +295,7 @@ def _asked_of_the_model(attention: AggregationConfig) -> dict[str, Any]:
     return _shared(attention).model_dump(mode="json", exclude=aside)
 
 
-def _vocabulary(config: Text2MaskConfig, folders: Text2MaskFolders) -> Vocabulary:
+def _vocabulary(config: Text2MaskConfig, roots: Mapping[str, Path]) -> Vocabulary:
     """The same for every split: without one said, the names of the source's folder."""
     if config.vocabulary is not None:
         return Vocabulary.load(config.vocabulary)
@@ -226,10 +304,10 @@ def _vocabulary(config: Text2MaskConfig, folders: Text2MaskFolders) -> Vocabular
         reason = f"{source.dataset} needs one: voc, coco or a file"
         raise InputError("text2mask", "vocabulary", reason)
     for given in config.sources():
-        if isinstance(given, FolderSource) and FolderList(given, folders.root(given)).masked:
+        if isinstance(given, FolderSource) and FolderList(given, roots[given.dataset]).masked:
             reason = "masks are given: say which label ids the names have, in a JSON file"
             raise InputError("text2mask", "vocabulary", reason)
-    return folder_vocabulary(source, folders.root(source))
+    return folder_vocabulary(source, roots[source.dataset])
 
 
 def _data_fingerprint(source: AnySource, root: Path) -> str:

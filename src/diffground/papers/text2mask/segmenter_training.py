@@ -15,12 +15,11 @@ from typing import Any
 
 from diffground.data.image_lists import VocSource
 from diffground.errors import InputError
-from diffground.io.files import write_whole
+from diffground.io.files import read_json, write_whole
 from diffground.io.locks import held
 from diffground.masks.mask_files import mask_path
-from diffground.papers.text2mask.config import Text2MaskFolders
 from diffground.papers.text2mask.keys import Split
-from diffground.provenance import claim
+from diffground.provenance import RECIPE, claim
 from diffground.segmenters.config import SemanticConfig
 from diffground.segmenters.deeplab import DeepLabV2
 from diffground.segmenters.label_files import label_path
@@ -34,14 +33,14 @@ OnLog = Callable[[dict[str, float], int], None]
 BACKBONE = "backbone"  # beside the trained network, once somebody asks for it
 
 
-def segmenter_folder(split: Split, folders: Text2MaskFolders) -> Path:
-    """Where the segmenter that learns from a split's masks lies.
+def segmenter_folder(split: Split, models: Path) -> Path:
+    """Where the segmenter that learns from a split's masks lies, among the others in ``models``.
 
     Pseudo masks are told apart by the sizes of their files too: when an image was mended and its
     mask made again, another segmenter is trained.
     """
     content = _recipe(split) | ({"bytes": _sizes(split)} if _pseudo(split) else {})
-    return folders.models / f"deeplab-{config_hash(content)[:12]}"
+    return models / f"deeplab-{config_hash(content)[:12]}"
 
 
 def _recipe(split: Split) -> dict[str, Any]:
@@ -52,14 +51,14 @@ def _recipe(split: Split) -> dict[str, Any]:
     return {
         "code": code_of_training(),
         "segmenter": settings,
-        "masks": split.masks_key if _pseudo(split) else _truth(split),
+        "masks": read_json(split.masks / RECIPE) if _pseudo(split) else split.content,
         "ids": [sample.id for sample in split.samples],
     }
 
 
 def train_segmenter(
     split: Split,
-    folders: Text2MaskFolders,
+    models: Path,
     *,
     val: Split | None = None,
     on_log: OnLog | None = None,
@@ -67,6 +66,7 @@ def train_segmenter(
     """Trains on the masks of ``split``, or goes on, or finds it done.
 
     Args:
+        models: gets a folder of the segmenter's name.
         val: its true masks are what ``train.evaluate_every`` compares with; else it is not used.
 
     Returns:
@@ -92,7 +92,7 @@ def train_segmenter(
         if not judged:
             reason = "there are no true masks to compare with: set text2mask.val, or 0 here"
             raise InputError("text2mask", "segmenter.train.evaluate_every", reason)
-    folder = segmenter_folder(split, folders)
+    folder = segmenter_folder(split, models)
     if processes().is_main_process:
         claim(folder, _recipe(split))
     summary = train_semantic(
@@ -102,43 +102,44 @@ def train_segmenter(
 
 
 def evaluate_segmenter(
-    split: Split, trained: Split, folders: Text2MaskFolders, predictions: Path | None = None
+    split: Split, segmenter: Path, predictions: Path | None = None
 ) -> dict[str, Any]:
-    """What the segmenter that learnt from ``trained`` says about the images of ``split``.
+    """What a trained segmenter says about the images of ``split``.
 
     Args:
+        segmenter: the folder that :func:`train_segmenter` filled.
         predictions: gets a folder of label PNGs with the segmenter's name; those of VOC's test
             images lie in it as the evaluation server wants them, and packed in ``results.tgz``.
             Files that a killed run left are kept. None keeps nothing.
 
     Returns:
-        JSON-ready: what :func:`~diffground.segmenters.prediction.predict` returns, and
-        ``"folder"``, ``"split"``.
+        JSON-ready: what :func:`~diffground.segmenters.prediction.predict` returns,
+        ``"segmenter"``, ``"split"``, and ``"folder"`` below ``predictions``.
     """
-    folder = segmenter_folder(trained, folders)
-    if not (folder / TRAINING).exists():
-        raise InputError(folder, "model", "there is none; run the pipeline segmenter_train")
-    segmenter = SemanticSegmenter.from_pretrained(
-        folder / MODEL,
-        _settings(trained).predict,
-        compat=trained.config.compat,
-        device=chosen_device(trained.config.device),
+    if not (segmenter / TRAINING).exists():
+        raise InputError(segmenter, "model", "there is none; run the pipeline segmenter_train")
+    model = SemanticSegmenter.from_pretrained(
+        segmenter / MODEL,
+        _settings(split).predict,
+        compat=split.config.compat,
+        device=chosen_device(split.config.device),
     )
     server = isinstance(split.source, VocSource) and split.source.split == "test"
-    out = predictions / f"{split.name}-{folder.name}" if predictions else None
+    name = f"{split.name}-{segmenter.name}"
+    out = predictions / name if predictions else None
     files = out / VOC_SERVER if out and server else out
     found = predict(
-        segmenter,
+        model,
         split.samples,
         folder=files,
-        recipe={"model": fingerprint(folder / MODEL), **_truth(split)} if files else None,
-        workers=trained.config.work.workers,
-        look_ahead=trained.config.work.look_ahead,
+        recipe={"model": fingerprint(segmenter / MODEL), **split.content} if files else None,
+        workers=split.config.work.workers,
+        look_ahead=split.config.work.look_ahead,
     )
     if out and server and processes().is_main_process:
         ids = [sample.id for sample in split.samples]
         write_whole(out / "results.tgz", lambda part: _pack(out, ids, part))
-    return found | {"folder": folder.name, "split": split.name}
+    return found | {"segmenter": segmenter.name, "split": split.name, "folder": name}
 
 
 def segmenter_figures(result: dict[str, Any]) -> dict[str, float]:
@@ -147,9 +148,8 @@ def segmenter_figures(result: dict[str, Any]) -> dict[str, float]:
     return {} if miou is None else {f"miou/{result['split']}/segmenter": miou}
 
 
-def trained_backbone(split: Split, folders: Text2MaskFolders) -> Path:
+def trained_backbone(folder: Path) -> Path:
     """The ResNet of a trained segmenter as a folder of transformers, for others to start from."""
-    folder = segmenter_folder(split, folders)
     target = folder / BACKBONE
     with held(folder / f".{BACKBONE}.lock", "this network"):
         if not (target / CONFIG).exists():
@@ -176,10 +176,6 @@ def _sizes(split: Split) -> list[int | None]:
     """The bytes of each pseudo mask; None where there is none."""
     paths = (mask_path(split.masks, sample.id) for sample in split.samples)
     return [path.stat().st_size if path.exists() else None for path in paths]
-
-
-def _truth(split: Split) -> dict[str, Any]:
-    return {name: split.maps_recipe[name] for name in ("source", "data")}
 
 
 def _settings(split: Split) -> SemanticConfig:

@@ -101,8 +101,8 @@ class Text2MaskTables:
         learnt, val = self._split(config, config.source), self._split(config, source)
         pseudo = config.supervision == "pseudo"
         masks = self._masks(learnt, log) if pseudo else Outcome({}, {}, [])
-        trainings.append(train_segmenter(learnt, self.folders, val=val, on_log=log.metrics))
-        found = evaluate_segmenter(val, learnt, self.folders)
+        trainings.append(train_segmenter(learnt, self.folders.models, val=val, on_log=log.metrics))
+        found = evaluate_segmenter(val, self.folders.models / trainings[-1]["folder"])
         log.report("text2mask_segmenter_metrics", found)
         log.metrics(segmenter_figures(found))
         return Outcome(
@@ -140,8 +140,8 @@ class Text2MaskTables:
             fully = self.config(COCO_S_TRUTH)
             split = self._split(fully, fully.source)
             val = self._split(fully, fully.val) if fully.val else None
-            trainings = [train_segmenter(split, self.folders, val=val)]
-            weights = trained_backbone(split, self.folders)
+            trainings = [train_segmenter(split, self.folders.models, val=val)]
+            weights = trained_backbone(self.folders.models / trainings[0]["folder"])
         network = {"init": "weights", "weights": weights, "shape": None}
         return changed(config, "text2mask_tables", {"segmenter": {"network": network}}), trainings
 

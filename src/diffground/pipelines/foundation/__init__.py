@@ -1,4 +1,4 @@
-"""Trains the shipped mini models. Maintainers only: their weights are in the repository."""
+"""Trains the shipped mini models, whose weights are in the repository, and judges them."""
 
 from diffground.pipelines.foundation.pipeline import create_pipeline
 

@@ -1,11 +1,19 @@
-"""Autoencoder, diffusion model, CLIP and segmenter, and the layers that localise."""
+"""Autoencoder, diffusion model, CLIP and segmenter, the layers that localise; how good they are."""
+
+from collections.abc import Sequence
 
 from kedro.pipeline import Node, Pipeline
 
 from diffground.pipelines.foundation import nodes
 
 
-def create_pipeline() -> Pipeline:
+def create_pipeline(parts: Sequence[str] = ("training", "quality")) -> Pipeline:
+    """Both, or the quality of what is there alone."""
+    made = {"training": training, "quality": quality}
+    return sum((made[part]() for part in parts), Pipeline([]))
+
+
+def training() -> Pipeline:
     """From a recipe to the shipped folders and their model card."""
     return Pipeline(
         [
@@ -58,4 +66,25 @@ def create_pipeline() -> Pipeline:
             ),
         ],
         tags=["foundation"],
+    )
+
+
+def quality() -> Pipeline:
+    """From the shipped folders to ``foundation.json`` and two picture grids."""
+    return Pipeline(
+        [
+            Node(
+                nodes.assess,
+                [
+                    "mini_sd",
+                    "mini_clip",
+                    "mini_segmenter",
+                    "params:world",
+                    "params:foundation_quality",
+                ],
+                ["foundation_quality", "foundation_generations", "foundation_attention"],
+                name="assess_foundation",
+            )
+        ],
+        tags=["foundation", "foundation_eval"],
     )

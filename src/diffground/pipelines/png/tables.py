@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,43 +13,59 @@ from diffground.papers.png.tables_config import PngTablesConfig
 if TYPE_CHECKING:
     from diffground.papers.png.tables import PngAblations
 
-log = logging.getLogger(__name__)
-
 
 def run_png_tables(
-    folders: PngFolders,
+    *,
+    coco: Path,
     diffusion: Path,
     doctor: dict[str, Any],
-    features: dict[str, Any],
+    features: dict[str, Path],
+    findings: Path,
+    panoptic: Path,
+    models: Path,
     png: PngConfig,
     ablation: PngTablesConfig,
-) -> tuple[list[dict[str, Any]], str]:
-    """The result tables, as data and as text; rows that are finished are not run again."""
+) -> tuple[Path, list[dict[str, Any]], str]:
+    """The rows' models, and the result tables as data and as text; rows that are finished are not
+    run again.
+    """
     from diffground.data.png_reading import broken_samples
     from diffground.experiments.runner import as_json_and_text, run_tables
 
-    log.info("features cached: %s", features)
+    folders = PngFolders(coco, models, features["train"].parent, findings, panoptic)
     ablations = _ablations(folders, diffusion, png, ablation, broken_samples(doctor))
-    return as_json_and_text(run_tables(ablations, ablation.seeds))
+    return models, *as_json_and_text(run_tables(ablations, ablation.seeds))
 
 
 def draw_components(
-    folders: PngFolders, diffusion: Path, tables: Any, png: PngConfig, ablation: PngTablesConfig
+    coco: Path,
+    diffusion: Path,
+    models: Path,
+    findings: Path,
+    panoptic: Path,
+    png: PngConfig,
+    ablation: PngTablesConfig,
 ) -> Any:
     """Figure 4, of matplotlib: recall over the IoU threshold, by row of Table 2 and by group."""
     from diffground.papers.png.figures import draw_recall
 
-    assert tables, "the tables are made first"
+    folders = PngFolders(coco, models, doctor=findings, panoptic=panoptic)
     return draw_recall(_ablations(folders, diffusion, png, ablation).recalls(), png.scale)
 
 
 def draw_narratives(
-    folders: PngFolders, diffusion: Path, tables: Any, png: PngConfig, ablation: PngTablesConfig
+    coco: Path,
+    diffusion: Path,
+    models: Path,
+    findings: Path,
+    panoptic: Path,
+    png: PngConfig,
+    ablation: PngTablesConfig,
 ) -> tuple[Image.Image, Image.Image]:
     """Figures 5 and 6: what EIPA's layers attend to, and predictions beside the truth."""
     from diffground.papers.png.figures import draw_attention, draw_predictions, figure_samples
 
-    assert tables, "the tables are made first"
+    folders = PngFolders(coco, models, doctor=findings, panoptic=panoptic)
     found = _ablations(folders, diffusion, png, ablation).full_model()
     if found is None or not ablation.figures:
         nothing = Image.new("RGB", (320, 32), "white")  # no row with an adapter was asked for

@@ -10,13 +10,19 @@ from diffground.papers.text2mask.tables_config import Text2MaskTablesConfig
 
 
 def run_text2mask_tables(
-    folders: Text2MaskFolders,
+    *,
+    voc2012: Path,
+    coco2014: Path,
+    images: Path,
+    maps: Path,
+    masks: Path,
+    models: Path,
     diffusion: Path,
     text2mask: Text2MaskConfig,
     tables: Text2MaskTablesConfig,
-) -> tuple[list[dict[str, Any]], str, Any, Any]:
-    """The tables as data and as text, and Figures B.8 and D.9, of matplotlib; finished rows are not
-    run again.
+) -> tuple[Path, list[dict[str, Any]], str, Any, Any]:
+    """The rows' segmenters, the tables as data and as text, and Figures B.8 and D.9, of matplotlib;
+    finished rows are not run again.
     """
     from diffground.experiments.runner import as_json_and_text, run_tables
     from diffground.papers.text2mask import similarity
@@ -24,6 +30,7 @@ def run_text2mask_tables(
     from diffground.papers.text2mask.keys import Frozen
     from diffground.papers.text2mask.tables import Text2MaskTables
 
+    folders = Text2MaskFolders(voc2012, coco2014, images, maps, masks, models)
     frozen = Frozen(diffusion, text2mask)
     asked = Text2MaskTables(text2mask, tables, folders, frozen)
     found = run_tables(asked)
@@ -32,4 +39,5 @@ def run_text2mask_tables(
     lines, groups = similarity.correlation(points, tables.bins)
     found.append(similarity.similarity_table(split, lines))
     scatter = similarity.similarity_figure(points, groups, lines, text2mask.scale)
-    return *as_json_and_text(found), sweep_curves(found), scatter
+    models.mkdir(parents=True, exist_ok=True)  # no segmenter may have been asked for
+    return models, *as_json_and_text(found), sweep_curves(found), scatter
