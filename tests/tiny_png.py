@@ -17,7 +17,9 @@ from diffground.backbone.frozen import FrozenDiffusion
 from diffground.data.png_benchmark import PngBenchmark, PngSample
 from diffground.io import encode_panoptic, write_png
 from diffground.papers.png.config import LossConfig
-from diffground.papers.png.narratives import PngBatch, PngDataConfig, collate, make_item
+from diffground.papers.png.heads import PngOutputs
+from diffground.papers.png.losses import png_losses
+from diffground.papers.png.narratives import PngBatch, PngDataConfig, PngDataset, collate
 
 CHANNELS = (8, 16, 16, 16)
 TEXT = 16  # channels of the text encoder
@@ -63,10 +65,20 @@ def samples() -> list[PngSample]:
     return benchmark().read()[0]
 
 
+def dataset(samples: list[PngSample], **more) -> PngDataset:
+    """Narratives of the tiny world, to be read."""
+    return PngDataset(samples, benchmark().categories, DATA, **more)
+
+
 def batch(*indices: int) -> PngBatch:
     """Narratives of the tiny benchmark, by index."""
-    chosen = [samples()[index] for index in indices]
-    return collate([make_item(sample, benchmark().categories, DATA) for sample in chosen])
+    data = dataset(samples())
+    return collate([data[index] for index in indices])
+
+
+def losses(outputs: PngOutputs, batch: PngBatch) -> dict[str, torch.Tensor]:
+    """What a training makes of a model's outputs."""
+    return png_losses(outputs, batch.targets, batch.categories, LOSS)
 
 
 def make_diffusion(folder: Path, seed: int = 0) -> Path:

@@ -34,7 +34,8 @@ from recipes import recipe
 from diffground.backbone.taps import Processor
 from diffground.papers.png.config import LossConfig, PngModelConfig
 from diffground.papers.png.feature_store import FrozenInputs
-from diffground.papers.png.model import PngModel, outputs_loss
+from diffground.papers.png.losses import png_losses
+from diffground.papers.png.model import PngModel
 from diffground.papers.png.narratives import PngBatch
 
 PHRASES = 12
@@ -80,7 +81,7 @@ def measure(variant: str, architecture: str, size: int, batch: int) -> dict[str,
             torch.cuda.reset_peak_memory_stats()
         before, started = peak_memory(device), time.perf_counter()
         with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-            loss = outputs_loss(model(inputs), inputs, loss_config)["loss"]
+            loss = png_losses(model(inputs), inputs.targets, inputs.categories, loss_config)["loss"]
         synchronise(device)
         forward = time.perf_counter() - started
         loss.backward()

@@ -167,11 +167,12 @@ def test_a_killed_training_goes_on(run, tmp_path, monkeypatch):
     whole = run(png_train(), config())
     models = tmp_path / "models"
     expected = next(models.glob("both-*/png.safetensors")).read_bytes()
-    where, backbone = folders(tmp_path / "killed", tmp_path / "coco"), tiny_png.backbone()
+    where = folders(tmp_path / "killed", tmp_path / "coco")
+    variant = Variant.of(config(), where, tiny_png.backbone())
     with pytest.raises(Killed):
-        experiment.train_variant(config(), where, backbone, on_log=killing)
+        experiment.train_variant(variant, on_log=killing)
     assert not list((tmp_path / "killed").glob("*/png.json"))
-    result = experiment.train_variant(config(), where, backbone)
+    result = experiment.train_variant(variant)
     assert result["resumed_at"] == 2 and result["variant"] == whole["png_training"]["variant"]
     assert next((tmp_path / "killed").glob("*/png.safetensors")).read_bytes() == expected
 
@@ -208,14 +209,13 @@ def test_weights_that_never_saw_a_narrative_are_other_weights(run, coco):
 
 def test_figures_without_files_that_could_not_be_opened_are_not_kept(coco, tmp_path, monkeypatch):
     """A table's row is not measured again, unless what it left out can be read now."""
-    where, backbone = folders(tmp_path / "models", coco), tiny_png.backbone()
-    static = config(model=STATIC)
-    model, variant = load_variant(static, where, backbone)
-    path = variant.evaluation_path(static, where)
+    where = folders(tmp_path / "models", coco)
+    variant = Variant.of(config(model=STATIC), where, tiny_png.backbone())
+    model, path = load_variant(variant), variant.measured("evaluation")
 
     def measured() -> int:
         """Measures, and returns how many narratives are missing from what was kept."""
-        evaluate_variant(static, where, model, variant)
+        evaluate_variant(variant, model)
         found = kept_evaluation(path)
         return -1 if found is None else found["skipped"]
 

@@ -48,7 +48,7 @@ def seven(root: Path) -> list[PngSample]:
 
 def measured(png: PngModel, samples, size: int = 1, **options) -> PngEvaluation:
     config = recipe(PngEvalConfig, batch_size=size, **{"overlays": 3, **options})
-    return evaluate(png, samples, tiny_png.benchmark().categories, tiny_png.DATA, config)
+    return evaluate(png, tiny_png.dataset(samples), config)
 
 
 def content(result: PngEvaluation) -> dict:

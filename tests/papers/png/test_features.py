@@ -18,13 +18,15 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from diffground.data.png_benchmark import PngBenchmark, PngSample
+from diffground.data.png_reading import Narratives
 from diffground.errors import InputError
 from diffground.io import read_image, write_png
 from diffground.papers.png import feature_extraction
+from diffground.papers.png.config import PngConfig
 from diffground.papers.png.feature_extraction import FeatureExtractionConfig, extract_features
 from diffground.papers.png.feature_store import CachedFeatures, FeatureKey, FeatureStore
-from diffground.papers.png.features import feature_key, frozen_inputs, open_store
-from diffground.papers.png.narratives import PngBatch, PngDataset, collate
+from diffground.papers.png.features import feature_key, frozen_inputs
+from diffground.papers.png.narratives import PngBatch, collate
 from diffground.store.config import ShardConfig
 from diffground.training.config import TrainConfig
 from diffground.training.loop import train
@@ -70,8 +72,19 @@ def stored(root: Path, key: FeatureKey = KEY) -> FeatureStore:
     return store
 
 
-def dataset(samples, store: FeatureStore | None = None) -> PngDataset:
-    return PngDataset(samples, tiny_png.benchmark().categories, tiny_png.DATA, store)
+def config(**data) -> PngConfig:
+    return recipe(
+        PngConfig,
+        **{
+            "scale": "mini",
+            "precision": "float32",
+            "device": "cpu",
+            "data": {"image_size": tiny_png.SIDE, **data},
+            "model": {},
+            "train": {"max_steps": 1, "batch_size": 1, "learning_rate": 1e-3},
+            "eval": {"limit": 3},
+        },
+    )
 
 
 def inputs(batch: PngBatch, precision="float16"):
@@ -86,7 +99,10 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_one_by_one_cached_features_are_the_computed_ones(samples, tmp_path, precision):
     key = key_of(precision=precision)
     extract(samples, tmp_path, key=key)
-    fresh, cached = dataset(samples), dataset(samples, stored(tmp_path, key))
+    fresh, cached = (
+        tiny_png.dataset(samples),
+        tiny_png.dataset(samples, store=stored(tmp_path, key)),
+    )
     for index in range(len(samples)):
         want = inputs(collate([fresh[index]]), precision)
         got = inputs(collate([cached[index]]), precision)
@@ -98,7 +114,7 @@ def test_one_by_one_cached_features_are_the_computed_ones(samples, tmp_path, pre
 
 def test_other_batches_differ_by_a_rounding_at_most(samples, tmp_path):
     extract(samples, tmp_path, recipe(FeatureExtractionConfig, num_workers=0, batch_size=4))
-    fresh, cached = dataset(samples), dataset(samples, stored(tmp_path))
+    fresh, cached = tiny_png.dataset(samples), tiny_png.dataset(samples, store=stored(tmp_path))
     want = inputs(collate([fresh[i] for i in (0, 1, 2)]))
     got = inputs(collate([cached[i] for i in (0, 1, 2)]))
     assert want.context.shape == (3, 2, tiny_png.TEXT)
@@ -108,7 +124,7 @@ def test_other_batches_differ_by_a_rounding_at_most(samples, tmp_path):
 
 
 def test_rounding_stays_below_its_bound(samples):
-    batch = collate([dataset(samples)[0]])
+    batch = collate([tiny_png.dataset(samples)[0]])
     exact, rounded = inputs(batch, "float32"), inputs(batch)
     error = (rounded.latents - exact.latents).abs() / exact.latents.abs()
     assert 0 < error.max() < 2.0**-11 * 1.001
@@ -118,7 +134,7 @@ def test_no_image_is_read_with_a_store(samples, tmp_path):
     extract(samples, tmp_path / "features")
     for sample in samples[:4]:
         sample.image_path.unlink()
-    cached = dataset(samples, stored(tmp_path / "features"))
+    cached = tiny_png.dataset(samples, store=stored(tmp_path / "features"))
     batch = collate([cached[0], cached[1]])
     assert batch.images is None and batch.features is not None
     assert batch.targets.shape == (2, 2, 16, 16)
@@ -133,14 +149,14 @@ def test_no_image_is_read_with_a_store(samples, tmp_path):
 def test_padded_phrases_are_not_valid(samples, tmp_path):
     samples[0] = replace(samples[0], phrases=samples[0].phrases[:1])
     extract(samples, tmp_path)
-    batch = collate([dataset(samples, stored(tmp_path))[i] for i in (0, 1)])
+    batch = collate([tiny_png.dataset(samples, store=stored(tmp_path))[i] for i in (0, 1)])
     assert batch.features is not None
     assert batch.features.valid.tolist() == [[True, False], [True, True]]
     assert not batch.features.context[0, 1].any()
 
 
 def test_pooled_text_goes_along(samples):
-    item = dataset(samples)[0]
+    item = tiny_png.dataset(samples)[0]
     kept = CachedFeatures(torch.ones(4, 8, 8), torch.ones(2, 3), torch.tensor([True, True]))
     pooled = [replace(kept, pooled=torch.full((5,), value)) for value in (1.0, 2.0)]
     batch = collate([replace(item, image=None, features=features) for features in pooled])
@@ -207,16 +223,18 @@ def test_another_configuration_has_another_folder():
     assert len({key.folder(Path()) for key in keys}) == 9
 
 
-def test_open_store_knows_model_and_data(samples, tmp_path):
-    coco, backbone = tmp_path / "coco", tiny_png.backbone()
-    asked = (coco, "train2017", tiny_png.DATA, "per_sentence", "float16")
-    extract(samples, tmp_path, key=feature_key(*asked, backbone, max_phrases=30))
-    store = open_store(tmp_path, *asked, backbone, max_phrases=30)
-    assert store is not None and store.covers(samples)
-    assert open_store(tmp_path, *asked, backbone, max_phrases=None) is None
-    assert open_store(tmp_path, *asked, tiny_png.backbone(1), max_phrases=30) is None
+def test_the_store_of_a_split_knows_model_and_data(samples, tmp_path):
+    backbone, png = tiny_png.backbone(), config()
+    read = Narratives.read(tmp_path / "coco", "train2017", "auto", limit=None, max_phrases=30)
+    extract(samples, tmp_path, key=feature_key(png, read, backbone))
+    assert stored(tmp_path, feature_key(png, read, backbone)).covers(samples)
     half = copy.deepcopy(backbone).to(torch.bfloat16)
-    assert open_store(tmp_path, *asked, half, max_phrases=30) is None
+    for other in (
+        feature_key(png, replace(read, max_phrases=None), backbone),
+        feature_key(png, read, tiny_png.backbone(1)),
+        feature_key(png, read, half),
+    ):
+        assert FeatureStore.open(tmp_path, other) is None
 
 
 def test_more_narratives_extend_the_store(samples, tmp_path):
@@ -297,14 +315,14 @@ def test_what_does_not_fit_is_refused(samples, tmp_path):
     fewer = replace(samples[0], phrases=samples[0].phrases[:1])
     with pytest.raises(InputError, match="cached with 2 phrases, read with 1"):
         stored(tmp_path).get(fewer)
-    batch = collate([dataset(samples, stored(tmp_path))[0]])
+    batch = collate([tiny_png.dataset(samples, store=stored(tmp_path))[0]])
     with pytest.raises(InputError, match="frozen_precision is float32"):
         inputs(batch, "float32")
 
 
 def test_workers_read_the_store_and_the_images(samples, tmp_path):
     extract(samples, tmp_path, recipe(FeatureExtractionConfig, num_workers=2, batch_size=1))
-    cached = dataset(samples, stored(tmp_path))
+    cached = tiny_png.dataset(samples, store=stored(tmp_path))
     alone = [cached[index] for index in range(len(samples))]  # opens shards before the fork
     loader = DataLoader(cached, batch_size=2, num_workers=2, collate_fn=collate)
     for start, batch in zip((0, 2, 4), loader, strict=True):
@@ -333,8 +351,8 @@ def test_training_from_the_cache_is_training_without(samples, tmp_path, mixed):
     extract(samples, tmp_path / "features")
     histories = []
     for name, data in {
-        "computed": dataset(samples),
-        "cached": dataset(samples, stored(tmp_path / "features")),
+        "computed": tiny_png.dataset(samples),
+        "cached": tiny_png.dataset(samples, store=stored(tmp_path / "features")),
     }.items():
         result = train(
             model=Head(),
@@ -356,22 +374,9 @@ def test_training_from_the_cache_is_training_without(samples, tmp_path, mixed):
 
 
 def test_the_pipeline_extracts_both_splits(tmp_path):
-    from diffground.papers.png.keys import PngConfig
     from diffground.pipelines.png import create_pipeline
 
-    coco = tiny_png.make_benchmark(tmp_path / "coco")
-    png = recipe(
-        PngConfig,
-        **{
-            "scale": "mini",
-            "precision": "float32",
-            "device": "cpu",
-            "data": {"image_size": 64, "max_phrases": 1},
-            "model": {},
-            "train": {"max_steps": 1, "batch_size": 1, "learning_rate": 1e-3},
-            "eval": {"limit": 3},
-        },
-    )
+    coco, png = tiny_png.make_benchmark(tmp_path / "coco"), config(max_phrases=1)
     write_png(tmp_path / "coco/images/train2017/000000000001.png", tiny_png._draw(1)[0][:32])
     root, folder = tmp_path / "features", tiny_png.backbone().folder
     inputs = {
@@ -386,7 +391,5 @@ def test_the_pipeline_extracts_both_splits(tmp_path):
     assert made["png_features"] == {name: root / report[name]["folder"] for name in report}
     assert [report[name]["narratives"] for name in ("train", "val")] == [4, 3]
     assert report["train"]["skipped"]["by_field"] == {"size": 1}
-    asked = (tiny_png.DATA, "per_sentence", "float16", tiny_png.backbone())
-    data = tiny_png.DATA.model_copy(update={"max_phrases": 1})
-    assert open_store(root, coco, "train2017", data, *asked[1:], max_phrases=1)
-    assert open_store(root, coco, "val2017", *asked, max_phrases=None)
+    for read in (made["png_train_narratives"], made["png_val_narratives"]):
+        assert FeatureStore.open(root, feature_key(png, read, tiny_png.backbone()))

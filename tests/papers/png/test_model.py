@@ -17,8 +17,8 @@ from diffground.io.files import seal_of
 from diffground.papers.png.config import PngDataConfig, PngEvalConfig, PngModelConfig
 from diffground.papers.png.evaluate import evaluate
 from diffground.papers.png.features import frozen_inputs
-from diffground.papers.png.model import CONFIG, WEIGHTS, PngModel, outputs_loss
-from diffground.papers.png.narratives import UNKNOWN, PngDataset, cover, phrase_categories
+from diffground.papers.png.model import CONFIG, WEIGHTS, PngModel
+from diffground.papers.png.narratives import UNKNOWN, cover, phrase_categories
 
 STATIC = {"insertion": "none", "decode": False}  # zero-shot static prompting
 
@@ -154,7 +154,7 @@ def test_the_frozen_product_is_of_the_unets_own_queries_and_keys():
 def test_every_source_of_the_mask_feature_trains(mask_latent):
     png = model(mask_latent=mask_latent).train()
     batch = tiny_png.batch(0, 1)
-    outputs_loss(png(batch), batch, tiny_png.LOSS)["loss"].backward()
+    tiny_png.losses(png(batch), batch)["loss"].backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in png.parameters())
 
 
@@ -167,11 +167,11 @@ def test_captions_that_lose_all_their_phrases_have_a_defined_result():
     prob = png.predict(lost)
     assert prob.isfinite().all() and prob[0].any() and not prob[1].any()
     torch.testing.assert_close(prob[0], png.predict(tiny_png.batch(0))[0])
-    losses = outputs_loss(png.train()(lost), lost, tiny_png.LOSS)
+    losses = tiny_png.losses(png.train()(lost), lost)
     losses["loss"].backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in png.parameters())
     nothing = replace(lost, captions=(long, long), spans=(spans, spans))
-    assert outputs_loss(png(nothing), nothing, tiny_png.LOSS)["loss"].item() == 0
+    assert tiny_png.losses(png(nothing), nothing)["loss"].item() == 0
 
 
 def test_a_half_precision_backbone_trains_a_full_precision_adapter():
@@ -184,7 +184,7 @@ def test_a_half_precision_backbone_trains_a_full_precision_adapter():
     )
     batch = tiny_png.batch(0, 1)
     with torch.autocast("cpu", torch.bfloat16):
-        loss = outputs_loss(png.train()(batch), batch, tiny_png.LOSS)["loss"]
+        loss = tiny_png.losses(png.train()(batch), batch)["loss"]
     loss.backward()
     assert all(p.dtype == torch.float32 and p.grad.isfinite().all() for p in png.parameters())
     prob = png.eval().predict(tiny_png.batch(0))  # without autocast
@@ -216,7 +216,7 @@ def test_after_one_step_gradients_reach_every_parameter(insertion, rest):
     optimizer = torch.optim.AdamW(png.trainable_parameters(), 1e-2)
     for _ in range(2):
         optimizer.zero_grad()
-        outputs_loss(png(batch), batch, tiny_png.LOSS)["loss"].backward()
+        tiny_png.losses(png(batch), batch)["loss"].backward()
         optimizer.step()
     for name, parameter in png.named_parameters():
         assert parameter.grad is not None, name
@@ -233,7 +233,7 @@ def test_training_overfits_one_batch_and_checkpointing_changes_nothing():
         optimizer = torch.optim.AdamW(png.trainable_parameters(), 3e-3)
         curve = []
         for _ in range(20 if not checkpoint else 3):
-            losses = outputs_loss(png(batch), batch, tiny_png.LOSS)
+            losses = tiny_png.losses(png(batch), batch)
             optimizer.zero_grad()
             losses["loss"].backward()
             torch.nn.utils.clip_grad_norm_(png.trainable_parameters(), 1.0)
@@ -258,7 +258,7 @@ def test_a_saved_model_predicts_the_same(tmp_path):
     png = model(insertion="encoder").train()
     optimizer = torch.optim.AdamW(png.trainable_parameters(), 1e-2)
     batch = tiny_png.batch(0, 1)
-    outputs_loss(png(batch), batch, tiny_png.LOSS)["loss"].backward()
+    tiny_png.losses(png(batch), batch)["loss"].backward()
     optimizer.step()
     png.eval().save(tmp_path)
     loaded = PngModel.load(tmp_path, tiny_png.backbone())
@@ -287,7 +287,7 @@ def test_loading_says_what_is_wrong(tmp_path):
 
 def evaluated(png: PngModel, samples, **options):
     config = recipe(PngEvalConfig, **{"overlays": 2, **options})
-    return evaluate(png, samples, tiny_png.benchmark().categories, tiny_png.DATA, config)
+    return evaluate(png, tiny_png.dataset(samples), config)
 
 
 def test_a_broken_image_is_an_error_that_names_it(tmp_path):
@@ -299,7 +299,7 @@ def test_a_broken_image_is_an_error_that_names_it(tmp_path):
     benchmark = PngBenchmark(root, "val2017")
     samples, _ = benchmark.read()
     with pytest.raises(InputError, match="corrupt"):
-        PngDataset(samples, benchmark.categories, tiny_png.DATA)[1]
+        tiny_png.dataset(samples)[1]
 
 
 @pytest.mark.parametrize("protocol", ["original", "ppmn", "png_soft"])

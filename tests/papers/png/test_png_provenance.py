@@ -14,7 +14,6 @@ from diffground.data.png_reading import Narratives, examine_training_data
 from diffground.experiments.runner import run_tables
 from diffground.metrics import average_recall
 from diffground.papers.png import eipa, features
-from diffground.papers.png import narratives as data
 from diffground.papers.png.feature_extraction import FeatureExtractionConfig, extract_features
 from diffground.papers.png.feature_store import FeatureStore
 from diffground.papers.png.features import feature_key
@@ -41,10 +40,8 @@ def why(caplog):
     return lines
 
 
-def test_rows_keep_the_commit_that_measured_them_until_their_code_changes(
-    tmp_path, coco, made_by, monkeypatch, why
-):
-    base = recipe(
+def png() -> PngConfig:
+    return recipe(
         PngConfig,
         **{
             "scale": "mini",
@@ -56,12 +53,17 @@ def test_rows_keep_the_commit_that_measured_them_until_their_code_changes(
             "eval": {"batch_size": 3, "overlays": 0},
         },
     )
+
+
+def test_rows_keep_the_commit_that_measured_them_until_their_code_changes(
+    tmp_path, coco, made_by, monkeypatch, why
+):
     names = "+ MLMA", "+ EIPA + MLMA"
     asked = recipe(PngTablesConfig, tables=("components",), rows=names, seeds=(0,))
     folders = PngFolders(coco, tmp_path / "models", doctor=tmp_path / "models")
 
     def commits() -> tuple[list[str], str]:
-        ablations = PngAblations(base, asked, folders, tiny_png.backbone())
+        ablations = PngAblations(png(), asked, folders, tiny_png.backbone())
         (table,) = run_tables(ablations, asked.seeds)
         assert [row.name for row in table.rows] == list(names)
         return [row.commit for row in table.rows], table.commit
@@ -82,16 +84,13 @@ def test_rows_keep_the_commit_that_measured_them_until_their_code_changes(
 
 def test_features_of_other_code_are_extracted_again(tmp_path, coco, made_by, monkeypatch, why):
     config = recipe(FeatureExtractionConfig, num_workers=0, batch_size=2, block_size=2)
-    samples = Narratives.read(coco, "train2017", "auto", limit=None, max_phrases=30).samples
+    read = Narratives.read(coco, "train2017", "auto", limit=None, max_phrases=30)
     backbone = tiny_png.backbone()
 
     def made() -> tuple[int, str]:
         """How many shards were written, and by which commits those that are there."""
-        settings = recipe(data.PngDataConfig, image_size=tiny_png.SIDE)
-        key = feature_key(
-            coco, "train2017", settings, "per_sentence", "float16", backbone, max_phrases=30
-        )
-        found = extract_features(backbone, samples, key, tmp_path / "features", config)
+        key = feature_key(png(), read, backbone)
+        found = extract_features(backbone, read.samples, key, tmp_path / "features", config)
         assert FeatureStore.open(tmp_path / "features", key) is not None
         return found["made"], read_manifest(key.folder(tmp_path / "features")).made.commit
 

@@ -18,8 +18,8 @@ from diffground.backbone.captions import LongCaptions
 from diffground.backbone.frozen import FrozenDiffusion
 from diffground.data.png_benchmark import PngSample
 from diffground.papers.png.features import count_phrases
-from diffground.papers.png.model import PngModel, PngModelConfig, outputs_loss
-from diffground.papers.png.narratives import PngDataset, collate
+from diffground.papers.png.model import PngModel, PngModelConfig
+from diffground.papers.png.narratives import collate
 from diffground.training.checkpoint import trainable_state
 from diffground.training.config import TrainConfig
 from diffground.training.loop import train
@@ -42,8 +42,8 @@ def gradient(backbone: FrozenDiffusion, folder: Path, rounds: int) -> dict[str, 
     options: LongCaptions = model.config.long_captions
     train(
         model=model,
-        loss_fn=lambda wrapped, batch: outputs_loss(wrapped(batch), batch, tiny_png.LOSS),
-        dataset=PngDataset(eight(), tiny_png.benchmark().categories, tiny_png.DATA),
+        loss_fn=lambda wrapped, batch: tiny_png.losses(wrapped(batch), batch),
+        dataset=tiny_png.dataset(eight()),
         collate=collate,
         weight=lambda batch: count_phrases(backbone, batch, options),
         config=TrainConfig(
@@ -111,7 +111,7 @@ def test_phrases_that_a_truncated_caption_lost_do_not_count() -> None:
         phrases=(replace(first, start=0, end=4), replace(second, start=185, end=190)),
     )
     samples = [sample, long]
-    data = PngDataset(samples, tiny_png.benchmark().categories, tiny_png.DATA)
+    data = tiny_png.dataset(samples)
     batch = collate([data[0], data[1]])
     assert count_phrases(tiny_png.backbone(), batch, "truncate") == 3
     assert count_phrases(tiny_png.backbone(), batch, "sliding") == 4

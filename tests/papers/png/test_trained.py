@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -40,15 +41,31 @@ def config(**changes: dict) -> PngConfig:
     return recipe(PngConfig, **content)
 
 
+@dataclass
+class Place:
+    """Where a test's experiments lie."""
+
+    folders: PngFolders
+
+    def variant(self, png: PngConfig) -> Variant:
+        return Variant.of(png, self.folders, tiny_png.backbone())
+
+    def train(self, png: PngConfig) -> dict:
+        return train_variant(self.variant(png))
+
+    def trained(self, png: PngConfig) -> Path:
+        return self.folders.models / self.train(png)["variant"]
+
+    def load(self, png: PngConfig) -> PngModel:
+        return load_variant(self.variant(png))
+
+    def take(self, png: PngConfig, name: str) -> tuple[PngModel, str]:
+        return load_checkpoint(png, self.folders.models, tiny_png.backbone(), name)
+
+
 @pytest.fixture
-def folders(tmp_path: Path) -> PngFolders:
-    coco = tiny_png.make_benchmark(tmp_path / "coco")
-    return PngFolders(coco, tmp_path / "png")
-
-
-def trained(png: PngConfig, folders: PngFolders) -> Path:
-    summary = train_variant(png, folders, tiny_png.backbone())
-    return folders.models / summary["variant"]
+def place(tmp_path: Path) -> Place:
+    return Place(PngFolders(tiny_png.make_benchmark(tmp_path / "coco"), tmp_path / "png"))
 
 
 def weights(model: PngModel) -> dict[str, torch.Tensor]:
@@ -86,19 +103,17 @@ def empty(path: Path) -> None:
         {"train": {"evaluate_every": 2}, "eval": {"weights": "best"}},
     ],
 )
-def test_what_decides_no_weight_is_not_in_the_name(change: dict, folders: PngFolders) -> None:
+def test_what_decides_no_weight_is_not_in_the_name(change: dict, place: Place) -> None:
     """So that a model which four GPUs trained with accumulation 1 is found by a plain png_eval."""
-    backbone = tiny_png.backbone()
-    name = Variant.of(config(), folders, backbone).name
-    assert Variant.of(config(**change), folders, backbone).name == name
+    name = place.variant(config()).name
+    assert place.variant(config(**change)).name == name
     for other in ({"train": {"learning_rate": 0.2}}, {"train": {"seed": 1}}):
-        assert Variant.of(config(**other), folders, backbone).name != name
+        assert place.variant(config(**other)).name != name
 
 
-def test_a_measure_depends_on_precision_and_weights(folders: PngFolders) -> None:
-    variant = Variant.of(config(), folders, tiny_png.backbone())
+def test_a_measure_depends_on_precision_and_weights(place: Place) -> None:
     paths = {
-        variant.evaluation_path(png, folders)
+        place.variant(png).measured("evaluation")
         for png in (
             config(),
             config(precision="bfloat16"),
@@ -107,15 +122,15 @@ def test_a_measure_depends_on_precision_and_weights(folders: PngFolders) -> None
     }
     assert len(paths) == 3
     same_rule = config(eval={"batch_size": 1, "overlays": 0})
-    assert variant.evaluation_path(same_rule, folders) in paths
+    assert place.variant(same_rule).measured("evaluation") in paths
 
 
-def test_a_model_of_four_processes_is_found_by_one(folders: PngFolders) -> None:
+def test_a_model_of_four_processes_is_found_by_one(place: Place) -> None:
     rounds = config(train={"accumulation": 2})
-    folder = trained(rounds, folders)
-    model, variant = load_variant(config(), folders, tiny_png.backbone())
-    assert variant.name == folder.name
-    assert evaluate_variant(config(), folders, model, variant)[1]["ar"]["overall"] is not None
+    folder = place.trained(rounds)
+    variant = place.variant(config())
+    assert variant.folder == folder
+    assert evaluate_variant(variant, load_variant(variant))[1]["ar"]["overall"] is not None
     how = json.loads((folder / TRAINING).read_text())["how"]
     assert (how["accumulation"], how["processes"], how["precision"]) == (2, 1, "float32")
 
@@ -123,92 +138,87 @@ def test_a_model_of_four_processes_is_found_by_one(folders: PngFolders) -> None:
 @pytest.mark.parametrize("damage", [flip, cut, empty, Path.unlink])
 @pytest.mark.parametrize("name", [WEIGHTS, CONFIG, TRAINING])
 def test_a_damaged_model_is_named_and_written_again(
-    name: str, damage: object, folders: PngFolders, caplog: pytest.LogCaptureFixture
+    name: str, damage: object, place: Place, caplog: pytest.LogCaptureFixture
 ) -> None:
-    folder = trained(config(), folders)
-    before, _ = load_variant(config(), folders, tiny_png.backbone())
+    folder = place.trained(config())
+    before = place.load(config())
     damage(folder / name)
     if name != TRAINING and not (name == CONFIG and damage is Path.unlink):
         with pytest.raises(InputError, match=rf"{name}: .*written again from last\.pt"):
-            load_variant(config(), folders, tiny_png.backbone())
+            place.load(config())
     with caplog.at_level(logging.WARNING):
-        summary = train_variant(config(), folders, tiny_png.backbone())
+        summary = place.train(config())
     assert summary["resumed_at"] == 4  # nothing was trained anew
     if (name, damage) != (CONFIG, Path.unlink):
         assert f"{folder / name} is missing or was damaged" in caplog.text
     assert all(is_sound(folder / each) for each in (WEIGHTS, CONFIG, TRAINING, LAST))
-    after, _ = load_variant(config(), folders, tiny_png.backbone())
+    after = place.load(config())
     assert same(before, after)
-    assert train_variant(config(), folders, tiny_png.backbone())["trained"] is False
+    assert place.train(config())["trained"] is False
 
 
-def test_the_best_weights_are_an_option(folders: PngFolders) -> None:
+def test_the_best_weights_are_an_option(place: Place) -> None:
     with pytest.raises(ValidationError, match=r"eval\.weights\n.*train\.evaluate_every"):
         config(eval={"weights": "best"})
-    plain = trained(config(), folders)
+    plain = place.trained(config())
     best = config(train={"evaluate_every": 1}, eval={"weights": "best"})
-    for call in (load_variant, train_variant):
+    for call in (place.load, place.train):
         with pytest.raises(InputError, match=r"png\.eval\.weights: .*png\.train\.restart=true"):
-            call(best, folders, tiny_png.backbone())
+            call(best)
     again = config(train={"evaluate_every": 1, "restart": True}, eval={"weights": "best"})
-    folder = trained(again, folders)
+    folder = place.trained(again)
     assert folder == plain
-    chosen, _ = load_variant(best, folders, tiny_png.backbone())
-    last, _ = load_variant(config(), folders, tiny_png.backbone())
+    chosen = place.load(best)
+    last = place.load(config())
     summary = json.loads((folder / TRAINING).read_text())
     assert same(chosen, last) == (summary["best"]["step"] == 4)
     flip(folder / BEST)
     with pytest.raises(InputError, match=r"best\.safetensors: sha256: .*train anew"):
-        load_variant(best, folders, tiny_png.backbone())
-    load_variant(config(), folders, tiny_png.backbone())
+        place.load(best)
+    place.load(config())
 
 
-def test_a_model_is_taken_by_its_name_or_path(folders: PngFolders) -> None:
-    folder = trained(config(train={"evaluate_every": 1}), folders)
-    want, _ = load_variant(config(), folders, tiny_png.backbone())
+def test_a_model_is_taken_by_its_name_or_path(place: Place) -> None:
+    folder = place.trained(config(train={"evaluate_every": 1}))
+    want = place.load(config())
     # Another experiment's settings: what is trained counts, how it is read off is the run's.
     other = config(model={**BASELINE, "insertion": "both", "threshold": 0.3})
     for name in (folder.name, str(folder), str(folder / WEIGHTS)):
-        model, called = load_checkpoint(other, folders, tiny_png.backbone(), name)
+        model, called = place.take(other, name)
         assert called == folder.name and same(model, want)
         assert model.config.insertion == "none" and model.config.threshold == 0.3
-    load_checkpoint(other, folders, tiny_png.backbone(), str(folder / BEST))
+    place.take(other, str(folder / BEST))
     with pytest.raises(InputError, match=rf"no trained model lies there.*{folder.name}"):
-        load_checkpoint(other, folders, tiny_png.backbone(), "both-0000")
+        place.take(other, "both-0000")
     with pytest.raises(InputError, match="head decoder, but the model has only"):
-        load_checkpoint(
-            config(model={"decode": True, "head": "decoder"}),
-            folders,
-            tiny_png.backbone(),
-            folder.name,
-        )
+        place.take(config(model={"decode": True, "head": "decoder"}), folder.name)
 
 
-def test_what_was_trained_is_enough_to_ground_with(folders: PngFolders) -> None:
-    folder = trained(config(), folders)
+def test_what_was_trained_is_enough_to_ground_with(place: Place) -> None:
+    folder = place.trained(config())
     grounder = NarrativeGrounder.from_pretrained(tiny_png.backbone().folder, folder)
-    want, _ = load_variant(config(), folders, tiny_png.backbone())
+    want = place.load(config())
     assert same(grounder.model, want) and grounder.data == config().data
 
 
 def test_a_validation_split_that_is_not_there_is_said_before_the_training(
-    folders: PngFolders,
+    place: Place,
 ) -> None:
     png = recipe(
         PngConfig,
         **(config().model_dump() | {"splits": {"val": "nonexistent", "train": "train2017"}}),
     )
     with pytest.raises(InputError, match="nonexistent"):
-        train_variant(png, folders, tiny_png.backbone())
-    assert not list(folders.models.rglob(LAST))
+        place.train(png)
+    assert not list(place.folders.models.rglob(LAST))
 
 
-def test_a_seal_is_no_condition(folders: PngFolders) -> None:
-    folder = trained(config(), folders)
+def test_a_seal_is_no_condition(place: Place) -> None:
+    folder = place.trained(config())
     for path in list(folder.glob("*.sha256")):
         path.unlink()
-    load_variant(config(), folders, tiny_png.backbone())
-    assert train_variant(config(), folders, tiny_png.backbone())["trained"] is False
+    place.load(config())
+    assert place.train(config())["trained"] is False
     assert not seal_of(folder / WEIGHTS).exists()
 
 

@@ -23,14 +23,12 @@ from torch.nn import functional
 
 from diffground.backbone.captions import check_caption
 from diffground.config import PluralRule
-from diffground.data.png_annotations import CategoryMap
 from diffground.data.png_benchmark import PngSample, load_image, load_targets
 from diffground.errors import InputError, Problem, ProblemReport
 from diffground.metrics.average_recall import AverageRecall, Key, phrase_iou
-from diffground.papers.png.config import PngDataConfig, PngEvalConfig
-from diffground.papers.png.feature_store import FeatureStore
+from diffground.papers.png.config import PngEvalConfig
 from diffground.papers.png.model import PngModel
-from diffground.papers.png.narratives import PngItem, collate, make_item
+from diffground.papers.png.narratives import PngDataset, PngItem, collate
 from diffground.reporting.overlays import Comparison
 from diffground.training.processes import processes
 
@@ -64,15 +62,8 @@ class PngEvaluation:
 _Outcomes = dict[int, NDArray[np.float64] | Problem]
 
 
-def evaluate(
-    model: PngModel,
-    samples: Sequence[PngSample],
-    categories: CategoryMap,
-    data: PngDataConfig,
-    config: PngEvalConfig,
-    store: FeatureStore | None = None,
-) -> PngEvaluation:
-    """Measures ``model`` on ``samples``; those that cannot be used are skipped and reported.
+def evaluate(model: PngModel, dataset: PngDataset, config: PngEvalConfig) -> PngEvaluation:
+    """Measures ``model`` on ``dataset``; samples that cannot be used are skipped and reported.
 
     A sample is skipped for a broken file or a caption that the text encoder cannot take.
 
@@ -80,13 +71,12 @@ def evaluate(
     an empty mask and scores 0. The kept predictions are those of the first usable samples.
 
     Args:
-        samples: all of them, the same on every process: each takes its share.
-        store: the cached features of the split, read in place of the images.
+        dataset: all samples, the same on every process: each takes its share.
 
     Returns:
-        The whole result, on every process, in the order of ``samples``.
+        The whole result, on every process, in the order of the samples.
     """
-    state = processes()
+    state, samples = processes(), dataset.samples
     share = range(state.process_index, len(samples), state.num_processes)
     outcomes: _Outcomes = {}
     kept: dict[int, Prediction] = {}  # any of these may be among the first of all processes
@@ -94,7 +84,7 @@ def evaluate(
     cut = 0.5 if config.protocol == "png_soft" else model.config.threshold
     was_training = model.training
     model.eval()
-    for batch in _batches(model, samples, share, categories, data, config, store, outcomes):
+    for batch in _batches(model, dataset, share, config.batch_size, outcomes):
         probs = model.predict(collate([item for _, item, _ in batch]).to(model.backbone.device))
         for (index, item, target), prob in zip(batch, probs, strict=True):
             mine = prob[: len(target)].float().cpu()
@@ -136,26 +126,18 @@ def _merged(
 
 
 def _batches(
-    model: PngModel,
-    samples: Sequence[PngSample],
-    share: Sequence[int],
-    categories: CategoryMap,
-    data: PngDataConfig,
-    config: PngEvalConfig,
-    store: FeatureStore | None,
-    outcomes: _Outcomes,
+    model: PngModel, dataset: PngDataset, share: Sequence[int], size: int, outcomes: _Outcomes
 ) -> Iterator[list[tuple[int, PngItem, NDArray[np.bool_]]]]:
     """The share's usable samples with their index and masks; problems go to ``outcomes``."""
     ready: list[tuple[int, PngItem, NDArray[np.bool_]]] = []
     for index in share:
-        sample = samples[index]
+        sample = dataset.samples[index]
         try:
             check_caption(model.backbone, sample.caption, sample.spans, model.config.long_captions)
-            item = make_item(sample, categories, data, store)
-            ready.append((index, item, load_targets(sample)))
+            ready.append((index, dataset[index], load_targets(sample)))
         except InputError as error:
             outcomes[index] = Problem.of(sample.id, error)
-        if len(ready) == config.batch_size:
+        if len(ready) == size:
             yield ready
             ready = []
     if ready:

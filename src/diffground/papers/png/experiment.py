@@ -22,28 +22,30 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from diffground.backbone.captions import check_caption
-from diffground.backbone.frozen import FrozenDiffusion
 from diffground.data.png_benchmark import PngSample
 from diffground.data.png_reading import Narratives
 from diffground.errors import InputError
 from diffground.io.files import read_json, write_json
 from diffground.io.notes import FileNote, is_unchanged, note_of
-from diffground.papers.png.config import PngConfig, PngFolders
+from diffground.papers.png.config import PngConfig
 from diffground.papers.png.evaluate import PngEvaluation, evaluate
-from diffground.papers.png.features import FeatureStore, count_phrases, open_store
+from diffground.papers.png.feature_store import FeatureStore
+from diffground.papers.png.features import count_phrases, feature_key
 from diffground.papers.png.keys import Variant
-from diffground.papers.png.model import PngModel, outputs_loss
+from diffground.papers.png.losses import png_losses
+from diffground.papers.png.model import PngModel
 from diffground.papers.png.narratives import PngDataset, collate
 from diffground.papers.png.pretrained import load_panoptic_weights
 from diffground.papers.png.trained import TRAINING, finished, weights_file
-from diffground.provenance import Made, claim, say_why
-from diffground.training.loop import TrainResult, train
+from diffground.provenance import Made, say_why
+from diffground.training.loop import train
 from diffground.training.processes import only_training, processes
 
 log = logging.getLogger(__name__)
@@ -51,17 +53,28 @@ log = logging.getLogger(__name__)
 OnLog = Callable[[dict[str, float], int], None]
 
 
+def read_training(config: PngConfig, coco: Path) -> Narratives:
+    """What the model is trained on."""
+    splits, phrases = config.splits, config.data.max_phrases
+    limit = splits.train_limit
+    return Narratives.read(coco, splits.train, splits.layout, limit=limit, max_phrases=phrases)
+
+
+def read_validation(config: PngConfig, coco: Path) -> Narratives:
+    """All phrases of the narratives that are evaluated."""
+    splits, limit = config.splits, config.eval.limit
+    return Narratives.read(coco, splits.val, splits.layout, limit=limit, max_phrases=None)
+
+
 def train_variant(
-    config: PngConfig,
-    folders: PngFolders,
-    backbone: FrozenDiffusion,
+    variant: Variant,
     *,
     broken: frozenset[str] = frozenset(),
     on_log: OnLog | None = None,
     narratives: Narratives | None = None,
     validation: Narratives | None = None,
 ) -> dict[str, Any]:
-    """Trains what ``config`` describes, unless that is done, and keeps it in ``folders.models``.
+    """Trains what ``variant`` is, unless that is done, and keeps it in its folder.
 
     Args:
         broken: ids of samples whose files the doctor could not use.
@@ -73,13 +86,11 @@ def train_variant(
         ``trained`` is False if there was nothing to train, or nothing left: the rest is then
         what the training did when it ran.
     """
-    variant = Variant.of(config, folders, backbone)
-    folder = folders.models / variant.name
-    summary: dict[str, Any] = {"variant": variant.name, "trained": False, "seconds": 0.0}
+    config, folder = variant.config, variant.folder
     if not config.model.learns:
         log.info("%s: static prompting is not trained", variant.name)
-        claim(folder, variant.content)
-        return summary
+        variant.claim()
+        return {"variant": variant.name, "trained": False, "seconds": 0.0}
     with only_training(folder):
         if config.train.restart:
             if processes().is_main_process:
@@ -91,84 +102,99 @@ def train_variant(
             weights_file(config, folder)
             return kept | {"trained": False}
         if processes().is_main_process:
-            claim(folder, variant.content)
+            variant.claim()
         # What is wrong with the validation split is said before the training.
-        val = validation or read_validation(config, folders.coco)
-        read = narratives or read_training(config, folders.coco)
-        return summary | _train(config, folders, backbone, variant, read, val, broken, on_log)
+        val = validation or read_validation(config, variant.folders.coco)
+        read = narratives or read_training(config, variant.folders.coco)
+        model, summary = _train(variant, read, val, broken, on_log)
+        if processes().is_main_process:
+            write_json(folder / TRAINING, summary, sealed=True)
+            model.save(folder)
+        processes().wait_for_everyone()  # whoever loads it next finds it whole
+        return summary
 
 
 def _train(
-    config: PngConfig,
-    folders: PngFolders,
-    backbone: FrozenDiffusion,
     variant: Variant,
     narratives: Narratives,
     validation: Narratives,
     broken: frozenset[str],
     on_log: OnLog | None,
-) -> dict[str, Any]:
-    """Trains or goes on, keeps the model, and says what was done."""
-    folder = folders.models / variant.name
-    samples, categories = narratives.samples, narratives.categories
-    usable = _encodable(config, backbone, [s for s in samples if s.id not in broken])
+) -> tuple[PngModel, dict[str, Any]]:
+    """Trains or goes on; the model, and what was done."""
+    config, backbone = variant.config, variant.backbone
+    usable = _encodable(variant, [s for s in narratives.samples if s.id not in broken])
     log.info("%s: training on %d narratives", variant.name, len(usable))
     torch.manual_seed(config.train.seed)
-    model = PngModel(backbone, config.model, categories.ids)
+    model = PngModel(backbone, config.model, narratives.categories.ids)
     if config.model.pretrained:
         assert model.mlma is not None, "pretrained needs decode"
-        loaded = load_panoptic_weights(
-            model.mlma, model.mask_feature, model.decoder, folders.panoptic
-        )
-        log.info("%s: %d tensors from %s", variant.name, len(loaded.loaded), folders.panoptic)
+        source = variant.folders.panoptic
+        loaded = load_panoptic_weights(model.mlma, model.mask_feature, model.decoder, source)
+        log.info("%s: %d tensors from %s", variant.name, len(loaded.loaded), source)
         for name, reason in loaded.skipped:
             log.warning("%s: %s is not from there: %s", variant.name, name, reason)
-    store = _store(config, folders, backbone, config.splits.train, usable, config.data.max_phrases)
-    if store is not None:
-        usable = [sample for sample in usable if store.problem_of(sample) is None]
+    dataset = _dataset(variant, replace(narratives, samples=usable))
+    if dataset.store is not None:
+        dataset.samples = [s for s in usable if dataset.store.problem_of(s) is None]
+    evaluator = monitor = None
+    if config.train.evaluate_every:
+        evaluator, monitor = _evaluator(variant, validation), "overall"
     result = train(
         model=model,
-        loss_fn=lambda wrapped, batch: outputs_loss(wrapped(batch), batch, config.loss),
-        dataset=PngDataset(usable, categories, config.data, store),
+        loss_fn=lambda wrapped, batch: png_losses(
+            wrapped(batch), batch.targets, batch.categories, config.loss
+        ),
+        dataset=dataset,
         collate=collate,
         weight=lambda batch: count_phrases(backbone, batch, config.model.long_captions),
         config=config.train.loop(adapter=config.model.insertion != "none"),
-        folder=folder,
-        evaluate=_evaluator(config, folders, backbone, validation)
-        if config.train.evaluate_every
-        else None,
-        monitor="overall" if config.train.evaluate_every else None,
+        folder=variant.folder,
+        evaluate=evaluator,
+        monitor=monitor,
         on_log=on_log,
         key=variant.name,
         description=f"png {config.model.insertion}",
     )
-    summary = {"variant": variant.name} | _summary(
-        model, config, result, len(usable), len(samples) - len(usable)
-    )
-    _save(model, summary, folder)
-    return summary
+    how = config.train.model_dump(include={"accumulation", "mixed_precision", "evaluate_every"})
+    return model, {
+        "variant": variant.name,
+        "trained": True,
+        "how": {  # none of which names the variant
+            "processes": processes().num_processes,
+            "precision": config.precision,
+            "evaluate": config.eval.key_content(),
+            **how,
+        },
+        "data": config.data.model_dump(mode="json"),
+        "steps": result.steps,
+        "resumed_at": result.resumed_at,
+        "seconds": round(result.seconds, 1),
+        "narratives": len(dataset),
+        "skipped": len(narratives.samples) - len(dataset),
+        "adapter_parameters": sum(p.numel() for p in model.eipa.parameters()) if model.eipa else 0,
+        "trained_parameters": sum(p.numel() for p in model.trainable_parameters()),
+        "history": result.history,
+        "best": result.best,
+        **Made.now(result.commit).model_dump(),
+    }
 
 
 def evaluate_variant(
-    config: PngConfig,
-    folders: PngFolders,
-    model: PngModel,
-    variant: Variant,
-    validation: Narratives | None = None,
+    variant: Variant, model: PngModel, validation: Narratives | None = None
 ) -> tuple[PngEvaluation, dict[str, Any]]:
     """Average Recall on the validation split, and its JSON, which is also kept with the model.
 
     ``validation`` is that split, where it was read before.
     """
-    read = validation or read_validation(config, folders.coco)
-    samples, categories = read.samples, read.categories
-    store = _store(config, folders, model.backbone, config.splits.val, samples, None)
-    path, rule = variant.evaluation_path(config, folders), variant.rule(config, folders)
+    config, path = variant.config, variant.measured("evaluation")
+    read = validation or read_validation(config, variant.folders.coco)
+    dataset = _dataset(variant, read)
     if processes().is_main_process:
-        claim(path.parent, variant.content)
+        variant.claim()
         if not path.exists():
-            say_why(path, rule, path.parent.glob("evaluation-*.json"), "key")
-    result = evaluate(model, samples, categories, config.data, config.eval, store)
+            say_why(path, variant.rule, path.parent.glob("evaluation-*.json"), "key")
+    result = evaluate(model, dataset, config.eval)
     metrics: dict[str, Any] = {
         "protocol": config.eval.protocol,
         "plural_rule": config.eval.plural_rule,
@@ -181,19 +207,19 @@ def evaluate_variant(
         "head": config.model.final_head,
         "zero_shot": not config.model.learns,
         "variant": variant.name,
-        "narratives": len(samples),
+        "narratives": len(dataset),
         "skipped": result.report.to_dict()["skipped"],
         **Made.now().model_dump(),
     }
     if processes().is_main_process:
-        write_json(variant.phrases_path(config, folders), result.rows)
+        write_json(variant.measured("phrases"), result.rows)
         problems = result.report.problems
         if any(problem.may_pass for problem in problems):
             log.warning("%s: files could not be opened: the figures are not kept", variant.name)
         else:
             without = {problem.file: note_of(Path(problem.file)) for problem in problems}
             # Last: it means measured.
-            write_json(path, {"key": rule, "metrics": metrics, "without": without})
+            write_json(path, {"key": variant.rule, "metrics": metrics, "without": without})
     return result, metrics
 
 
@@ -212,81 +238,27 @@ def kept_evaluation(path: Path) -> dict[str, Any] | None:
     return found
 
 
-def _store(
-    config: PngConfig,
-    folders: PngFolders,
-    backbone: FrozenDiffusion,
-    split: str,
-    samples: list[PngSample],
-    max_phrases: int | None,
-) -> FeatureStore | None:
-    """The cached features of a split, if they are to be used and hold all of ``samples``."""
-    if config.features == "computed":
-        return None
-    store = open_store(
-        folders.features,
-        folders.coco,
-        split,
-        config.data,
-        config.model.long_captions,
-        config.model.frozen_precision,
-        backbone,
-        max_phrases=max_phrases,
-    )
-    if store is not None and not store.covers(samples):
-        store = None  # extracted for fewer narratives
-    if store is None and config.features == "cached":
-        raise InputError(
-            folders.features,
-            "features",
-            f"{split} was not cached with these settings; run the pipeline feature_extraction "
-            "with them, or set png.features to auto",
-        )
-    return store
+def _dataset(variant: Variant, read: Narratives) -> PngDataset:
+    """The narratives, with their cached features if these are to be used and hold all of them."""
+    config, store = variant.config, None
+    if config.features != "computed":
+        root = variant.folders.features
+        store = FeatureStore.open(root, feature_key(config, read, variant.backbone))
+        if store is not None and not store.covers(read.samples):
+            store = None  # extracted for fewer narratives
+        if store is None and config.features == "cached":
+            reason = f"{read.split} was not cached with these settings; run the pipeline "
+            reason += "feature_extraction with them, or set png.features to auto"
+            raise InputError(root, "features", reason)
+    return PngDataset(read.samples, read.categories, config.data, store)
 
 
-def _save(model: PngModel, summary: dict[str, Any], folder: Path) -> None:
-    if processes().is_main_process:
-        write_json(folder / TRAINING, summary, sealed=True)
-        model.save(folder)
-    processes().wait_for_everyone()  # whoever loads it next finds it whole
-
-
-def _summary(
-    model: PngModel, config: PngConfig, result: TrainResult, used: int, skipped: int
-) -> dict[str, Any]:
-    settings = {
-        "processes": processes().num_processes,
-        "precision": config.precision,
-        "evaluate": config.eval.key_content(),
-    }
-    for name in ("accumulation", "mixed_precision", "evaluate_every"):
-        settings[name] = getattr(config.train, name)
-    return {
-        "trained": True,
-        "how": settings,  # none of which names the variant
-        "data": config.data.model_dump(mode="json"),
-        "steps": result.steps,
-        "resumed_at": result.resumed_at,
-        "seconds": round(result.seconds, 1),
-        "narratives": used,
-        "skipped": skipped,
-        "adapter_parameters": sum(p.numel() for p in model.eipa.parameters()) if model.eipa else 0,
-        "trained_parameters": sum(p.numel() for p in model.trainable_parameters()),
-        "history": result.history,
-        "best": result.best,
-        **Made.now(result.commit).model_dump(),
-    }
-
-
-def _encodable(
-    config: PngConfig, backbone: FrozenDiffusion, samples: list[PngSample]
-) -> list[PngSample]:
+def _encodable(variant: Variant, samples: list[PngSample]) -> list[PngSample]:
     """The samples whose caption the text encoder can take; the others are named in the log."""
-    usable = []
+    usable, option = [], variant.config.model.long_captions
     for sample in samples:
         try:
-            check_caption(backbone, sample.caption, sample.spans, config.model.long_captions)
+            check_caption(variant.backbone, sample.caption, sample.spans, option)
         except InputError as error:
             log.warning("narrative %s is skipped: %s", sample.id, error)
         else:
@@ -294,27 +266,11 @@ def _encodable(
     return usable
 
 
-def read_training(config: PngConfig, coco: Path) -> Narratives:
-    """What the model is trained on."""
-    splits, phrases = config.splits, config.data.max_phrases
-    limit = splits.train_limit
-    return Narratives.read(coco, splits.train, splits.layout, limit=limit, max_phrases=phrases)
-
-
-def read_validation(config: PngConfig, coco: Path) -> Narratives:
-    """All phrases of the narratives that are evaluated."""
-    splits, limit = config.splits, config.eval.limit
-    return Narratives.read(coco, splits.val, splits.layout, limit=limit, max_phrases=None)
-
-
-def _evaluator(
-    config: PngConfig, folders: PngFolders, backbone: FrozenDiffusion, validation: Narratives
-) -> Callable[[Any], dict[str, float]]:
-    samples, categories = validation.samples, validation.categories
-    store = _store(config, folders, backbone, config.splits.val, samples, None)
+def _evaluator(variant: Variant, validation: Narratives) -> Callable[[Any], dict[str, float]]:
+    dataset = _dataset(variant, validation)
 
     def measure(model: Any) -> dict[str, float]:
-        found = evaluate(model, samples, categories, config.data, config.eval, store)
-        return {group: v for group, v in found.recall.result().items() if v is not None}
+        recall = evaluate(model, dataset, variant.config.eval).recall
+        return {group: value for group, value in recall.result().items() if value is not None}
 
     return measure

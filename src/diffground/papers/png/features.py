@@ -12,7 +12,6 @@ rounding by one last digit.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
 
 import torch
@@ -21,28 +20,16 @@ from torch import Tensor
 from diffground.backbone import frozen
 from diffground.backbone.captions import LongCaptions, Span, encode_captions, lost_phrases
 from diffground.backbone.frozen import FrozenDiffusion
-from diffground.data.png_reading import data_fingerprint
+from diffground.data.png_reading import Narratives, data_fingerprint
 from diffground.errors import InputError
 from diffground.papers.png import narratives as png_data
-from diffground.papers.png.config import PngDataConfig, Precision
-from diffground.papers.png.feature_store import DTYPES, FeatureKey, FeatureStore, FrozenInputs
+from diffground.papers.png.config import PngConfig, Precision
+from diffground.papers.png.feature_store import DTYPES, FeatureKey, FrozenInputs
 from diffground.papers.png.narratives import PngBatch
 from diffground.provenance import code_of
 
 # Raised when the same narratives give other features: cached ones are then made again.
 CODE_VERSION: Final = 1
-
-__all__ = [
-    "FeatureStore",
-    "FrozenInputs",
-    "Precision",
-    "count_phrases",
-    "encode_images",
-    "encode_narratives",
-    "feature_key",
-    "frozen_inputs",
-    "open_store",
-]
 
 
 def frozen_inputs(
@@ -103,47 +90,16 @@ def encode_narratives(
     return context.to(kept), valid, None if pooled is None else pooled.to(kept)
 
 
-def feature_key(
-    coco: Path,
-    split: str,
-    data: PngDataConfig,
-    long_captions: LongCaptions,
-    precision: Precision,
-    backbone: FrozenDiffusion,
-    *,
-    max_phrases: int | None,
-) -> FeatureKey:
-    """What decides the features of a split that is read with ``max_phrases``."""
+def feature_key(config: PngConfig, read: Narratives, backbone: FrozenDiffusion) -> FeatureKey:
+    """What decides the features of a split as it was read."""
     return FeatureKey(
         code=code_of(frozen, png_data) | {"features": CODE_VERSION},
         backbone=backbone.fingerprint(),
         backbone_precision=str(backbone.dtype).removeprefix("torch."),
-        coco=data_fingerprint(coco),
-        split=split,
-        image_size=data.image_size,
-        max_phrases=max_phrases,
-        long_captions=long_captions,
-        precision=precision,
+        coco=data_fingerprint(read.coco),
+        split=read.split,
+        image_size=config.data.image_size,
+        max_phrases=read.max_phrases,
+        long_captions=config.model.long_captions,
+        precision=config.model.frozen_precision,
     )
-
-
-def open_store(
-    root: Path,
-    coco: Path,
-    split: str,
-    data: PngDataConfig,
-    long_captions: LongCaptions,
-    precision: Precision,
-    backbone: FrozenDiffusion,
-    *,
-    max_phrases: int | None,
-) -> FeatureStore | None:
-    """The extracted features of a split under ``root``; None if they are not there, or not whole.
-
-    Args:
-        max_phrases: with which the split is read: ``data.max_phrases`` to train, None to evaluate.
-    """
-    key = feature_key(
-        coco, split, data, long_captions, precision, backbone, max_phrases=max_phrases
-    )
-    return FeatureStore.open(root, key)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,14 +11,13 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from diffground.data.png_annotations import CategoryMap
 from diffground.data.png_benchmark import PngSample, load_image, load_targets
 from diffground.metrics.average_recall import AverageRecall
-from diffground.papers.png.config import PngConfig, PngFolders
+from diffground.papers.png.config import PngConfig
 from diffground.papers.png.evaluate import Prediction, compare, evaluate
 from diffground.papers.png.experiment import read_validation
 from diffground.papers.png.model import PngModel
-from diffground.papers.png.narratives import collate, make_item
+from diffground.papers.png.narratives import PngDataset, collate
 from diffground.reporting.attention_layers import LayerRow, attention_layers
 from diffground.reporting.curves import recall_curves
 from diffground.reporting.overlays import side_by_side
@@ -38,21 +38,17 @@ def draw_recall(recalls: Mapping[str, AverageRecall], scale: Scale) -> Figure:
     )
 
 
-def figure_samples(
-    config: PngConfig, folders: PngFolders, number: int
-) -> tuple[list[PngSample], CategoryMap]:
+def figure_samples(config: PngConfig, coco: Path, number: int) -> PngDataset:
     """The narratives with the most phrases among the evaluated ones, one per image."""
-    read = read_validation(config, folders.coco)
+    read = read_validation(config, coco)
     chosen: dict[int, PngSample] = {}
     for sample in sorted(read.samples, key=lambda sample: (-len(sample.phrases), sample.row)):
         chosen.setdefault(sample.image_id, sample)
-    return list(chosen.values())[:number], read.categories
+    return PngDataset(list(chosen.values())[:number], read.categories, config.data)
 
 
 @torch.no_grad()
-def draw_attention(
-    model: PngModel, samples: Sequence[PngSample], categories: CategoryMap, config: PngConfig
-) -> NDArray[np.uint8]:
+def draw_attention(model: PngModel, dataset: PngDataset, scale: Scale) -> NDArray[np.uint8]:
     """Figure 5: which phrase each pixel attends to in the adapters that the paper shows.
 
     Adapters that the model lacks are replaced by its last; an own column shows that one.
@@ -61,9 +57,8 @@ def draw_attention(
     last = len(model.eipa.sites)
     layers = sorted({min(layer, last) for layer in (*PAPER_LAYERS, last)})
     rows = []
-    for sample in samples:
-        batch = collate([make_item(sample, categories, config.data)]).to(model.backbone.device)
-        outputs = model(batch)
+    for index, sample in enumerate(dataset.samples):
+        outputs = model(collate([dataset[index]]).to(model.backbone.device))
         # A phrase that a truncated caption lost must win no pixel.
         kept = outputs.valid[0].nonzero().flatten().tolist()
         named = []
@@ -80,16 +75,13 @@ def draw_attention(
                 load_targets(sample)[kept],
             )
         )
-    return attention_layers(rows, scale=config.scale)
+    return attention_layers(rows, scale=scale)
 
 
-def draw_predictions(
-    model: PngModel, samples: Sequence[PngSample], categories: CategoryMap, config: PngConfig
-) -> Image.Image:
+def draw_predictions(model: PngModel, dataset: PngDataset, config: PngConfig) -> Image.Image:
     """Figure 6: predictions beside the ground truth, differing areas in dashed boxes."""
-    rule = config.eval.model_copy(update={"overlays": len(samples), "limit": None})
-    found = evaluate(model, samples, categories, config.data, rule)
-    return draw_comparison(found.predictions, config)
+    rule = config.eval.model_copy(update={"overlays": len(dataset), "limit": None})
+    return draw_comparison(evaluate(model, dataset, rule).predictions, config)
 
 
 def draw_comparison(predictions: Sequence[Prediction], config: PngConfig) -> Image.Image:

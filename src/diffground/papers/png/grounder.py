@@ -26,7 +26,7 @@ from diffground.io.images import ImageSource, read_image
 from diffground.masks.phrase_masks import PhraseMasks
 from diffground.papers.png.config import PngDataConfig
 from diffground.papers.png.map_operations import resize_maps
-from diffground.papers.png.model import WEIGHTS, WRITE_AGAIN, PngModel
+from diffground.papers.png.model import WRITE_AGAIN, PngModel
 from diffground.papers.png.narratives import UNKNOWN, PngBatch, to_input
 from diffground.papers.png.trained import TRAINING
 from diffground.phrases.noun_phrases import read_narrative
@@ -68,10 +68,9 @@ class NarrativeGrounder:
                 are not known.
         """
         path = Path(checkpoint)
-        folder, weights = (path.parent, path.name) if path.is_file() else (path, WEIGHTS)
         backbone = FrozenDiffusion.from_pretrained(diffusion, device=device, dtype=dtype)
-        model = PngModel.load(folder, backbone, weights)
-        return cls(model, _trained_at(folder) if data is None else data)
+        model = PngModel.load(path, backbone)
+        return cls(model, data or _trained_at(path.parent if path.is_file() else path))
 
     def __call__(
         self,

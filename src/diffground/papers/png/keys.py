@@ -1,4 +1,4 @@
-"""The key that names the results of one PNG experiment, and where they lie.
+"""One PNG experiment: the key that names its results, and where they lie.
 
 Everything that trained weights depend on goes into the key, and settings of parts that a model
 lacks stay out of it: variants never mix, and equal ones are trained once.
@@ -6,14 +6,13 @@ lacks stay out of it: variants never mix, and equal ones are trained once.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-from pydantic import Field
+from typing import Any, Literal
 
 from diffground.backbone import frozen
 from diffground.backbone.frozen import FrozenDiffusion
-from diffground.config import Config
 from diffground.data.png_reading import data_fingerprint, left_out
 from diffground.errors import InputError
 from diffground.io.files import read_json
@@ -22,7 +21,7 @@ from diffground.metrics import average_recall
 from diffground.papers.png import decoder, eipa, evaluate, features, losses, mlma, model
 from diffground.papers.png import narratives as data
 from diffground.papers.png.config import PngConfig, PngFolders, PngModelConfig
-from diffground.provenance import RECIPE, code_of
+from diffground.provenance import RECIPE, claim, code_of
 from diffground.store.manifest import config_hash, fingerprint
 from diffground.training import loop
 
@@ -30,11 +29,18 @@ from diffground.training import loop
 READING = ("head", "probability", "threshold", "checkpoint")
 
 
-class Variant(Config):
-    """Where one experiment's results lie."""
+@dataclass(frozen=True, eq=False)
+class Variant:
+    """One experiment: its settings, where it reads and writes, and the key of its results.
 
-    name: str  # <insertion>-<key>
-    content: dict[str, Any] = Field(repr=False)  # what the key was made of
+    Attributes:
+        content: what the key was made of.
+    """
+
+    config: PngConfig
+    folders: PngFolders
+    backbone: FrozenDiffusion
+    content: dict[str, Any]
 
     @classmethod
     def of(cls, config: PngConfig, folders: PngFolders, backbone: FrozenDiffusion) -> Variant:
@@ -52,22 +58,38 @@ class Variant(Config):
                 content["left_out"] = absent
         if config.model.pretrained:
             content["panoptic"] = _weights_fingerprint(folders.panoptic)
-        return cls(name=f"{config.model.insertion}-{config_hash(content)[:12]}", content=content)
+        return cls(config, folders, backbone, content)
 
     @classmethod
     def found(
-        cls, folder: Path, config: PngConfig, coco: Path, backbone: FrozenDiffusion
+        cls, folder: Path, config: PngConfig, folders: PngFolders, backbone: FrozenDiffusion
     ) -> Variant:
         """What lies in ``folder``; InputError if ``config`` or the data are other ones by now."""
         content = read_json(folder / RECIPE) or {}
-        for name, part in _settings(config, coco, backbone).items():
+        for name, part in _settings(config, folders.coco, backbone).items():
             if content.get(name) != part:
                 reason = f"the model has another {name}: begin with train_png or find_png_model"
                 raise InputError(folder / RECIPE, name, reason)
-        return cls(name=folder.name, content=content)
+        return cls(config, folders, backbone, content)
 
-    def rule(self, config: PngConfig, folders: PngFolders) -> dict[str, Any]:
-        """All that this variant's Average Recall depends on besides its weights."""
+    @cached_property
+    def name(self) -> str:
+        """``<insertion>-<key>``."""
+        return f"{self.config.model.insertion}-{config_hash(self.content)[:12]}"
+
+    @property
+    def folder(self) -> Path:
+        """Where its results lie."""
+        return self.folders.models / self.name
+
+    def claim(self) -> None:
+        """Notes in its folder what it is made of."""
+        claim(self.folder, self.content)
+
+    @cached_property
+    def rule(self) -> dict[str, Any]:
+        """All that its Average Recall depends on besides its weights."""
+        config = self.config
         return {
             "code": code_of(average_recall, evaluate),
             "eval": config.eval.key_content(),
@@ -76,18 +98,12 @@ class Variant(Config):
             "probability": config.model.probability,
             "threshold": config.model.threshold,
             "val": config.splits.val,
-            "coco": data_fingerprint(folders.coco),
+            "coco": data_fingerprint(self.folders.coco),
         }
 
-    def evaluation_path(self, config: PngConfig, folders: PngFolders) -> Path:
-        """Where the Average Recall of this variant lies, measured as ``config`` says."""
-        key = config_hash(self.rule(config, folders))[:12]
-        return folders.models / self.name / f"evaluation-{key}.json"
-
-    def phrases_path(self, config: PngConfig, folders: PngFolders) -> Path:
-        """Where the IoU of every phrase lies, see :meth:`evaluation_path`."""
-        path = self.evaluation_path(config, folders)
-        return path.with_name(path.name.replace("evaluation", "phrases"))
+    def measured(self, what: Literal["evaluation", "phrases"]) -> Path:
+        """Where its Average Recall lies, or the IoU of every phrase behind it."""
+        return self.folder / f"{what}-{config_hash(self.rule)[:12]}.json"
 
 
 def _settings(config: PngConfig, coco: Path, backbone: FrozenDiffusion) -> dict[str, Any]:

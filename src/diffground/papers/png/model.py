@@ -30,11 +30,12 @@ from diffground.backbone.layers import cross_sites
 from diffground.backbone.probe import ProbeRequest, ProbeResult
 from diffground.errors import InputError
 from diffground.io.files import check_seal, read_json, write_json
-from diffground.papers.png.config import LossConfig, PngModelConfig
+from diffground.papers.png.config import PngModelConfig
 from diffground.papers.png.decoder import DecoderMasks, MaskFeature, PhraseDecoder
 from diffground.papers.png.eipa import EIPA, insertion_sites
 from diffground.papers.png.feature_levels import STRIDES, ImageLevels, phrase_levels
-from diffground.papers.png.features import FrozenInputs, frozen_inputs
+from diffground.papers.png.feature_store import FrozenInputs
+from diffground.papers.png.features import frozen_inputs
 from diffground.papers.png.heads import (
     AdapterHead,
     DiffusionHead,
@@ -42,7 +43,6 @@ from diffground.papers.png.heads import (
     LearnedProductHead,
     PngOutputs,
 )
-from diffground.papers.png.losses import png_losses
 from diffground.papers.png.map_operations import resize_maps
 from diffground.papers.png.mlma import MLMA
 from diffground.papers.png.narratives import PngBatch
@@ -247,16 +247,17 @@ class PngModel(nn.Module):
         write_json(folder / CONFIG, content, sealed=True)  # last: its presence means finished
 
     @classmethod
-    def load(cls, folder: Path, backbone: FrozenDiffusion, weights: str = WEIGHTS) -> PngModel:
+    def load(cls, path: Path, backbone: FrozenDiffusion) -> PngModel:
         """The model that :meth:`save` wrote, in eval mode on the backbone's device.
 
         Args:
-            weights: the file of them in ``folder``, say ``best.safetensors``.
+            path: its folder, or a file of weights in it, say ``best.safetensors``.
 
         Raises:
             InputError: no such model, a damaged one, or one trained in another backbone.
         """
-        path = folder / CONFIG
+        weights = path if path.suffix == Path(WEIGHTS).suffix else path / WEIGHTS
+        path = weights.with_name(CONFIG)
         content = _read_config(path)
         try:
             config = PngModelConfig.model_validate(content["model"])
@@ -272,14 +273,9 @@ class PngModel(nn.Module):
                 f"({backbone.fingerprint()}): its weights mean nothing there",
             )
         model = cls(backbone, config, category_ids).to(backbone.device)
-        remedy = WRITE_AGAIN if weights == WEIGHTS else TRAIN_ANEW
-        put_weights(model, load_weights(folder / weights, remedy), folder / weights)
+        remedy = WRITE_AGAIN if weights.name == WEIGHTS else TRAIN_ANEW
+        put_weights(model, load_weights(weights, remedy), weights)
         return model.eval()
-
-
-def outputs_loss(outputs: PngOutputs, batch: PngBatch, config: LossConfig) -> dict[str, Tensor]:
-    """The losses of a model's outputs (which a distributed wrapper may have made)."""
-    return png_losses(outputs, batch.targets, batch.categories, config)
 
 
 def _read_config(path: Path) -> dict[str, Any]:

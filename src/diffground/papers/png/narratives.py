@@ -67,7 +67,8 @@ class PngDataset(Dataset[PngItem]):
     """Samples read from disk one at a time. A broken file raises :class:`InputError`.
 
     Broken files are found before training (:mod:`diffground.data.png_reading`), as a loader's
-    workers could only stop the run. With a ``store`` no image is read: its features are.
+    workers could only stop the run. With a ``store`` no image is read but its cached features;
+    :class:`InputError` if it has none.
     """
 
     def __init__(
@@ -88,26 +89,15 @@ class PngDataset(Dataset[PngItem]):
         return self.samples[index].id
 
     def __getitem__(self, index: int) -> PngItem:
-        return make_item(self.samples[index], self.categories, self.config, self.store)
-
-
-def make_item(
-    sample: PngSample,
-    categories: CategoryMap,
-    config: PngDataConfig,
-    store: FeatureStore | None = None,
-) -> PngItem:
-    """Reads a sample's image and masks; :class:`InputError` if one of them is broken.
-
-    With a ``store``, its cached features instead of the image; :class:`InputError` if it has none.
-    """
-    return PngItem(
-        sample=sample,
-        image=to_input(load_image(sample), config.image_size) if store is None else None,
-        features=None if store is None else store.get(sample),
-        targets=cover(load_targets(sample), config.mask_size),
-        categories=torch.tensor([categories.index(c) for c in phrase_categories(sample)]),
-    )
+        sample, store, index_of = self.samples[index], self.store, self.categories.index
+        size = self.config.image_size
+        return PngItem(
+            sample=sample,
+            image=to_input(load_image(sample), size) if store is None else None,
+            features=None if store is None else store.get(sample),
+            targets=cover(load_targets(sample), self.config.mask_size),
+            categories=torch.tensor([index_of(c) for c in phrase_categories(sample)]),
+        )
 
 
 def to_input(image: NDArray[np.uint8], size: int) -> Tensor:

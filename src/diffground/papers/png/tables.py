@@ -73,13 +73,12 @@ class PngAblations:
 
         Pictures of predictions only if the row was not measured before.
         """
-        place = self.folders, self.backbone
-        training = train_variant(config, *place, broken=self.broken, on_log=log.metrics)
-        metrics = kept_evaluation(Variant.of(config, *place).evaluation_path(config, self.folders))
+        variant = self._variant(config)
+        training = train_variant(variant, broken=self.broken, on_log=log.metrics)
+        metrics = kept_evaluation(variant.measured("evaluation"))
         predictions = []
         if metrics is None:
-            model, variant = load_variant(config, *place)
-            result, metrics = evaluate_variant(config, self.folders, model, variant)
+            result, metrics = evaluate_variant(variant, load_variant(variant))
             predictions = result.predictions
         log.report("png_training", training)
         log.report("png_metrics", metrics)
@@ -95,8 +94,7 @@ class PngAblations:
 
     def recall(self, config: PngConfig) -> AverageRecall:
         """Of the phrases behind a row's Average Recall."""
-        variant = Variant.of(config, self.folders, self.backbone)
-        rows = json.loads(variant.phrases_path(config, self.folders).read_text("utf-8"))
+        rows = json.loads(self._variant(config).measured("phrases").read_text("utf-8"))
         return AverageRecall.from_rows(rows, config.eval.protocol, config.eval.plural_rule)
 
     def recalls(self) -> dict[str, AverageRecall]:
@@ -117,7 +115,10 @@ class PngAblations:
         if not adapted:
             return None
         chosen = max(adapted, key=_completeness)
-        return load_variant(chosen, self.folders, self.backbone)[0], chosen
+        return load_variant(self._variant(chosen)), chosen
+
+    def _variant(self, config: PngConfig) -> Variant:
+        return Variant.of(config, self.folders, self.backbone)
 
     def _first(self, name: str) -> Iterator[tuple[str, PngConfig]]:
         """A table's rows with the first seed."""

@@ -12,10 +12,9 @@ from diffground.backbone.frozen import FrozenDiffusion
 from diffground.data.png_benchmark import PngBenchmark
 from diffground.errors import InputError
 from diffground.io.files import is_sound, read_json
-from diffground.papers.png.config import PngConfig, PngFolders, PngModelConfig
+from diffground.papers.png.config import PngConfig, PngModelConfig
 from diffground.papers.png.keys import READING, Variant
 from diffground.papers.png.model import CONFIG, TRAIN_ANEW, WEIGHTS, PngModel
-from diffground.provenance import claim
 from diffground.training.checkpoint import BEST
 
 log = logging.getLogger(__name__)
@@ -48,81 +47,67 @@ def weights_file(config: PngConfig, folder: Path) -> str:
     if config.eval.weights == "last":
         return WEIGHTS
     if not (folder / BEST).exists():
-        raise InputError(
-            folder / BEST,
-            "png.eval.weights",
-            f"it was trained without png.train.evaluate_every, so no weights are the best; "
-            f"{TRAIN_ANEW}, or take the last",
-        )
+        reason = "it was trained without png.train.evaluate_every, so no weights are the best"
+        reason += f"; {TRAIN_ANEW}, or take the last"
+        raise InputError(folder / BEST, "png.eval.weights", reason)
     return BEST
 
 
-def load_variant(
-    config: PngConfig, folders: PngFolders, backbone: FrozenDiffusion
-) -> tuple[PngModel, Variant]:
-    """The model of ``config`` in eval mode: the trained one, or zero-shot static prompting.
+def find_variant(variant: Variant) -> Path:
+    """The folder of a model that is there; of static prompting, which has no weights, that of its
+    results.
 
     Raises:
         InputError: it needs training and was not trained with these settings.
     """
-    folder, variant = find_variant(config, folders, backbone)
-    return load_model(config, folder, folders.coco, backbone), variant
-
-
-def find_variant(
-    config: PngConfig, folders: PngFolders, backbone: FrozenDiffusion
-) -> tuple[Path, Variant]:
-    """The folder of ``config``'s model, which is there; of static prompting, which has no weights,
-    that of its results.
-
-    Raises:
-        InputError: it needs training and was not trained with these settings.
-    """
-    variant = Variant.of(config, folders, backbone)
-    folder = folders.models / variant.name
-    if not config.model.learns:
-        claim(folder, variant.content)
-    elif not (folder / CONFIG).exists():
+    if not variant.config.model.learns:
+        variant.claim()
+    elif not (variant.folder / CONFIG).exists():
         raise InputError(
-            folder,
+            variant.folder,
             "model",
             "no model was trained with these settings; run the pipeline png_train with them, or "
             "evaluate zero-shot with png.model.insertion=none,png.model.decode=false. "
-            f"Trained so far: {_trained(folders)}",
+            f"Trained so far: {_trained(variant.folders.models)}",
         )
-    return folder, variant
+    return variant.folder
 
 
-def load_model(config: PngConfig, folder: Path, coco: Path, backbone: FrozenDiffusion) -> PngModel:
-    """The model in ``folder``, as :func:`find_variant` found it, in eval mode."""
+def load_variant(variant: Variant) -> PngModel:
+    """The model in eval mode: the trained one, or zero-shot static prompting.
+
+    Raises:
+        InputError: as :func:`find_variant`, or it is damaged.
+    """
+    folder, config, backbone = find_variant(variant), variant.config, variant.backbone
     if not config.model.learns:
-        ids = PngBenchmark(coco, config.splits.val, config.splits.layout).categories.ids
+        splits = config.splits
+        ids = PngBenchmark(variant.folders.coco, splits.val, splits.layout).categories.ids
         return PngModel(backbone, config.model, ids).to(backbone.device).eval()
-    return _read_as(PngModel.load(folder, backbone, weights_file(config, folder)), config)
+    return _read_as(PngModel.load(folder / weights_file(config, folder), backbone), config)
 
 
 def load_checkpoint(
-    config: PngConfig, folders: PngFolders, backbone: FrozenDiffusion, model: str
+    config: PngConfig, models: Path, backbone: FrozenDiffusion, model: str
 ) -> tuple[PngModel, str]:
     """A trained model by its name or path, whatever its settings, and what it is called.
 
     Args:
+        models: the folder of trained models.
         model: the name of a variant; or the path of its folder, or of a file of weights in it.
             How it is read off (head, probability, threshold) is as ``config`` says.
 
     Raises:
         InputError: there is none, or it was trained in another frozen model.
     """
-    folder = folders.models / model
+    named = models / model
+    path = named if (named / CONFIG).exists() else Path(model)
+    folder = path.parent if path.is_file() else path
     if not (folder / CONFIG).exists():
-        folder = Path(model)
-    weights = weights_file(config, folder) if (folder / CONFIG).exists() else WEIGHTS
-    if folder.is_file():
-        folder, weights = folder.parent, folder.name
-    if not (folder / CONFIG).exists():
-        reason = f"no trained model lies there. By name there are: {_trained(folders)}"
+        reason = f"no trained model lies there. By name there are: {_trained(models)}"
         raise InputError(folder, "model", reason)
-    return _read_as(PngModel.load(folder, backbone, weights), config), folder.name
+    weights = path.name if path.is_file() else weights_file(config, folder)
+    return _read_as(PngModel.load(folder / weights, backbone), config), folder.name
 
 
 def _read_as(model: PngModel, config: PngConfig) -> PngModel:
@@ -139,6 +124,6 @@ def _read_as(model: PngModel, config: PngConfig) -> PngModel:
     return model
 
 
-def _trained(folders: PngFolders) -> str:
-    found = sorted(path.parent.name for path in folders.models.glob(f"*/{CONFIG}"))
+def _trained(models: Path) -> str:
+    found = sorted(path.parent.name for path in models.glob(f"*/{CONFIG}"))
     return ", ".join(found) or "none"

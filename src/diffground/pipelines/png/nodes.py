@@ -61,15 +61,7 @@ def extract_features(
     backbone = png.load_backbone(diffusion)
     report: dict[str, Any] = {}
     for name, read in {"train": training, "val": validation}.items():
-        key = feature_key(
-            read.coco,
-            read.split,
-            png.data,
-            png.model.long_captions,
-            png.model.frozen_precision,
-            backbone,
-            max_phrases=read.max_phrases,
-        )
+        key = feature_key(png, read, backbone)
         report[name] = extract(backbone, read.samples, key, folder, extraction)
         log.info("%s", _done(read.split, report[name]))
     return {name: folder / done["folder"] for name, done in report.items()}, report
@@ -93,27 +85,29 @@ def train_png(
     """
     from diffground.data.png_reading import broken_samples
     from diffground.papers.png.experiment import train_variant
+    from diffground.papers.png.keys import Variant
 
+    folders = PngFolders(training.coco, models, features, findings, panoptic)
+    variant = Variant.of(png, folders, png.load_backbone(diffusion))
     summary = train_variant(
-        png,
-        PngFolders(training.coco, models, features, findings, panoptic),
-        png.load_backbone(diffusion),
+        variant,
         broken=broken_samples(doctor),
         on_log=get_tracker().log_metrics,
         narratives=training,
         validation=validation,
     )
-    return models / summary["variant"], summary
+    return variant.folder, summary
 
 
 def find_png_model(
     coco: Path, diffusion: Path, models: Path, findings: Path, panoptic: Path, png: PngConfig
 ) -> Path:
     """The model that was trained with these settings; zero-shot ones need no training."""
+    from diffground.papers.png.keys import Variant
     from diffground.papers.png.trained import find_variant
 
     folders = PngFolders(coco, models, doctor=findings, panoptic=panoptic)
-    return find_variant(png, folders, png.load_backbone(diffusion))[0]
+    return find_variant(Variant.of(png, folders, png.load_backbone(diffusion)))
 
 
 def evaluate_png(
@@ -124,13 +118,11 @@ def evaluate_png(
     """
     from diffground.papers.png.experiment import evaluate_variant
     from diffground.papers.png.keys import Variant
-    from diffground.papers.png.trained import load_model
+    from diffground.papers.png.trained import load_variant
 
-    backbone, coco = png.load_backbone(diffusion), validation.coco
-    variant = Variant.found(model, png, coco, backbone)
-    folders = PngFolders(coco, model.parent, features)
-    loaded = load_model(png, model, coco, backbone)
-    result, metrics = evaluate_variant(png, folders, loaded, variant, validation)
+    folders = PngFolders(validation.coco, model.parent, features)
+    variant = Variant.found(model, png, folders, png.load_backbone(diffusion))
+    result, metrics = evaluate_variant(variant, load_variant(variant), validation)
     get_tracker().set_tags(
         {
             "png.protocol": png.eval.protocol,
@@ -176,16 +168,17 @@ def predict_png(
     png_predict: PredictConfig,
 ) -> Path:
     """Masks of the narrative's phrases, by the model that is named or has these settings."""
+    from diffground.papers.png.keys import Variant
     from diffground.papers.png.predict import predict
     from diffground.papers.png.trained import load_checkpoint, load_variant
 
     backbone = png.load_backbone(diffusion)
-    folders = PngFolders(coco, models, doctor=findings, panoptic=panoptic)
     if png_predict.model is None:
-        model, variant = load_variant(png, folders, backbone)
-        name = variant.name
+        folders = PngFolders(coco, models, doctor=findings, panoptic=panoptic)
+        variant = Variant.of(png, folders, backbone)
+        model, name = load_variant(variant), variant.name
     else:
-        model, name = load_checkpoint(png, folders, backbone, png_predict.model)
+        model, name = load_checkpoint(png, models, backbone, png_predict.model)
     return predict(model, name, png, png_predict, coco, folder)
 
 

@@ -71,9 +71,9 @@ def draw_narratives(
         nothing = Image.new("RGB", (320, 32), "white")  # no row with an adapter was asked for
         return nothing, nothing
     model, config = found
-    samples, categories = figure_samples(config, folders, ablation.figures)
-    attention = draw_attention(model, samples, categories, config)
-    return Image.fromarray(attention), draw_predictions(model, samples, categories, config)
+    chosen = figure_samples(config, coco, ablation.figures)
+    attention = draw_attention(model, chosen, config.scale)
+    return Image.fromarray(attention), draw_predictions(model, chosen, config)
 
 
 def _ablations(
