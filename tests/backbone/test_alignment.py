@@ -1,12 +1,13 @@
 """Phrases to tokens, with the real CLIP tokenizer class on a tiny vocabulary."""
 
+import re
 import unicodedata
 
 import pytest
 
 from diffground.backbone.frozen import FrozenDiffusion
 from diffground.errors import InputError
-from diffground.phrases.alignment import find_phrase, token_indices
+from diffground.phrases.alignment import token_indices
 
 PROMPTS = [
     "A photo including a dog, a red cup and the table.",
@@ -60,7 +61,8 @@ def test_offsets_are_exact(prompt: str, sd1: FrozenDiffusion) -> None:
 )
 def test_phrase_tokens_spell_the_phrase(prompt: str, phrase: str, sd1: FrozenDiffusion) -> None:
     tokenizer = sd1.tokenizers[0]
-    span = find_phrase(prompt, phrase)
+    words = r"\s+".join(map(re.escape, phrase.split()))
+    span = re.search(rf"(?<!\w){words}(?!\w)", prompt, re.IGNORECASE).span()
     ids = tokenizer(prompt).input_ids
     found = token_indices(
         prompt, tokenizer(prompt, return_offsets_mapping=True).offset_mapping, span
@@ -68,19 +70,6 @@ def test_phrase_tokens_spell_the_phrase(prompt: str, phrase: str, sd1: FrozenDif
     assert found == list(range(found[0], found[-1] + 1))
     alone = tokenizer(phrase).input_ids[1:-1]
     assert [ids[i] for i in found] == alone
-
-
-def test_occurrences_and_order() -> None:
-    prompt = "a dog, a cat and a Dog"
-    assert find_phrase(prompt, "dog", 1) == (19, 22) and find_phrase(prompt, "cat") == (9, 12)
-    with pytest.raises(InputError, match="occurs 2 times"):
-        find_phrase(prompt, "dog", 2)
-
-
-@pytest.mark.parametrize("phrase", ["cup", "cake", "dogs", "zebra", " "])
-def test_a_phrase_that_is_not_there(phrase: str) -> None:
-    with pytest.raises(InputError, match=repr(phrase)):
-        find_phrase("two cupcakes and a dog", phrase)
 
 
 def test_spans_outside_of_the_prompt(sd1: FrozenDiffusion) -> None:
@@ -95,4 +84,4 @@ def test_truncated_phrase(sd1: FrozenDiffusion) -> None:
     offsets = offsets_of(sd1, prompt)
     assert token_indices(prompt, offsets, (2, 5)) == [2]
     with pytest.raises(InputError, match="'table' lost tokens"):
-        token_indices(prompt, offsets, find_phrase(prompt, "table"))
+        token_indices(prompt, offsets, (len(prompt) - 5, len(prompt)))

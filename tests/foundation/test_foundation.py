@@ -16,6 +16,7 @@ from diffground.backbone.probe import ProbeResult
 from diffground.foundation import build
 from diffground.foundation.card import model_card
 from diffground.foundation.config import FoundationRecipe, QualityConfig
+from diffground.foundation.fitting import Workshop
 from diffground.foundation.localise import Located, argmax_iou
 from diffground.foundation.pictures import attention_grid, generation_grid
 from diffground.foundation.quality import assess, two_object_prompts
@@ -52,13 +53,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """All parts, trained for two steps, and assembled."""
     root = tmp_path_factory.mktemp("foundation")
     work = root / "work"
-    vae = build.make_autoencoder(RECIPE, work)
-    words = build.make_diffusion(RECIPE, work, vae)
+    shop = Workshop(RECIPE, work)
+    vae = build.make_autoencoder(shop)
+    words = build.make_diffusion(shop, vae)
     return {
         "work": work,
         "sd": build.assemble(RECIPE, QUALITY, vae, words, root / "mini-sd"),
-        "clip": build.make_clip(RECIPE, work, words, root / "mini-clip"),
-        "segmenter": build.make_segmenter(RECIPE, work, root / "mini-segmenter"),
+        "clip": build.make_clip(shop, words, root / "mini-clip"),
+        "segmenter": build.make_segmenter(shop, root / "mini-segmenter"),
     }
 
 
@@ -93,7 +95,7 @@ def test_figures_card_and_pictures(made: dict[str, Path]) -> None:
     assert all(isinstance(figures[name], float) for name in required)
     assert all(0 <= figures[name] <= 1 for name in required[1:])
     assert figures["self_effective_positions"] <= 64
-    card = model_card(RECIPE, build.last_losses(made["work"]), figures)
+    card = model_card(RECIPE, Workshop(RECIPE, made["work"]).last_losses(), figures)
     assert (
         "Recipe `test`" in card
         and "its refinement" in card
@@ -109,7 +111,7 @@ def test_finished_steps_are_not_trained_again(made: dict[str, Path]) -> None:
     before = torch.load(
         next((made["work"] / "checkpoints").rglob("segmenter/last.pt")), weights_only=True
     )
-    build.make_segmenter(RECIPE, made["work"], made["segmenter"])
+    build.make_segmenter(Workshop(RECIPE, made["work"]), made["segmenter"])
     after = torch.load(
         next((made["work"] / "checkpoints").rglob("segmenter/last.pt")), weights_only=True
     )

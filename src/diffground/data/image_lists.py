@@ -103,7 +103,7 @@ class Listing(Protocol):
         label is unknown to the vocabulary, or the annotation is missing or broken."""
 
 
-def list_path(source: VocSource | CocoSource | FolderSource) -> str:
+def list_path(source: Source) -> str:
     """Where a source's list lies below its dataset's own folder."""
     match source:
         case VocSource():
@@ -115,15 +115,10 @@ def list_path(source: VocSource | CocoSource | FolderSource) -> str:
             return source.csv
 
 
-def open_list(source: VocSource | CocoSource | FolderSource, root: str | Path) -> Listing:
+def open_list(source: Source, root: str | Path) -> Listing:
     """Reads a source's list file; InputError if it (or a folder of annotations) is missing."""
-    match source:
-        case VocSource():
-            return _VocList(source, Path(root))
-        case CocoSource():
-            return _CocoList(source, Path(root))
-        case FolderSource():
-            return FolderList(source, Path(root))
+    kinds = {"voc2012": _VocList, "coco2014": _CocoList, "folder": FolderList}
+    return kinds[source.dataset](source, Path(root))
 
 
 class _VocList:
@@ -165,7 +160,7 @@ class _VocList:
             raise InputError(path, "XML", str(error)) from error
         # Not `.//name`: the parts of a person (head, hand, foot) have names as well.
         names = [node.findtext("name", "").strip() for node in tree.getroot().findall("object")]
-        return _ordered(names, vocabulary, path)
+        return known_names(names, vocabulary, path)
 
 
 class _CocoList:
@@ -223,7 +218,7 @@ class FolderList:
         return Entry(PurePosixPath(name).with_suffix("").as_posix(), image, mask, tags)
 
     def annotated(self, entry: Entry, vocabulary: Vocabulary) -> tuple[str, ...]:
-        return _ordered(entry.tags, vocabulary, self.file)
+        return known_names(entry.tags, vocabulary, self.file)
 
     def names(self) -> list[str]:
         """Every label of the file once, sorted; malformed lines are passed over."""
@@ -236,18 +231,12 @@ class FolderList:
         return sorted(found)
 
 
-def known_names(labels: Iterable[int], vocabulary: Vocabulary, file: Path) -> tuple[str, ...]:
-    """The names of label ids, ascending; InputError for one that the vocabulary does not have."""
+def known_names(found: Iterable[int | str], vocabulary: Vocabulary, file: Path) -> tuple[str, ...]:
+    """The vocabulary's names of label ids, or of names, once each, ascending by label; InputError
+    for one that it does not have."""
     try:
+        labels = {x if isinstance(x, int) else vocabulary.index(x) for x in found}
         return vocabulary.names_of(labels)
-    except InputError as error:
-        raise InputError(file, "labels", error.reason) from error
-
-
-def _ordered(names: Iterable[str], vocabulary: Vocabulary, file: Path) -> tuple[str, ...]:
-    """The vocabulary's names for ``names``, once each, ascending by label."""
-    try:
-        return vocabulary.names_of({vocabulary.index(name) for name in names})
     except InputError as error:
         raise InputError(file, "labels", error.reason) from error
 

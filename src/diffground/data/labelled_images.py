@@ -88,7 +88,7 @@ class LabelledImage:
 
 
 def read_samples(
-    source: VocSource | CocoSource | FolderSource,
+    source: Source,
     root: str | Path,
     vocabulary: Vocabulary,
     report: ProblemReport,

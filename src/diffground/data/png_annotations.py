@@ -65,9 +65,6 @@ class CategoryMap:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def __contains__(self, category_id: int) -> bool:
-        return category_id in self.ids
-
     def index(self, category_id: int) -> int:
         """The contiguous class ``0 .. len-1`` of a COCO category id; KeyError if unknown."""
         try:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -12,8 +10,8 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from diffground.foundation.config import AutoencoderRecipe
+from diffground.foundation.fitting import Workshop
 from diffground.foundation.scenes import CaptionedScene, Scenes, picture, pictures
-from diffground.training.loop import TrainResult, train
 
 LATENT_CHANNELS = 4
 NORM_GROUPS = 8  # of the UNet too
@@ -62,29 +60,23 @@ class _Objective(nn.Module):
         return {"loss": l1 + 4 * l2 + KL_WEIGHT * kl, "l1": l1, "l2": l2, "kl": kl}
 
 
-def train_autoencoder(
-    scenes: list[CaptionedScene],
-    recipe: AutoencoderRecipe,
-    work: Path,
-    on_log: Callable[[dict[str, float], int], None] | None = None,
-) -> tuple[AutoencoderKL, TrainResult]:
+def train_autoencoder(shop: Workshop) -> AutoencoderKL:
     """Trains the autoencoder and sets its scaling factor, so that latents have unit variance."""
+    recipe = shop.recipe.autoencoder
     torch.manual_seed(recipe.train.seed)
+    scenes = shop.scenes(recipe.scenes)
     vae = build_autoencoder(recipe)
-    objective = _Objective(vae, recipe)
-    result = train(
-        model=objective,
-        loss_fn=lambda model, images: model(images),
-        dataset=Scenes(scenes, picture),
-        config=recipe.train,
-        folder=work,
-        on_log=on_log,
+    shop.fit(
+        "autoencoder",
+        _Objective(vae, recipe),
+        lambda model, images: model(images),
+        Scenes(scenes, picture),
+        recipe.train,
         key=recipe.model_dump_json(),
-        description="autoencoder",
     )
     latents = encode(vae, scenes[:256])
     vae.register_to_config(scaling_factor=float(1 / latents.std()))
-    return vae, result
+    return vae
 
 
 @torch.no_grad()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,8 +18,8 @@ from transformers import (
 
 from diffground.foundation.config import ClipRecipe
 from diffground.foundation.diffusion import text_config, token_ids
-from diffground.foundation.scenes import CaptionedScene, Scenes, picture
-from diffground.training.loop import TrainResult, train
+from diffground.foundation.fitting import Workshop
+from diffground.foundation.scenes import Scenes, picture
 
 
 def build_clip(recipe: ClipRecipe, tokenizer: CLIPTokenizer, size: int) -> CLIPModel:
@@ -63,25 +61,13 @@ def _losses(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
     return {"loss": output.loss, "accuracy": correct.float().mean()}
 
 
-def train_clip(
-    scenes: list[CaptionedScene],
-    tokenizer: CLIPTokenizer,
-    recipe: ClipRecipe,
-    work: Path,
-    on_log: Callable[[dict[str, float], int], None] | None = None,
-) -> tuple[CLIPModel, TrainResult]:
+def train_clip(shop: Workshop, tokenizer: CLIPTokenizer) -> CLIPModel:
     """Trains image and text encoders on prompts with the contrastive loss."""
+    recipe = shop.recipe.clip
     torch.manual_seed(recipe.train.seed)
-    model = build_clip(recipe, tokenizer, scenes[0].rendering.image.shape[0])
+    scenes = shop.scenes()
+    model = build_clip(recipe, tokenizer, shop.recipe.scenes.size)
     ids: Any = token_ids(tokenizer, [scene.prompt.text for scene in scenes])
-    result = train(
-        model=model,
-        loss_fn=_losses,
-        dataset=StackDataset(image=Scenes(scenes, picture), ids=ids),
-        config=recipe.train,
-        folder=work,
-        on_log=on_log,
-        key=recipe.model_dump_json(),
-        description="clip",
-    )
-    return model, result
+    data: Any = StackDataset(image=Scenes(scenes, picture), ids=ids)
+    shop.fit("clip", model, _losses, data, recipe.train, key=recipe.model_dump_json())
+    return model

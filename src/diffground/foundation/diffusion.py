@@ -7,8 +7,7 @@ without reading the prompt.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -19,9 +18,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from diffground.foundation.autoencoder import LATENT_CHANNELS, NORM_GROUPS
 from diffground.foundation.config import DiffusionRecipe
+from diffground.foundation.fitting import Workshop
 from diffground.foundation.tokenizer import MAX_LENGTH
-from diffground.training.config import TrainConfig
-from diffground.training.loop import TrainResult, train
 
 
 def build_unet(recipe: DiffusionRecipe, sample_size: int) -> UNet2DConditionModel:
@@ -117,38 +115,23 @@ class _Objective(nn.Module):
 
 
 def train_diffusion(
-    data: Dataset[dict[str, Tensor]],
-    tokenizer: CLIPTokenizer,
-    recipe: DiffusionRecipe,
-    work: Path,
-    on_log: Callable[[dict[str, float], int], None] | None = None,
-) -> tuple[UNet2DConditionModel, CLIPTextModel, TrainResult]:
+    shop: Workshop, data: Dataset[dict[str, Tensor]], tokenizer: CLIPTokenizer
+) -> tuple[UNet2DConditionModel, CLIPTextModel]:
     """Trains UNet and text encoder on latents and captions; returns their averaged weights.
 
     Args:
         data: scaled ``latents`` (S, 4, h, w), and the tokens (S, 77) of three captions each: a
             ``prompt``, the same without colours (``bare``), and a ``narrative``.
     """
+    recipe = shop.recipe.diffusion
     torch.manual_seed(recipe.train.seed)
     unet = build_unet(recipe, data[0]["latents"].shape[-1])
     width, layers, heads = recipe.text_width, recipe.text_layers, recipe.text_heads
     text = CLIPTextModel(text_config(tokenizer, width, layers, heads, width))
     objective = _Objective(unet, text, token_ids(tokenizer, [""]), recipe)
-
-    def run(config: TrainConfig, folder: Path, key: str) -> TrainResult:
-        return train(
-            model=objective,
-            loss_fn=lambda model, batch: model(batch),
-            dataset=data,
-            config=config,
-            folder=folder,
-            on_log=on_log,
-            key=key,
-            description="diffusion",
-        )
-
-    result = run(recipe.train, work, recipe.model_dump_json(exclude={"refine"}))
+    fit = partial(shop.fit, "diffusion", objective, lambda model, batch: model(batch), data)
+    fit(recipe.train, key=recipe.model_dump_json(exclude={"refine"}))
     if (refine := recipe.refine) is not None:
         objective.timestep_power, objective.bare = refine.timestep_power, refine.bare
-        result = run(refine.train, work / "refine", recipe.model_dump_json())
-    return unet, text, result
+        fit(refine.train, key=recipe.model_dump_json(), below="refine")
+    return unet, text

@@ -6,8 +6,6 @@ the diffusion model never does.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,8 +18,8 @@ from transformers import (
 )
 
 from diffground.foundation.config import SegmenterRecipe
+from diffground.foundation.fitting import Workshop
 from diffground.foundation.scenes import CaptionedScene, Scenes, picture
-from diffground.training.loop import TrainResult, train
 from diffground.world.vocabulary import CATEGORIES
 
 LABELS = {number: category.name for number, category in enumerate(CATEGORIES)}
@@ -94,24 +92,18 @@ def image_processor(size: int) -> Mask2FormerImageProcessorPil:
     )
 
 
-def train_segmenter(
-    scenes: list[CaptionedScene],
-    recipe: SegmenterRecipe,
-    work: Path,
-    on_log: Callable[[dict[str, float], int], None] | None = None,
-) -> tuple[Mask2FormerForUniversalSegmentation, TrainResult]:
+def train_segmenter(shop: Workshop) -> Mask2FormerForUniversalSegmentation:
     """Trains the segmenter on the scenes' panoptic masks."""
+    recipe = shop.recipe.segmenter
     torch.manual_seed(recipe.train.seed)
     model = build_segmenter(recipe)
-    result = train(
-        model=model,
-        loss_fn=_losses,
-        dataset=Scenes(scenes, _panoptic),
-        collate=_collate,
-        config=recipe.train,
-        folder=work,
-        on_log=on_log,
+    shop.fit(
+        "segmenter",
+        model,
+        _losses,
+        Scenes(shop.scenes(recipe.scenes), _panoptic),
+        recipe.train,
         key=recipe.model_dump_json(),
-        description="segmenter",
+        collate=_collate,
     )
-    return model, result
+    return model

@@ -167,7 +167,7 @@ class AverageRecall:
     """
 
     def __init__(self, protocol: Protocol = "original", plural_rule: PluralRule = "count") -> None:
-        """Empty; the two settings only label the numbers and keep unlike ones from being merged."""
+        """Empty; the two settings only label the numbers."""
         self.protocol, self.plural_rule = protocol, plural_rule
         self._entries: dict[Key, _Entry] = {}
 
@@ -192,16 +192,6 @@ class AverageRecall:
                 raise ValueError(f"phrase {key} has two results: {earlier} and {entry}")
             entry = max(earlier, entry)  # the same one whichever came first
         self._entries[key] = entry
-
-    def merge(self, other: AverageRecall) -> None:
-        """Adds the phrases of another process or shard; ValueError if it measured differently."""
-        if (self.protocol, self.plural_rule) != (other.protocol, other.plural_rule):
-            raise ValueError(
-                f"{self.protocol}/{self.plural_rule} and {other.protocol}/{other.plural_rule} "
-                "numbers are not on one yardstick"
-            )
-        for key, entry in other._entries.items():
-            self.update(key, entry.iou, thing=entry.thing, plural=entry.plural)
 
     @property
     def phrases(self) -> int:
@@ -229,13 +219,6 @@ class AverageRecall:
             curves[group] = (1 - below / len(values)).tolist() if values else None
         return curves
 
-    def to_rows(self) -> list[dict[str, Any]]:
-        """One JSON-ready row per phrase, sorted by key: narrative, phrase, iou, thing, plural."""
-        ordered = sorted(self._entries.items(), key=lambda item: (str(item[0][0]), item[0][1]))
-        return [
-            {"narrative": key[0], "phrase": key[1], **entry._asdict()} for key, entry in ordered
-        ]
-
     @classmethod
     def from_rows(
         cls,
@@ -243,7 +226,7 @@ class AverageRecall:
         protocol: Protocol = "original",
         plural_rule: PluralRule = "count",
     ) -> AverageRecall:
-        """The inverse of :meth:`to_rows`."""
+        """Of rows with narrative, phrase, iou, thing and plural, as an evaluation keeps them."""
         recall = cls(protocol, plural_rule)
         for row in rows:
             key = (row["narrative"], row["phrase"])

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 from diffground.metrics.iou import pairwise_iou
 
+THRESHOLD = 0.5
+MAX_PREDICTIONS = 100  # per image and category, those of highest score, as in COCO
 _RECALLS = np.linspace(0.0, 1.0, 101)
 
 
@@ -46,9 +48,7 @@ class _Claims(NamedTuple):
 class AveragePrecision:
     """Collects images; ``update`` matches, ``result`` integrates."""
 
-    def __init__(self, threshold: float = 0.5, max_predictions: int = 100) -> None:
-        """``max_predictions``: per image and category, those of highest score (COCO: 100)."""
-        self.threshold, self.max_predictions = threshold, max_predictions
+    def __init__(self) -> None:
         self._claims: dict[int, dict[str, _Claims]] = {}
         self._targets: dict[int, int] = {}
         self._images: set[str] = set()
@@ -70,23 +70,11 @@ class AveragePrecision:
             here = crowd[theirs].astype(bool)
             self._targets[category] = self._targets.get(category, 0) + int((~here).sum())
             # a stable sort: equal scores keep the order in which they were given
-            order = np.argsort(-predicted.scores[mine], kind="stable")[: self.max_predictions]
+            order = np.argsort(-predicted.scores[mine], kind="stable")[:MAX_PREDICTIONS]
             iou = pairwise_iou(predicted.masks[mine][order], target.masks[theirs], here)
-            hit, left_out = _match(iou, here, self.threshold)
+            hit, left_out = _match(iou, here)
             scores = predicted.scores[mine][order].astype(np.float64)
             self._claims.setdefault(category, {})[image] = _Claims(scores, hit, left_out)
-
-    def merge(self, other: AveragePrecision) -> None:
-        """Adds the images of another shard; ValueError if an image is in both or options differ."""
-        if (self.threshold, self.max_predictions) != (other.threshold, other.max_predictions):
-            raise ValueError("the two differ in their threshold or max_predictions")
-        if both := self._images & other._images:
-            raise ValueError(f"images in both: {sorted(both)[:3]}")
-        self._images |= other._images
-        for category, count in other._targets.items():
-            self._targets[category] = self._targets.get(category, 0) + count
-        for category, claims in other._claims.items():
-            self._claims.setdefault(category, {}).update(claims)
 
     def per_category(self) -> dict[int, float]:
         """AP in [0, 1] of each category that has a target, by rising category."""
@@ -122,7 +110,7 @@ class AveragePrecision:
 
 
 def _match(
-    iou: NDArray[np.float64], crowd: NDArray[np.bool_], threshold: float
+    iou: NDArray[np.float64], crowd: NDArray[np.bool_]
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """``(hit, left_out)`` bool ``(N,)`` for predictions in falling order of score.
 
@@ -132,7 +120,7 @@ def _match(
     hit, left_out = np.zeros(len(iou), bool), np.zeros(len(iou), bool)
     free = ~crowd
     for row, values in enumerate(iou):
-        fits = values >= threshold
+        fits = values >= THRESHOLD
         if (fits & free).any():
             best = int(np.argmax(np.where(free, values, -1.0)))
             free[best] = False

@@ -6,31 +6,12 @@ have one span per token, ``(0, 0)`` for special and padding tokens.
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from collections.abc import Sequence
 
 from diffground.errors import InputError
 
 Span = tuple[int, int]
-
-
-def find_phrase(prompt: str, phrase: str, occurrence: int = 0) -> Span:
-    """The span of a phrase in a prompt: whole words, case and width of white space ignored.
-
-    ``occurrence`` counts from 0 where the phrase stands more than once. Raises
-    :class:`InputError` when the prompt does not have it ("cup" is not in "two cupcakes").
-    """
-    words = r"\s+".join(re.escape(word) for word in phrase.split())
-    if not words:
-        raise InputError("prompt", "phrase", f"{phrase!r} is empty")
-    # \b would ask for a letter at the border, which a phrase such as "(red)" does not have.
-    found = [m.span() for m in re.finditer(rf"(?<!\w){words}(?!\w)", prompt, re.IGNORECASE)]
-    if not 0 <= occurrence < len(found):
-        times = f"occurs {len(found)} times as whole words, occurrence {occurrence} was asked for"
-        reason = times if found else "does not occur as whole words"
-        raise InputError("prompt", "phrase", f"{phrase!r} {reason} in {prompt!r}")
-    return found[occurrence]
 
 
 def token_indices(prompt: str, offsets: Sequence[Span], span: Span) -> list[int]:

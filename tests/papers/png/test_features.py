@@ -24,7 +24,7 @@ from diffground.io import read_image, write_png
 from diffground.papers.png import feature_extraction
 from diffground.papers.png.config import PngConfig
 from diffground.papers.png.feature_extraction import FeatureExtractionConfig, extract_features
-from diffground.papers.png.feature_store import CachedFeatures, FeatureKey, FeatureStore
+from diffground.papers.png.feature_store import FeatureKey, FeatureStore, FrozenInputs
 from diffground.papers.png.features import feature_key, frozen_inputs
 from diffground.papers.png.narratives import PngBatch, collate
 from diffground.store.config import ShardConfig
@@ -157,7 +157,7 @@ def test_padded_phrases_are_not_valid(samples, tmp_path):
 
 def test_pooled_text_goes_along(samples):
     item = tiny_png.dataset(samples)[0]
-    kept = CachedFeatures(torch.ones(4, 8, 8), torch.ones(2, 3), torch.tensor([True, True]))
+    kept = FrozenInputs(torch.ones(4, 8, 8), torch.ones(2, 3), torch.tensor([True, True]))
     pooled = [replace(kept, pooled=torch.full((5,), value)) for value in (1.0, 2.0)]
     batch = collate([replace(item, image=None, features=features) for features in pooled])
     assert batch.features is not None and batch.features.pooled is not None

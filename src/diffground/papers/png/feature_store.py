@@ -44,23 +44,13 @@ REMEDY = "run `kedro run --pipelines feature_extraction` with the same parameter
 
 
 @dataclass(frozen=True)
-class CachedFeatures:
-    """One narrative's features, in the precision they are kept in."""
+class FrozenInputs:
+    """What a narrative gives the UNet, or with a leading ``B`` a batch of them."""
 
     latents: Tensor  # (4, h, w): the posterior's mean, scaled for the UNet, without noise
     context: Tensor  # (K, C_t): phrase embeddings
-    valid: Tensor  # bool (K,): False for phrases that the text encoder did not see
+    valid: Tensor  # bool (K,): False where padded, and for what the text encoder did not see
     pooled: Tensor | None = None  # (P,): SDXL's pooled text
-
-
-@dataclass(frozen=True)
-class FrozenInputs:
-    """What a batch gives the UNet: the same with a leading ``B``; ``valid`` False where padded."""
-
-    latents: Tensor  # (B, 4, h, w)
-    context: Tensor  # (B, K, C_t)
-    valid: Tensor  # bool (B, K)
-    pooled: Tensor | None = None  # (B, P)
 
     def to(
         self,
@@ -153,7 +143,7 @@ class FeatureStore:
             images[key] = sample.image_path
         return all(is_unchanged(path, self._images.get(key)) for key, path in images.items())
 
-    def get(self, sample: PngSample) -> CachedFeatures:
+    def get(self, sample: PngSample) -> FrozenInputs:
         """A narrative's features, on the CPU.
 
         Raises:
@@ -173,7 +163,7 @@ class FeatureStore:
                 "read with another max_phrases?",
             )
         pooled = f"{sample.id}.pooled"
-        return CachedFeatures(
+        return FrozenInputs(
             latents=latents.get_tensor(image_key(sample)),
             context=context,
             valid=phrases.get_tensor(f"{sample.id}.valid"),

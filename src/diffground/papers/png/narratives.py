@@ -18,7 +18,7 @@ from diffground.data.png_annotations import CategoryMap
 from diffground.data.png_benchmark import PngPhrase, PngSample, load_image, load_targets
 from diffground.io.panoptic import read_panoptic
 from diffground.papers.png.config import PngDataConfig
-from diffground.papers.png.feature_store import CachedFeatures, FeatureStore, FrozenInputs
+from diffground.papers.png.feature_store import FeatureStore, FrozenInputs
 
 # Raised when the same files give other narratives, phrases, pixels or targets, here or in what
 # reads them (samples, annotations, phrases).
@@ -35,7 +35,7 @@ class PngItem:
     image: Tensor | None  # float32 (3, S, S) in [-1, 1]; None if features take its place
     targets: Tensor  # float32 (N, h, w) in [0, 1]: the share of each cell that is covered
     categories: Tensor  # int64 (N,), contiguous class index
-    features: CachedFeatures | None = None  # what the frozen model made of image and caption
+    features: FrozenInputs | None = None  # what the frozen model made of image and caption
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ def collate(items: Sequence[PngItem]) -> PngBatch:
     )
 
 
-def _side_by_side(features: Sequence[CachedFeatures]) -> FrozenInputs:
+def _side_by_side(features: Sequence[FrozenInputs]) -> FrozenInputs:
     pooled = [item.pooled for item in features if item.pooled is not None]
     return FrozenInputs(
         latents=torch.stack([item.latents for item in features]),

@@ -7,51 +7,55 @@ runs another pipeline need not wait for.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from diffground.foundation.config import FoundationRecipe, QualityConfig
 from diffground.tracking import get_tracker
 from diffground.world.config import WorldConfig
 
+if TYPE_CHECKING:
+    from diffground.foundation.fitting import Workshop
+
 log = logging.getLogger(__name__)
 SHOWN = 6  # scenes in the grid of attention maps
 
 
-def _logged(part: str) -> Callable[[dict[str, float], int], None]:
+def _shop(recipe: FoundationRecipe, work: Path, part: str) -> Workshop:
+    from diffground.foundation.fitting import Workshop
+
     def on_log(values: dict[str, float], step: int) -> None:
         get_tracker().log_metrics({f"{part}/{k}": v for k, v in values.items()}, step)
 
-    return on_log
+    return Workshop(recipe, work, on_log)
 
 
 def autoencoder(recipe: FoundationRecipe, work: Path) -> Path:
     """Trains the VAE."""
     from diffground.foundation.build import make_autoencoder
 
-    return make_autoencoder(recipe, work, _logged("autoencoder"))
+    return make_autoencoder(_shop(recipe, work, "autoencoder"))
 
 
 def diffusion(recipe: FoundationRecipe, work: Path, vae: Path) -> Path:
     """Trains UNet and text encoder on the VAE's latents."""
     from diffground.foundation.build import make_diffusion
 
-    return make_diffusion(recipe, work, vae, _logged("diffusion"))
+    return make_diffusion(_shop(recipe, work, "diffusion"), vae)
 
 
 def clip(recipe: FoundationRecipe, work: Path, words: Path, target: Path) -> Path:
     """Trains CLIP with the tokenizer of the diffusion model."""
     from diffground.foundation.build import make_clip
 
-    return make_clip(recipe, work, words, target, _logged("clip"))
+    return make_clip(_shop(recipe, work, "clip"), words, target)
 
 
 def segmenter(recipe: FoundationRecipe, work: Path, target: Path) -> Path:
     """Trains the Mask2Former."""
     from diffground.foundation.build import make_segmenter
 
-    return make_segmenter(recipe, work, target, _logged("segmenter"))
+    return make_segmenter(_shop(recipe, work, "segmenter"), target)
 
 
 def assemble(
@@ -65,10 +69,10 @@ def assemble(
 
 def card(recipe: FoundationRecipe, work: Path, quality: dict[str, Any]) -> str:
     """The Markdown of the model card."""
-    from diffground.foundation.build import last_losses
     from diffground.foundation.card import model_card
+    from diffground.foundation.fitting import Workshop
 
-    return model_card(recipe, last_losses(work), quality)
+    return model_card(recipe, Workshop(recipe, work).last_losses(), quality)
 
 
 def assess(

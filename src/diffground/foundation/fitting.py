@@ -1,0 +1,72 @@
+"""How every part of the foundation is trained: where its checkpoints and its losses lie."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from diffground.foundation.config import FoundationRecipe
+from diffground.foundation.scenes import CaptionedScene, captioned_scenes
+from diffground.store.manifest import config_hash
+from diffground.training.config import TrainConfig
+from diffground.training.loop import train
+
+PARTS = ("autoencoder", "diffusion", "clip", "segmenter")
+LOSSES = "losses.json"
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """A recipe, the folder in which its parts are trained, and who is told of their losses."""
+
+    recipe: FoundationRecipe
+    folder: Path
+    on_log: Callable[[dict[str, float], int], None] | None = None
+
+    def scenes(self, count: int | None = None, mixed: float = 0.0) -> list[CaptionedScene]:
+        """The first ``count`` training scenes, or all; see :func:`captioned_scenes`."""
+        source = self.recipe.scenes
+        return captioned_scenes(source.seed, count or source.count, source.size, mixed)
+
+    def fit(
+        self,
+        part: str,
+        model: nn.Module,
+        loss_fn: Callable[[nn.Module, Any], dict[str, Tensor]],
+        dataset: Dataset[Any],
+        config: TrainConfig,
+        key: str,
+        *,
+        collate: Callable[[list[Any]], Any] | None = None,
+        below: str = "",
+    ) -> None:
+        """Trains a part, or goes on, and keeps the history of its losses in its folder.
+
+        Checkpoints are apart for every set of training scenes; the loop itself refuses those of
+        another ``key``. ``below`` names a folder for a second training of the part.
+        """
+        scenes = config_hash(self.recipe.scenes)
+        result = train(
+            model=model,
+            loss_fn=loss_fn,
+            dataset=dataset,
+            config=config,
+            folder=self.folder / "checkpoints" / scenes / part / below,
+            collate=collate,
+            on_log=self.on_log,
+            key=key,
+            description=part,
+        )
+        path = self.folder / part / LOSSES
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(list(result.history), indent=1) + "\n", "utf-8")
+
+    def last_losses(self) -> dict[str, dict[str, float]]:
+        """The last row of every part's training history."""
+        return {p: json.loads((self.folder / p / LOSSES).read_text("utf-8"))[-1] for p in PARTS}
