@@ -10,15 +10,17 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from png_world import chunk, narrative
 from recipes import recipe
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from diffground.backbone.frozen import FrozenDiffusion
 from diffground.data.png_benchmark import PngBenchmark, PngSample
 from diffground.io import encode_panoptic, write_png
-from diffground.papers.png.config import LossConfig
+from diffground.papers.png.config import LossConfig, PngConfig, PngModelConfig
 from diffground.papers.png.heads import PngOutputs
 from diffground.papers.png.losses import png_losses
+from diffground.papers.png.model import PngModel
 from diffground.papers.png.narratives import PngBatch, PngDataConfig, PngDataset, collate
 
 CHANNELS = (8, 16, 16, 16)
@@ -38,6 +40,15 @@ MODEL = {
     "eipa": {"zoom": 16, "heads": 4, "ffn": 8},
     "mlma": {"width": 16, "layers": 2, "heads": 4, "points": 2, "ffn": 32},
     "decoder": {"layers": 3, "heads": 4, "ffn": 32},
+}
+#: A tiny experiment, as ``PngConfig`` takes it.
+TINY = {
+    "scale": "mini",
+    "precision": "float32",
+    "device": "cpu",
+    "data": {"image_size": SIDE},
+    "model": MODEL,
+    "train": {"max_steps": 1, "batch_size": 1, "learning_rate": 1e-3},
 }
 _FOLDERS = tempfile.TemporaryDirectory()  # removed when the tests end
 
@@ -79,6 +90,21 @@ def batch(*indices: int) -> PngBatch:
 def losses(outputs: PngOutputs, batch: PngBatch) -> dict[str, torch.Tensor]:
     """What a training makes of a model's outputs."""
     return png_losses(outputs, batch.targets, batch.categories, LOSS)
+
+
+def config(**changes) -> PngConfig:
+    """The tiny experiment; ``model={"insertion": "none"}`` changes a part of a section."""
+    for name, value in changes.items():
+        changes[name] = TINY.get(name, {}) | value if isinstance(value, dict) else value
+    return recipe(PngConfig, **TINY | changes)
+
+
+def model(frozen: FrozenDiffusion | None = None, **options) -> PngModel:
+    """A PNG model with weights of its own seed, in the tiny model unless in another."""
+    settings = recipe(PngModelConfig, **MODEL | options)
+    frozen = frozen or backbone()  # made before the seed is set
+    torch.manual_seed(0)
+    return PngModel(frozen, settings, benchmark().categories.ids)
 
 
 def make_diffusion(folder: Path, seed: int = 0) -> Path:
@@ -155,32 +181,23 @@ def make_benchmark(root: Path, splits: tuple[str, ...] = ("train2017", "val2017"
             panoptic["images"].append(
                 {"id": number, "file_name": f"{number:012d}.png", "height": SIDE, "width": SIDE}
             )
+            segments = [
+                {"id": i, "category_id": c, "bbox": [0, 0, i, i], "area": 9, "iscrowd": 0}
+                for i, c in SEGMENTS.values()
+            ]
             panoptic["annotations"].append(
                 {
                     "image_id": number,
                     "file_name": f"{number:012d}.png",
-                    "segments_info": [
-                        {"id": i, "category_id": c, "bbox": [0, 0, i, i], "area": 9, "iscrowd": 0}
-                        for i, c in SEGMENTS.values()
-                    ],
+                    "segments_info": segments,
                 }
             )
-            rows.append(
-                {
-                    "image_id": str(number),
-                    "annotator_id": 0,
-                    "caption": " ".join(text for text, _, _ in chunks) + ".",
-                    "segments": [
-                        {
-                            "utterance": text,
-                            "segment_ids": [str(SEGMENTS[name][0]) for name in names],
-                            "plural": plural,
-                            "noun": bool(names),
-                        }
-                        for text, names, plural in [*chunks, (".", [], False)]
-                    ],
-                }
-            )
+            caption = " ".join(text for text, _, _ in chunks) + "."
+            parts = [
+                chunk(text, [SEGMENTS[name][0] for name in names], plural=plural)
+                for text, names, plural in [*chunks, (".", [], False)]
+            ]
+            rows.append(narrative(str(number), caption, parts))
         panoptic["categories"] = [
             {"id": 1, "name": "ball", "isthing": 1},
             {"id": 120, "name": "grass", "isthing": 0},

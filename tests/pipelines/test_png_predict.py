@@ -12,23 +12,11 @@ from recipes import recipe
 
 from diffground.adapters.datasets import DataFolderDataset
 from diffground.errors import InputError
-from diffground.papers.png.config import PngConfig, PngModelConfig, PredictConfig
-from diffground.papers.png.model import PngModel
+from diffground.papers.png.config import PredictConfig
 from diffground.pipelines.png import create_pipeline
 
 
 def run(folder, predict=None, **model):
-    png = recipe(
-        PngConfig,
-        **{
-            "scale": "mini",
-            "precision": "float32",
-            "device": "cpu",
-            "data": {"image_size": tiny_png.SIDE},
-            "model": {"decode": False, "eipa": {"zoom": 16, "heads": 4, "ffn": 8}, **model},
-            "train": {"max_steps": 1, "batch_size": 1, "learning_rate": 1e-3},
-        },
-    )
     inputs = {
         "coco": tiny_png.benchmark().root,
         "png_models_folder": folder / "models",
@@ -36,7 +24,7 @@ def run(folder, predict=None, **model):
         "panoptic_weights": folder / "panoptic",
         "stable_diffusion": tiny_png.backbone().folder,
         "png_predict_folder": folder / "out",
-        "params:png": png,
+        "params:png": tiny_png.config(model={"decode": False, **model}),
         "params:png_predict": predict or recipe(PredictConfig),
     }
     datasets = {name: MemoryDataset(value) for name, value in inputs.items()}
@@ -51,6 +39,7 @@ def test_prediction_with_the_defaults(tmp_path):
     folder = run(tmp_path, insertion="none")
     report = json.loads((folder / "report.json").read_text())
     assert report["grounded"][0]["phrases"] == ["ball", "grass"]
+    assert report["grounded"][0]["phrases_by"] == "given"
     assert report["variant"].startswith("none-")
     assert {path.name for path in folder.glob("0*.png")} == {"00_ball.png", "01_grass.png"}
 
@@ -62,10 +51,8 @@ def test_a_model_that_was_not_trained_names_the_pipeline_that_does(tmp_path):
 
 
 def test_a_model_is_taken_by_its_name_whatever_the_settings(tmp_path):
-    backbone = tiny_png.backbone()
-    ids = tiny_png.benchmark().categories.ids
-    config = recipe(PngModelConfig, insertion="none", inner_product="frozen", decode=False)
-    PngModel(backbone, config, ids).save(tmp_path / "models" / "mine")
+    trained = tiny_png.model(insertion="none", inner_product="frozen", decode=False)
+    trained.save(tmp_path / "models" / "mine")
     folder = run(
         tmp_path, recipe(PredictConfig, model="mine"), insertion="both"
     )  # which is not trained

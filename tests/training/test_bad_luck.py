@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from several import run_together
 from test_loop import CONFIG, Line, evaluate, loss_fn, net, run, same
 from torch import Tensor, nn
 
@@ -23,7 +23,7 @@ from diffground.io.files import is_sound, seal_of
 from diffground.training.batches import Batches
 from diffground.training.checkpoint import BEFORE, BEST, LAST, load_weights
 from diffground.training.loop import train
-from diffground.training.processes import only_training, processes
+from diffground.training.processes import only_training
 
 STEPWISE = CONFIG.model_copy(update={"checkpoint_every": 1})
 
@@ -101,13 +101,8 @@ def test_a_number_that_is_none_stops_before_the_step(
     assert all(bool(torch.isfinite(p).all()) for p in healed.parameters())
 
 
-def pair(rank: int, port: int, out: Path) -> None:
+def pair(rank: int, out: Path) -> None:
     """One of two processes; the second's gradient goes wrong at a checkpoint's step."""
-    os.environ |= {
-        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true",
-    }  # fmt: skip
-    torch.set_num_threads(1)
     calls = 0
 
     def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
@@ -116,7 +111,6 @@ def pair(rank: int, port: int, out: Path) -> None:
         value = (model(batch[0]) - batch[1]).square().mean()
         return {"loss": Poison.apply(value) if rank == 1 and calls > 2 else value}
 
-    assert processes().num_processes == 2
     said = "nothing"
     try:
         train(model=net(), loss_fn=loss, dataset=Known(), config=STEPWISE, folder=out / "run")
@@ -125,14 +119,10 @@ def pair(rank: int, port: int, out: Path) -> None:
     (out / f"{rank}.json").write_text(
         json.dumps([said, Batches(Known(), STEPWISE, None, 0).names(2)])
     )
-    torch.distributed.destroy_process_group()
 
 
 def test_all_processes_stop_together_and_name_the_sample_of_one(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(pair, (port, tmp_path), 2)
+    run_together(pair, tmp_path)
     (said, _), (too, names) = (json.loads((tmp_path / f"{r}.json").read_text()) for r in (0, 1))
     assert said == too
     assert "gradient of step 2: not finite" in said

@@ -116,7 +116,27 @@ def read_samples(
     if limit is not None and limit < 1:
         raise InputError("samples", "limit", f"{limit} is not at least 1")
     listing = open_list(source, root)
-    return _samples(listing, source.labels, vocabulary, report, deep, limit, shard)
+
+    def stream() -> Iterator[LabelledImage]:
+        seen: set[str] = set()
+        for place, (number, fields) in enumerate(listing.rows[:limit]):
+            mine = place % count == index
+            report.total += mine
+            item = f"line {number}"
+            try:
+                entry = listing.entry(fields)
+                # Lines of other shards are parsed too, so that a repetition is the later line.
+                if entry.id in seen:
+                    raise InputError(listing.file, "line", f"{entry.id} was listed before")
+                seen.add(entry.id)
+                item = entry.id
+                if mine:
+                    yield _sample(listing, entry, source.labels, vocabulary, deep)
+            except InputError as error:
+                if mine:
+                    report.add(item, error)
+
+    return stream()
 
 
 def folder_vocabulary(source: FolderSource, root: str | Path) -> Vocabulary:
@@ -126,36 +146,6 @@ def folder_vocabulary(source: FolderSource, root: str | Path) -> Vocabulary:
     if not names:
         raise InputError(listing.file, "labels", "no line names a class")
     return Vocabulary.from_names(names)
-
-
-def _samples(
-    listing: Listing,
-    labels: Labels,
-    vocabulary: Vocabulary,
-    report: ProblemReport,
-    deep: bool,
-    limit: int | None,
-    shard: tuple[int, int],
-) -> Iterator[LabelledImage]:
-    index, count = shard
-    seen: set[str] = set()
-    for place, (number, fields) in enumerate(listing.rows[:limit]):
-        mine = place % count == index
-        report.total += mine
-        item = f"line {number}"
-        try:
-            entry = listing.entry(fields)
-            item = entry.id
-            # Lines of other shards are parsed too, so that a repetition is always the later line.
-            if entry.id in seen:
-                item = f"line {number}"
-                raise InputError(listing.file, "line", f"{entry.id} was listed before")
-            seen.add(entry.id)
-            if mine:
-                yield _sample(listing, entry, labels, vocabulary, deep)
-        except InputError as error:
-            if mine:
-                report.add(item, error)
 
 
 def _sample(

@@ -50,18 +50,16 @@ def read_requests(table: Path, images: Path) -> list[Request]:
     for number, (line, row) in enumerate(readers[table.suffix.lower()](table, text)):
         values = [row.get(column) if isinstance(row, dict) else None for column in COLUMNS]
         image, narrative = (v.strip() if isinstance(v, str) else "" for v in values)
-        if image and narrative:
-            name = f"{number:03d}_{slug(Path(image).stem)}"
-            try:
-                path = inside(images, image, table, f"line {line}")
-            except InputError as error:
-                requests.append(Request(name, error=error))
-            else:
-                requests.append(Request(name, path, narrative))
-        else:
-            reason = f"a row needs the texts {' and '.join(COLUMNS)}"
-            broken = InputError(table, f"line {line}", reason)
-            requests.append(Request(f"{number:03d}", error=broken))
+        name = f"{number:03d}"
+        try:
+            if not image or not narrative:
+                reason = f"a row needs the texts {' and '.join(COLUMNS)}"
+                raise InputError(table, f"line {line}", reason)
+            name += f"_{slug(Path(image).stem)}"
+            path = inside(images, image, table, f"line {line}")
+            requests.append(Request(name, path, narrative))
+        except InputError as error:
+            requests.append(Request(name, error=error))
     if not requests:
         raise InputError(table, "rows", "the table has none")
     return requests

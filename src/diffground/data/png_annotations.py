@@ -128,17 +128,16 @@ class PanopticIndex:
         images: dict[int, ImageEntry] = {}
         annotations: dict[int, Mapping[str, Any]] = {}
         # One bad record costs its own narratives, which say that their image is not there.
-        for image in content["images"]:
-            try:
-                size = int(image["height"]), int(image["width"])
-                images[int(image["id"])] = ImageEntry(str(image["file_name"]), size)
-            except _MALFORMED as error:
-                log.warning("%s: images: one is left out (%s)", path, shortened(error))
-        for entry in content["annotations"]:
-            try:
-                annotations[int(entry["image_id"])] = entry
-            except _MALFORMED as error:
-                log.warning("%s: annotations: one is left out (%s)", path, shortened(error))
+        for part in ("images", "annotations"):
+            for record in content[part]:
+                try:
+                    if part == "images":
+                        size = int(record["height"]), int(record["width"])
+                        images[int(record["id"])] = ImageEntry(str(record["file_name"]), size)
+                    else:
+                        annotations[int(record["image_id"])] = record
+                except _MALFORMED as error:
+                    log.warning("%s: %s: one is left out (%s)", path, part, shortened(error))
         return cls(path, categories, images, annotations)
 
     def image(self, image_id: int) -> ImageEntry:

@@ -80,13 +80,7 @@ def examine_training_data(
     that could not be before.
     """
     benchmark = PngBenchmark(coco, splits.train, splits.layout)
-    options: dict[str, Any] = {
-        "deep": splits.deep_check,
-        "max_phrases": max_phrases,
-        "limit": splits.train_limit,
-    }
-    key = _findings_key(coco, splits, max_phrases)
-    kept = _findings_path(key, cache)
+    key, kept = _findings(coco, splits, max_phrases, cache)
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(cache / f".{kept.name}.lock"):  # of several processes one looks, the others wait
         state = state_of(benchmark.image_folder, benchmark.panoptic_folder)
@@ -96,7 +90,9 @@ def examine_training_data(
             return found
         if before is None:
             say_why(kept, key, cache.glob("doctor-*.json"), "key")
-        found = examine(benchmark, **options)
+        found = examine(
+            benchmark, deep=splits.deep_check, max_phrases=max_phrases, limit=splits.train_limit
+        )
         denied = sorted({row["file"] for row in problems_of(found) if row["field"] == ACCESS})
         about = {"key": key, **Made.now().model_dump()}
         write_json(kept, about | {"found": found, "files": state, "denied": denied})
@@ -115,12 +111,15 @@ def left_out(coco: Path, splits: PngSplits, max_phrases: int, cache: Path) -> li
     Their absence is a part of what a model learnt from; what the JSON files themselves leave out is
     known by their hash. Nothing is opened; empty where the doctor was not asked.
     """
-    findings = _kept_findings(_findings_path(_findings_key(coco, splits, max_phrases), cache))
+    findings = _kept_findings(_findings(coco, splits, max_phrases, cache)[1])
     return sorted(broken_samples(findings["found"])) if findings else []
 
 
-def _findings_key(coco: Path, splits: PngSplits, max_phrases: int) -> dict[str, Any]:
-    return {
+def _findings(
+    coco: Path, splits: PngSplits, max_phrases: int, cache: Path
+) -> tuple[dict[str, Any], Path]:
+    """What the doctor's findings depend on, and where they are kept."""
+    key = {
         "coco": data_fingerprint(coco),
         "split": splits.train,
         "deep": splits.deep_check,
@@ -128,10 +127,7 @@ def _findings_key(coco: Path, splits: PngSplits, max_phrases: int) -> dict[str, 
         "limit": splits.train_limit,
         "code": code_of(doctor_code),
     }
-
-
-def _findings_path(key: Mapping[str, Any], cache: Path) -> Path:
-    return cache / f"doctor-{config_hash(key)[:12]}.json"
+    return key, cache / f"doctor-{config_hash(key)[:12]}.json"
 
 
 def _kept_findings(path: Path) -> dict[str, Any] | None:

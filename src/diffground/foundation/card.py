@@ -24,12 +24,7 @@ def model_card(
     recipe: FoundationRecipe, losses: Mapping[str, Mapping[str, float]], quality: Mapping[str, Any]
 ) -> str:
     """The card as Markdown. ``losses`` has the last row of each part's training history."""
-    training = [
-        ("autoencoder", recipe.autoencoder.train, losses["autoencoder"]),
-        ("diffusion", recipe.diffusion.train, losses["diffusion"]),
-        ("clip", recipe.clip.train, losses["clip"]),
-        ("segmenter", recipe.segmenter.train, losses["segmenter"]),
-    ]
+    training = [(part, getattr(recipe, part).train, losses[part]) for part in losses]
     if recipe.diffusion.refine is not None:  # the diffusion model's last losses are of this part
         training[1] = ("diffusion", recipe.diffusion.train, {})
         training.insert(2, ("its refinement", recipe.diffusion.refine.train, losses["diffusion"]))

@@ -5,11 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tiny_png
-from recipes import recipe
 
 from diffground.papers.png.evaluate import Prediction
 from diffground.papers.png.figures import draw_comparison
-from diffground.papers.png.keys import PngConfig
 
 
 @pytest.mark.parametrize(
@@ -27,14 +25,7 @@ def test_the_scale_stands_above_and_the_yardstick_below(monkeypatch, scale, word
     truth = np.ones((len(sample.phrases), *sample.size), bool)
     prob = np.ones((len(sample.phrases), 8, 8), np.float32)
     found = Prediction(sample, prob, truth, np.ones(len(sample.phrases)))
-    config = {
-        "scale": scale,
-        "precision": "float32",
-        "data": {"image_size": 64},
-        "model": tiny_png.MODEL,
-    }
-    train = {"max_steps": 1, "batch_size": 1, "learning_rate": 1.0}
-    png = recipe(PngConfig, **(config | {"train": train}))
+    png = tiny_png.config(scale=scale)
     draw_comparison([found], png)
     assert lines["heading"].startswith(words)
     assert lines["footnote"].endswith("Numbers: IoU, protocol original.")

@@ -10,13 +10,11 @@ import pytest
 import tiny_png
 import torch
 from PIL import Image
-from recipes import recipe
 
 from diffground.errors import InputError
 from diffground.io import read_image, write_png
 from diffground.io.files import write_json
 from diffground.masks.phrase_masks import PhraseMasks
-from diffground.papers.png.config import PngModelConfig
 from diffground.papers.png.grounder import NarrativeGrounder
 from diffground.papers.png.model import PngModel
 from diffground.papers.png.narratives import to_input
@@ -28,8 +26,7 @@ SIZE = (40, 90)  # of the test image, pixels
 
 def zero_shot(**model) -> PngModel:
     settings = {"insertion": "none", "decode": False, "threshold": 0.4, **model}
-    ids = tiny_png.benchmark().categories.ids
-    return PngModel(tiny_png.backbone(), recipe(PngModelConfig, **settings), ids).eval()
+    return tiny_png.model(**settings).eval()
 
 
 @pytest.fixture

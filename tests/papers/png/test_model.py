@@ -1,4 +1,4 @@
-"""The PNG model on a tiny diffusion model: data, training, evaluation, saving."""
+"""The PNG model on a tiny diffusion model: data, training, saving."""
 
 from __future__ import annotations
 
@@ -14,20 +14,12 @@ from recipes import recipe
 from diffground.backbone.probe import ProbeRequest
 from diffground.errors import InputError
 from diffground.io.files import seal_of
-from diffground.papers.png.config import PngDataConfig, PngEvalConfig, PngModelConfig
-from diffground.papers.png.evaluate import evaluate
+from diffground.papers.png.config import PngDataConfig, PngModelConfig
 from diffground.papers.png.features import frozen_inputs
 from diffground.papers.png.model import CONFIG, WEIGHTS, PngModel
 from diffground.papers.png.narratives import UNKNOWN, cover, phrase_categories
 
 STATIC = {"insertion": "none", "decode": False}  # zero-shot static prompting
-
-
-def model(**options) -> PngModel:
-    config = recipe(PngModelConfig, **{**tiny_png.MODEL, **options})
-    backbone = tiny_png.backbone()  # made before the seed is set
-    torch.manual_seed(0)
-    return PngModel(backbone, config, tiny_png.benchmark().categories.ids)
 
 
 # --- data ---------------------------------------------------------------------------------------
@@ -94,9 +86,9 @@ def test_the_last_head_predicts(options, heads):
 
 
 def test_zero_shot_static_prompting_has_nothing_to_train():
-    static = model(**STATIC)
+    static = tiny_png.model(**STATIC)
     assert not static.config.learns and not static.trainable_parameters()
-    learned = model(**STATIC, fusion="learned")
+    learned = tiny_png.model(**STATIC, fusion="learned")
     assert [p.numel() for p in learned.trainable_parameters()] == [16]
 
 
@@ -105,14 +97,14 @@ def test_zero_shot_static_prompting_has_nothing_to_train():
 
 def test_a_fresh_adapter_predicts_as_static_prompting():
     batch = tiny_png.batch(0, 1, 2)
-    static = model(**STATIC).eval()(batch).diffusion
-    dynamic = model().eval()(batch)
+    static = tiny_png.model(**STATIC).eval()(batch).diffusion
+    dynamic = tiny_png.model().eval()(batch)
     torch.testing.assert_close(dynamic.diffusion, static, rtol=1e-4, atol=1e-5)
     assert dynamic.adapter is not None and len(dynamic.adapter.sites) == 15
 
 
 def test_maps_share_out_each_pixel_among_the_phrases():
-    outputs = model(**STATIC)(tiny_png.batch(0, 3))
+    outputs = tiny_png.model(**STATIC)(tiny_png.batch(0, 3))
     total = outputs.diffusion.sum(1)
     torch.testing.assert_close(total, torch.ones_like(total))
     assert not outputs.diffusion[1, 1].any()  # padded
@@ -122,7 +114,7 @@ def test_maps_share_out_each_pixel_among_the_phrases():
 @pytest.mark.parametrize("probability", ["minmax", "raw"])
 @pytest.mark.parametrize("head", ["diffusion", "inner", "adapter", "decoder"])
 def test_predictions_are_probabilities(head, probability):
-    png = model(head=head, probability=probability, inner_product="frozen").eval()
+    png = tiny_png.model(head=head, probability=probability, inner_product="frozen").eval()
     batch = tiny_png.batch(0, 1, 3)
     prob = png.predict(batch)
     assert prob.shape == (3, 2, 16, 16)
@@ -133,7 +125,7 @@ def test_predictions_are_probabilities(head, probability):
 
 
 def test_the_frozen_product_is_of_the_unets_own_queries_and_keys():
-    png = model(insertion="none", decode=False, inner_product="frozen").eval()
+    png = tiny_png.model(insertion="none", decode=False, inner_product="frozen").eval()
     batch = tiny_png.batch(0)
     site = "up_blocks.2.attentions.1.transformer_blocks.0.attn2"
     inputs = frozen_inputs(png.backbone, batch, "per_sentence", "float16")
@@ -152,14 +144,14 @@ def test_the_frozen_product_is_of_the_unets_own_queries_and_keys():
 
 @pytest.mark.parametrize("mask_latent", ["denoised", "output", "clean"])
 def test_every_source_of_the_mask_feature_trains(mask_latent):
-    png = model(mask_latent=mask_latent).train()
+    png = tiny_png.model(mask_latent=mask_latent).train()
     batch = tiny_png.batch(0, 1)
     tiny_png.losses(png(batch), batch)["loss"].backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in png.parameters())
 
 
 def test_captions_that_lose_all_their_phrases_have_a_defined_result():
-    png = model(long_captions="truncate").eval()
+    png = tiny_png.model(long_captions="truncate").eval()
     batch = tiny_png.batch(0, 1)
     long = "w " * 200 + "ball on the grass"
     spans = tuple((long.index(word), long.index(word) + len(word)) for word in ("ball", "grass"))
@@ -179,9 +171,7 @@ def test_a_half_precision_backbone_trains_a_full_precision_adapter():
 
     folder = tiny_png.backbone().folder
     half = FrozenDiffusion.from_pretrained(folder, dtype=torch.bfloat16)
-    png = PngModel(
-        half, recipe(PngModelConfig, **tiny_png.MODEL), tiny_png.benchmark().categories.ids
-    )
+    png = tiny_png.model(half)
     batch = tiny_png.batch(0, 1)
     with torch.autocast("cpu", torch.bfloat16):
         loss = tiny_png.losses(png.train()(batch), batch)["loss"]
@@ -192,10 +182,10 @@ def test_a_half_precision_backbone_trains_a_full_precision_adapter():
 
 
 def test_seeded_noise_goes_by_sample_not_by_batch():
-    noisy = model(**STATIC, noise="seeded", time_step=400)
+    noisy = tiny_png.model(**STATIC, noise="seeded", time_step=400)
     together = noisy.predict(tiny_png.batch(0, 1))
     torch.testing.assert_close(noisy.predict(tiny_png.batch(1)), together[1:], rtol=1e-3, atol=1e-3)
-    clean = model(**STATIC, time_step=400).predict(tiny_png.batch(1))
+    clean = tiny_png.model(**STATIC, time_step=400).predict(tiny_png.batch(1))
     assert not torch.allclose(clean, together[1:], atol=1e-3)
 
 
@@ -211,7 +201,7 @@ SLOW = "fusion.attn"
 @pytest.mark.parametrize("insertion", ["none", "encoder", "decoder", "both"])
 @pytest.mark.parametrize("rest", [{}, {"decode": False, "inner_product": "learned"}])
 def test_after_one_step_gradients_reach_every_parameter(insertion, rest):
-    png = model(insertion=insertion, **rest).train()
+    png = tiny_png.model(insertion=insertion, **rest).train()
     batch = tiny_png.batch(0, 1, 2, 3)
     optimizer = torch.optim.AdamW(png.trainable_parameters(), 1e-2)
     for _ in range(2):
@@ -229,7 +219,7 @@ def test_training_overfits_one_batch_and_checkpointing_changes_nothing():
     batch = tiny_png.batch(0, 2)
     curves = []
     for checkpoint in (False, True):
-        png = model(checkpoint=checkpoint).train()
+        png = tiny_png.model(checkpoint=checkpoint).train()
         optimizer = torch.optim.AdamW(png.trainable_parameters(), 3e-3)
         curve = []
         for _ in range(20 if not checkpoint else 3):
@@ -245,7 +235,7 @@ def test_training_overfits_one_batch_and_checkpointing_changes_nothing():
 
 
 def test_the_state_is_what_is_trained():
-    names = model().state_dict()
+    names = tiny_png.model().state_dict()
     assert not any("unet" in name or "vae" in name for name in names)
     parts = {"diffusion_head", "eipa", "adapter_head", "mlma", "mask_feature", "decoder"}
     assert {name.split(".")[0] for name in names} == parts
@@ -255,7 +245,7 @@ def test_the_state_is_what_is_trained():
 
 
 def test_a_saved_model_predicts_the_same(tmp_path):
-    png = model(insertion="encoder").train()
+    png = tiny_png.model(insertion="encoder").train()
     optimizer = torch.optim.AdamW(png.trainable_parameters(), 1e-2)
     batch = tiny_png.batch(0, 1)
     tiny_png.losses(png(batch), batch)["loss"].backward()
@@ -269,7 +259,7 @@ def test_a_saved_model_predicts_the_same(tmp_path):
 def test_loading_says_what_is_wrong(tmp_path):
     with pytest.raises(InputError, match="no trained PNG model"):
         PngModel.load(tmp_path, tiny_png.backbone())
-    model().save(tmp_path)
+    tiny_png.model().save(tmp_path)
     with pytest.raises(InputError, match="backbone"):
         PngModel.load(tmp_path, tiny_png.backbone(seed=1))
     content = json.loads((tmp_path / CONFIG).read_text())
@@ -280,31 +270,3 @@ def test_loading_says_what_is_wrong(tmp_path):
     seal_of(tmp_path / CONFIG).unlink()
     with pytest.raises(InputError, match=WEIGHTS):
         PngModel.load(tmp_path, tiny_png.backbone())
-
-
-# --- evaluation ---------------------------------------------------------------------------------
-
-
-def evaluated(png: PngModel, samples, **options):
-    config = recipe(PngEvalConfig, **{"overlays": 2, **options})
-    return evaluate(png, tiny_png.dataset(samples), config)
-
-
-def test_a_broken_image_is_an_error_that_names_it(tmp_path):
-    root = tiny_png.make_benchmark(tmp_path, ("val2017",))
-    broken = next((root / "images/val2017").glob("*2.png"))
-    broken.write_bytes(broken.read_bytes()[:100])
-    from diffground.data.png_benchmark import PngBenchmark
-
-    benchmark = PngBenchmark(root, "val2017")
-    samples, _ = benchmark.read()
-    with pytest.raises(InputError, match="corrupt"):
-        tiny_png.dataset(samples)[1]
-
-
-@pytest.mark.parametrize("protocol", ["original", "ppmn", "png_soft"])
-def test_every_protocol_runs_with_a_threshold(protocol):
-    png = model(**STATIC, threshold=0.3)
-    result = evaluated(png, tiny_png.samples()[:1], protocol=protocol)
-    assert result.recall.protocol == protocol
-    assert 0 <= result.recall.result()["overall"] <= 100

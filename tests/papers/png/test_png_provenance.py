@@ -17,7 +17,7 @@ from diffground.papers.png import eipa, features
 from diffground.papers.png.feature_extraction import FeatureExtractionConfig, extract_features
 from diffground.papers.png.feature_store import FeatureStore
 from diffground.papers.png.features import feature_key
-from diffground.papers.png.keys import PngConfig, PngFolders
+from diffground.papers.png.keys import PngFolders
 from diffground.papers.png.tables import PngAblations
 from diffground.papers.png.tables_config import PngTablesConfig
 from diffground.store.manifest import read_manifest
@@ -40,19 +40,9 @@ def why(caplog):
     return lines
 
 
-def png() -> PngConfig:
-    return recipe(
-        PngConfig,
-        **{
-            "scale": "mini",
-            "precision": "float32",
-            "device": "cpu",
-            "data": {"image_size": 64},
-            "model": tiny_png.MODEL,
-            "train": {"max_steps": 2, "batch_size": 2, "learning_rate": 1e-3},
-            "eval": {"batch_size": 3, "overlays": 0},
-        },
-    )
+PNG = tiny_png.config(
+    train={"max_steps": 2, "batch_size": 2}, eval={"batch_size": 3, "overlays": 0}
+)
 
 
 def test_rows_keep_the_commit_that_measured_them_until_their_code_changes(
@@ -63,7 +53,7 @@ def test_rows_keep_the_commit_that_measured_them_until_their_code_changes(
     folders = PngFolders(coco, tmp_path / "models", doctor=tmp_path / "models")
 
     def commits() -> tuple[list[str], str]:
-        ablations = PngAblations(png(), asked, folders, tiny_png.backbone())
+        ablations = PngAblations(PNG, asked, folders, tiny_png.backbone())
         (table,) = run_tables(ablations, asked.seeds)
         assert [row.name for row in table.rows] == list(names)
         return [row.commit for row in table.rows], table.commit
@@ -89,7 +79,7 @@ def test_features_of_other_code_are_extracted_again(tmp_path, coco, made_by, mon
 
     def made() -> tuple[int, str]:
         """How many shards were written, and by which commits those that are there."""
-        key = feature_key(png(), read, backbone)
+        key = feature_key(PNG, read, backbone)
         found = extract_features(backbone, read.samples, key, tmp_path / "features", config)
         assert FeatureStore.open(tmp_path / "features", key) is not None
         return found["made"], read_manifest(key.folder(tmp_path / "features")).made.commit

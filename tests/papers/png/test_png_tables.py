@@ -11,22 +11,8 @@ from recipes import recipe
 from diffground.errors import InputError
 from diffground.experiments.result_tables import measured_row, render
 from diffground.papers.png.config import PngConfig, PngFolders
-from diffground.papers.png.narratives import PngDataConfig
 from diffground.papers.png.tables import PngAblations
 from diffground.papers.png.tables_config import PngRow, PngTablesConfig
-
-
-def base(scale: str, *, pretrained: bool) -> PngConfig:
-    return recipe(
-        PngConfig,
-        **{
-            "scale": scale,
-            "precision": "float32",
-            "data": recipe(PngDataConfig, image_size=64),
-            "model": {**tiny_png.MODEL, "pretrained": pretrained},
-            "train": {"max_steps": 1, "batch_size": 1, "learning_rate": 1e-3},
-        },
-    )
 
 
 def ablations(png: PngConfig, tmp_path: Path, **asked) -> PngAblations:
@@ -50,7 +36,7 @@ def row(table: str, name: str) -> PngRow:
 def test_a_run_without_pretraining_is_not_compared_with_pretrained_ones(
     tmp_path, scale, pretrained, full, mlma, baseline
 ):
-    asked = ablations(base(scale, pretrained=pretrained), tmp_path)
+    asked = ablations(tiny_png.config(scale=scale, model={"pretrained": pretrained}), tmp_path)
 
     def beside(table: str, name: str) -> float | None:
         found = row(table, name)
@@ -62,7 +48,7 @@ def test_a_run_without_pretraining_is_not_compared_with_pretrained_ones(
 
 
 def test_too_few_steps_for_the_slow_start_are_named(tmp_path):
-    png = base("mini", pretrained=False)
+    png = tiny_png.config()
     train = png.train.model_copy(update={"max_steps": 40, "warmup_steps": 30})
     png = png.model_copy(update={"train": train})
     ablations(png, tmp_path, max_steps=31).config(row("components", "Baseline"), 0)
@@ -71,7 +57,7 @@ def test_too_few_steps_for_the_slow_start_are_named(tmp_path):
 
 
 def test_rows_differ_in_what_the_paper_changes_and_the_seed_only(tmp_path):
-    png = base("mini", pretrained=False)
+    png = tiny_png.config()
     asked = ablations(png, tmp_path, max_steps=3)
     changed = asked.config(row("insertion", "Decoder"), 7)
     assert changed.model.insertion == "decoder"
@@ -85,7 +71,7 @@ def test_rows_differ_in_what_the_paper_changes_and_the_seed_only(tmp_path):
 
 
 def test_what_is_ours_is_printed_with_every_table(tmp_path):
-    asked = ablations(base("paper", pretrained=False), tmp_path)
+    asked = ablations(tiny_png.config(scale="paper"), tmp_path)
     for name, entry in PngTablesConfig.published.tables.items():
         rows = [measured_row(r.name, [{"overall": 50.0}]) for r in entry.rows]
         table = asked.heading.table(entry, rows)

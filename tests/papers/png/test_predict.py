@@ -7,7 +7,6 @@ import json
 import numpy as np
 import pytest
 import tiny_png
-from pycocotools import mask as coco
 from pydantic import ValidationError
 from recipes import recipe
 
@@ -15,33 +14,15 @@ from diffground.data.narrative_table import read_requests
 from diffground.errors import InputError
 from diffground.io import read_image, write_png
 from diffground.io.paths import slug
-from diffground.papers.png.config import PngConfig, PngModelConfig, PngTrainConfig, PredictConfig
-from diffground.papers.png.model import PngModel
+from diffground.papers.png.config import PredictConfig
 from diffground.papers.png.predict import predict
 
-pytestmark = pytest.mark.filterwarnings(  # pycocotools 2.0 with numpy 2, in decode alone
-    "ignore:__array__ implementation doesn't accept a copy keyword"
-)
 TEXT = "a [red ball] on the [grass] below a blue [sky]."
 PLAIN, SPANS = "a red ball on the grass below a blue sky.", [(2, 10), (18, 23), (37, 40)]
 SIZE = (40, 90)  # of the test image, pixels
 
 
-def png(**model) -> PngConfig:
-    settings = {"insertion": "none", "decode": False, "threshold": 0.4, **model}
-    return recipe(
-        PngConfig,
-        scale="mini",
-        precision="float32",
-        data=tiny_png.DATA,
-        model=recipe(PngModelConfig, **settings),
-        train=PngTrainConfig(max_steps=1, batch_size=1, learning_rate=1e-3),
-    )
-
-
-def zero_shot(config: PngConfig) -> PngModel:
-    ids = tiny_png.benchmark().categories.ids
-    return PngModel(tiny_png.backbone(), config.model, ids).eval()
+ZERO_SHOT = {"insertion": "none", "decode": False, "threshold": 0.4}
 
 
 @pytest.fixture
@@ -53,9 +34,9 @@ def image(tmp_path):
 
 
 def run(folder, config: PredictConfig, **model):
-    experiment = png(**model)
-    root = tiny_png.benchmark().root
-    return predict(zero_shot(experiment), "none-test", experiment, config, root, folder)
+    experiment = tiny_png.config(model=ZERO_SHOT | model)
+    zero_shot, root = tiny_png.model(**ZERO_SHOT, **model).eval(), tiny_png.benchmark().root
+    return predict(zero_shot, "none-test", experiment, config, root, folder)
 
 
 def test_files_of_one_image(tmp_path, image):
@@ -73,18 +54,11 @@ def test_files_of_one_image(tmp_path, image):
         "name": backbone.folder.name, "fingerprint": backbone.fingerprint(),
     }  # fmt: skip
     assert [row["file"] for row in content["phrases"]] == names
-    masks = []
     for row, span in zip(content["phrases"], SPANS, strict=True):
         assert row["span"] == list(span) and row["text"] == PLAIN[slice(*span)]
-        mask = read_image(folder / row["file"])[..., 0]
-        assert mask.shape == SIZE and set(np.unique(mask)) <= {0, 255}
-        decoded = coco.decode(row["segmentation"])
-        assert row["segmentation"]["size"] == list(SIZE)
-        np.testing.assert_array_equal(decoded * 255, mask)
-        assert row["area"] == (mask > 0).sum() and not row["lost"]
+        assert read_image(folder / row["file"]).shape[:2] == SIZE
         assert row["score"] is None or 0.4 < row["score"] <= 1
-        masks.append(mask)
-    assert any(mask.any() for mask in masks)
+    assert any(row["area"] for row in content["phrases"])
     overlay = read_image(folder / "overlay.png")
     assert overlay.shape[1] > 2 * 320 and overlay.shape[0] > 320 * SIZE[0] // SIZE[1]
     report = json.loads((folder / "report.json").read_text())
@@ -103,17 +77,6 @@ def test_a_later_prediction_replaces_an_earlier_one(tmp_path, image):
     with pytest.raises(InputError, match="character 3"):
         run(folder, recipe(PredictConfig, image=image, narrative="a [ball"))
     assert (folder / "00_ball.png").exists()  # a failure leaves what was there
-    mine = tmp_path / "mine"
-    mine.mkdir()
-    (mine / "holiday.jpg").write_bytes(b"")
-    with pytest.raises(InputError, match="left alone"):
-        run(mine, recipe(PredictConfig, image=image, narrative=TEXT))
-
-
-def test_without_an_image_the_first_validation_sample(tmp_path):
-    content = json.loads((run(tmp_path / "out", recipe(PredictConfig)) / "masks.json").read_text())
-    assert content["phrases_by"] == "given"
-    assert [row["text"] for row in content["phrases"]] == ["ball", "grass"]
 
 
 def test_found_phrases_and_those_beyond_the_limit(tmp_path, image):

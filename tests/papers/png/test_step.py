@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import tiny_png
 import torch
-from recipes import recipe
 from safetensors.torch import load_file, save_file
-from torch import Tensor, multiprocessing
+from several import run_together
+from torch import Tensor
 
 from diffground.backbone.captions import LongCaptions
 from diffground.backbone.frozen import FrozenDiffusion
 from diffground.data.png_benchmark import PngSample
 from diffground.papers.png.features import count_phrases
-from diffground.papers.png.model import PngModel, PngModelConfig
 from diffground.papers.png.narratives import collate
 from diffground.training.checkpoint import trainable_state
 from diffground.training.config import TrainConfig
 from diffground.training.loop import train
-from diffground.training.processes import processes
 
 
 def eight() -> list[PngSample]:
@@ -34,10 +30,7 @@ def eight() -> list[PngSample]:
 
 def gradient(backbone: FrozenDiffusion, folder: Path, rounds: int) -> dict[str, Tensor]:
     """What one plain step of gradient descent at rate 1 moves, by parameter."""
-    torch.manual_seed(0)
-    model = PngModel(
-        backbone, recipe(PngModelConfig, **tiny_png.MODEL), tiny_png.benchmark().categories.ids
-    )
+    model = tiny_png.model(backbone)
     before = trainable_state(model)
     options: LongCaptions = model.config.long_captions
     train(
@@ -56,21 +49,10 @@ def gradient(backbone: FrozenDiffusion, folder: Path, rounds: int) -> dict[str, 
     return {name: before[name] - after[name] for name in before}
 
 
-def work(rank: int, world: int, port: int, backbone: Path, out: Path) -> None:
+def work(rank: int, backbone: Path, out: Path) -> None:
     """One process of several."""
-    os.environ |= {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(world),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "ACCELERATE_USE_CPU": "true",
-    }
-    torch.set_num_threads(1)
-    assert processes().num_processes == world
     found = gradient(FrozenDiffusion.from_pretrained(backbone), out / "train", 1)
     save_file(found, out / f"{rank}.safetensors")
-    torch.distributed.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
@@ -92,10 +74,7 @@ def test_rounds_make_the_same_step(whole: dict[str, Tensor], tmp_path: Path) -> 
 
 
 def test_processes_make_the_same_step(whole: dict[str, Tensor], tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    multiprocessing.spawn(work, (2, port, tiny_png.backbone().folder, tmp_path), 2)
+    run_together(work, tiny_png.backbone().folder, tmp_path)
     first, second = (load_file(tmp_path / f"{rank}.safetensors") for rank in (0, 1))
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert_same(first, whole)
@@ -115,9 +94,5 @@ def test_phrases_that_a_truncated_caption_lost_do_not_count() -> None:
     batch = collate([data[0], data[1]])
     assert count_phrases(tiny_png.backbone(), batch, "truncate") == 3
     assert count_phrases(tiny_png.backbone(), batch, "sliding") == 4
-    model = PngModel(
-        tiny_png.backbone(),
-        recipe(PngModelConfig, insertion="none", decode=False, long_captions="truncate"),
-        tiny_png.benchmark().categories.ids,
-    )
+    model = tiny_png.model(insertion="none", decode=False, long_captions="truncate")
     assert int(model(batch).valid.sum()) == 3

@@ -11,7 +11,6 @@ import pytest
 import tiny_png
 import torch
 from pydantic import ValidationError
-from recipes import recipe
 
 from diffground.errors import InputError
 from diffground.io.files import is_sound, seal_of
@@ -27,18 +26,11 @@ BASELINE = {"insertion": "none", "inner_product": "frozen", "decode": False}
 
 
 def config(**changes: dict) -> PngConfig:
-    content: dict = {
-        "scale": "mini",
-        "precision": "float32",
-        "device": "cpu",
-        "data": {"image_size": 64},
-        "model": {**tiny_png.MODEL, **BASELINE},
-        "train": {"max_steps": 4, "batch_size": 2, "learning_rate": 0.1, "checkpoint_every": 2},
-        "eval": {"batch_size": 3, "overlays": 2},
-    }
-    for section, values in changes.items():
-        content[section] = content[section] | values if isinstance(values, dict) else values
-    return recipe(PngConfig, **content)
+    train = {"max_steps": 4, "batch_size": 2, "learning_rate": 0.1, "checkpoint_every": 2}
+    changes["train"] = train | changes.get("train", {})
+    changes["model"] = BASELINE | changes.get("model", {})
+    changes["eval"] = {"batch_size": 3, "overlays": 2} | changes.get("eval", {})
+    return tiny_png.config(**changes)
 
 
 @dataclass
@@ -68,12 +60,8 @@ def place(tmp_path: Path) -> Place:
     return Place(PngFolders(tiny_png.make_benchmark(tmp_path / "coco"), tmp_path / "png"))
 
 
-def weights(model: PngModel) -> dict[str, torch.Tensor]:
-    return trainable_state(model)
-
-
 def same(a: PngModel, b: PngModel) -> bool:
-    left, right = weights(a), weights(b)
+    left, right = trainable_state(a), trainable_state(b)
     return left.keys() == right.keys() and all(torch.equal(left[n], right[n]) for n in left)
 
 
@@ -91,24 +79,40 @@ def empty(path: Path) -> None:
     path.write_bytes(b"")
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"train": {"accumulation": 2}},
-        {"train": {"mixed_precision": "bf16"}},
-        {"train": {"evaluate_every": 2, "log_every": 1, "checkpoint_every": 1, "num_workers": 1}},
-        {"train": {"restart": True}},
-        {"precision": "bfloat16"},
-        {"eval": {"batch_size": 1, "overlays": 0, "limit": 1}},
-        {"train": {"evaluate_every": 2}, "eval": {"weights": "best"}},
-    ],
-)
-def test_what_decides_no_weight_is_not_in_the_name(change: dict, place: Place) -> None:
+def test_the_name_says_what_decides_the_weights_and_nothing_else(place: Place) -> None:
     """So that a model which four GPUs trained with accumulation 1 is found by a plain png_eval."""
-    name = place.variant(config()).name
-    assert place.variant(config(**change)).name == name
-    for other in ({"train": {"learning_rate": 0.2}}, {"train": {"seed": 1}}):
-        assert place.variant(config(**other)).name != name
+
+    def name(seed: int = 0, **changes) -> str:
+        return Variant.of(config(**changes), place.folders, tiny_png.backbone(seed)).name
+
+    full = {"insertion": "both", "decode": True}
+    assert {name(model=full)} == {
+        name(**{"model": full, **same})
+        for same in (
+            {"train": {"accumulation": 2, "mixed_precision": "bf16", "restart": True}},
+            {"train": {"evaluate_every": 2, "log_every": 1, "checkpoint_every": 1}},
+            {"train": {"evaluate_every": 2, "num_workers": 1}, "eval": {"weights": "best"}},
+            {"precision": "bfloat16", "features": "computed"},
+            {"eval": {"batch_size": 1, "overlays": 0, "limit": 1}},
+            {"model": full | {"head": "diffusion", "threshold": 0.3, "checkpoint": True}},
+        )
+    }
+    others = [
+        {},
+        {"seed": 1},
+        {"train": {"learning_rate": 0.2}},
+        {"train": {"seed": 1}},
+        {"loss": {"reduction": "mean"}},
+        {"model": full | {"insertion": "encoder"}},
+        {"model": full | {"insertion": "decoder"}},
+        {"model": full | {"mlma": tiny_png.MODEL["mlma"] | {"deformable": False}}},
+    ]
+    assert len({name(**{"model": full, **other}) for other in others}) == len(others)
+    static = {"insertion": "none", "inner_product": "none", "decode": False}
+    zero_shot = name(model=static)
+    assert zero_shot == name(model=static, train={"seed": 1})
+    assert zero_shot == name(model=static | {"decoder": {"layers": 1}, "mask_latent": "clean"})
+    assert zero_shot != name(seed=1, model=static)
 
 
 def test_a_measure_depends_on_precision_and_weights(place: Place) -> None:
@@ -204,10 +208,7 @@ def test_what_was_trained_is_enough_to_ground_with(place: Place) -> None:
 def test_a_validation_split_that_is_not_there_is_said_before_the_training(
     place: Place,
 ) -> None:
-    png = recipe(
-        PngConfig,
-        **(config().model_dump() | {"splits": {"val": "nonexistent", "train": "train2017"}}),
-    )
+    png = config(splits={"val": "nonexistent"})
     with pytest.raises(InputError, match="nonexistent"):
         place.train(png)
     assert not list(place.folders.models.rglob(LAST))
@@ -224,7 +225,13 @@ def test_a_seal_is_no_condition(place: Place) -> None:
 
 @pytest.mark.parametrize(
     ("section", "field", "value"),
-    [("eval", "overlays", -1), ("eval", "batch_size", 1_000_000), ("model", "time_step", True)],
+    [
+        ("eval", "overlays", -1),
+        ("eval", "batch_size", 1_000_000),
+        ("eval", "protocol", "mine"),
+        ("model", "time_step", True),
+        ("model", "typo", 1),
+    ],
 )
 def test_values_that_no_experiment_can_mean(section: str, field: str, value: object) -> None:
     with pytest.raises(ValidationError, match=field):

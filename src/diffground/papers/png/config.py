@@ -31,15 +31,9 @@ MASK_STRIDE = 4  # masks are predicted and supervised at 1/4 of the image (secti
 class PngDataConfig(Config):
     """How a narrative becomes tensors."""
 
-    image_size: PositiveInt  # pixels of the square that images are resized to
+    # Pixels of the square that images are resized to.
+    image_size: int = Field(gt=0, multiple_of=LATENT_STRIDE)
     max_phrases: PositiveInt  # grounded phrases of a training narrative; the rest is left out
-
-    @model_validator(mode="after")
-    def _sizes_divide(self) -> PngDataConfig:
-        if self.image_size % LATENT_STRIDE:
-            reason = f"image_size {self.image_size} is no multiple of {LATENT_STRIDE}"
-            raise ValueError(f"{reason} (the UNet's grid)")
-        return self
 
     @property
     def mask_size(self) -> tuple[int, int]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Final
 
 import numpy as np
@@ -84,7 +85,8 @@ def evaluate(model: PngModel, dataset: PngDataset, config: PngEvalConfig) -> Png
     cut = 0.5 if config.protocol == "png_soft" else model.config.threshold
     was_training = model.training
     model.eval()
-    for batch in _batches(model, dataset, share, config.batch_size, outcomes):
+    usable = _usable(model, dataset, share, outcomes)
+    while batch := list(islice(usable, config.batch_size)):
         probs = model.predict(collate([item for _, item, _ in batch]).to(model.backbone.device))
         for (index, item, target), prob in zip(batch, probs, strict=True):
             mine = prob[: len(target)].float().cpu()
@@ -125,23 +127,19 @@ def _merged(
     return PngEvaluation(recall, list(rows.values()), [drawn[place] for place in first], report)
 
 
-def _batches(
-    model: PngModel, dataset: PngDataset, share: Sequence[int], size: int, outcomes: _Outcomes
-) -> Iterator[list[tuple[int, PngItem, NDArray[np.bool_]]]]:
+def _usable(
+    model: PngModel, dataset: PngDataset, share: Sequence[int], outcomes: _Outcomes
+) -> Iterator[tuple[int, PngItem, NDArray[np.bool_]]]:
     """The share's usable samples with their index and masks; problems go to ``outcomes``."""
-    ready: list[tuple[int, PngItem, NDArray[np.bool_]]] = []
     for index in share:
         sample = dataset.samples[index]
         try:
             check_caption(model.backbone, sample.caption, sample.spans, model.config.long_captions)
-            ready.append((index, dataset[index], load_targets(sample)))
+            ready = index, dataset[index], load_targets(sample)
         except InputError as error:
             outcomes[index] = Problem.of(sample.id, error)
-        if len(ready) == size:
+        else:
             yield ready
-            ready = []
-    if ready:
-        yield ready
 
 
 def _note(

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
 from pydantic import ValidationError
@@ -258,7 +258,12 @@ class PngModel(nn.Module):
         """
         weights = path if path.suffix == Path(WEIGHTS).suffix else path / WEIGHTS
         path = weights.with_name(CONFIG)
-        content = _read_config(path)
+        if not path.exists():
+            raise InputError(path, "file", "no trained PNG model lies here")
+        check_seal(path, WRITE_AGAIN)
+        content = read_json(path)
+        if content is None:
+            raise InputError(path, "json", f"it cannot be read; {WRITE_AGAIN}")
         try:
             config = PngModelConfig.model_validate(content["model"])
             category_ids = tuple(int(i) for i in content["category_ids"])
@@ -276,13 +281,3 @@ class PngModel(nn.Module):
         remedy = WRITE_AGAIN if weights.name == WEIGHTS else TRAIN_ANEW
         put_weights(model, load_weights(weights, remedy), weights)
         return model.eval()
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        raise InputError(path, "file", "no trained PNG model lies here")
-    check_seal(path, WRITE_AGAIN)
-    content = read_json(path)
-    if content is None:
-        raise InputError(path, "json", f"it cannot be read; {WRITE_AGAIN}")
-    return content
