@@ -67,7 +67,7 @@ def text2mask_tables() -> Pipeline:
 
 
 def test_from_images_to_a_segmenter(run, tmp_path, caplog):
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, "diffground"):
         out = run(everything(), config())
     maps, masks = out["text2mask_maps_report"], out["text2mask_masks_report"]
     assert [(row["split"], row["made"]) for row in maps] == [("train_aug", 10), ("val", 3)]
