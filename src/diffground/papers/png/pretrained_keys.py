@@ -1,24 +1,5 @@
 """The names of MLMA's and the decoder's tensors in checkpoints of Mask2Former: the key map.
 
-The first column is ours, the second that of a transformers folder, the third that of Mask2Former's
-own code, which ODISE shares (``BLOCKS`` has it in full; ``*`` is weight and bias)::
-
-    ours                              transformers                   Mask2Former, ODISE
-                                      pixel_level_module.decoder.    sem_seg_head.pixel_decoder.
-    mlma.layers.0.deformable.self_…   encoder.layers.0.self_…        transformer.encoder.layers.0.…
-    mlma.level_embed                  level_embed                    transformer.level_embed
-    mlma.image_projections.0.*        input_projections.0.*          input_proj.0.*
-    mask_feature.lateral.*            adapter_1.*                    adapter_1.*
-    mask_feature.output.*             layer_1.*                      layer_1.*
-    mask_feature.projection.*         mask_projection.*              mask_features.*
-                                      transformer_module.            sem_seg_head.predictor.
-    decoder.layers.0.cross_attn…      decoder.layers.0.cross_attn…   transformer_cross_attention_…
-    decoder.layers.0.self_attn…       decoder.layers.0.self_attn…    transformer_self_attention_…
-    decoder.layers.0.fc1…             decoder.layers.0.fc1…          transformer_ffn_layers.0.…
-    decoder.layernorm.*               decoder.layernorm.*            decoder_norm.*
-    decoder.mask_embedder.0.0.*       decoder.mask_predictor.…       mask_embed.layers.0.*
-    decoder.level_embed               level_embed.weight             level_embed.weight
-
 Mask2Former's own self-attention packs query, key and value in one matrix: ``…in_proj_*[k]`` is its
 k-th third. All else is renaming, since levels are counted coarse to fine in the names, and in the
 rows of ``sampling_offsets`` and ``attention_weights``, of all three.
@@ -30,106 +11,85 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Final
 
 HUB, ORIGINAL = 1, 2  # columns: transformers', Mask2Former's own
 ANCHORS = {HUB: ("pixel_level_module.", "transformer_module."), ORIGINAL: ("sem_seg_head.",)}
+
+#: Blocks of tensors that are loaded together or not at all, by prefix, and what follows it. Columns
+#: are ours, a transformers folder's, and those of Mask2Former's own code, which ODISE shares; of
+#: two names the first is both ours and transformers', a single one is everybody's. ``{i}`` is a
+#: number, ``{n}`` 0 or 1, ``{p}`` weight or bias; words in capitals are those of ``_SHORT``.
+TABLE: Final = """
+mlma.layers.{i}.deformable  PIXEL.encoder.layers.{i}  PIXEL.transformer.encoder.layers.{i}
+    self_attn.sampling_offsets.{p}
+    self_attn.attention_weights.{p}
+    self_attn.value_proj.{p}
+    self_attn.output_proj.{p}
+    self_attn_layer_norm.{p}    norm1.{p}
+    fc1.{p}                     linear1.{p}
+    fc2.{p}                     linear2.{p}
+    final_layer_norm.{p}        norm2.{p}
+mlma                        PIXEL                     PIXEL
+    level_embed                 transformer.level_embed
+mlma.image_projections.{i}  PIXEL.input_projections.{i}  PIXEL.input_proj.{i}
+    {n}.{p}
+mask_feature.lateral        PIXEL.adapter_1           PIXEL.adapter_1
+    0.{p}                       {p}
+    1.{p}                       norm.{p}
+mask_feature.output         PIXEL.layer_1             PIXEL.layer_1
+    0.{p}                       {p}
+    1.{p}                       norm.{p}
+mask_feature.projection     PIXEL.mask_projection     PIXEL.mask_features
+    {p}
+decoder.layers.{i}          PREDICTOR.decoder.layers.{i}  PREDICTOR
+    cross_attn.in_proj_{p}      transformer_cross_attention_layers.{i}.multihead_attn.in_proj_{p}
+    cross_attn.out_proj.{p}     transformer_cross_attention_layers.{i}.multihead_attn.out_proj.{p}
+    cross_attn_layer_norm.{p}   transformer_cross_attention_layers.{i}.norm.{p}
+    self_attn.q_proj.{p}        transformer_self_attention_layers.{i}.self_attn.in_proj_{p}[0]
+    self_attn.k_proj.{p}        transformer_self_attention_layers.{i}.self_attn.in_proj_{p}[1]
+    self_attn.v_proj.{p}        transformer_self_attention_layers.{i}.self_attn.in_proj_{p}[2]
+    self_attn.out_proj.{p}      transformer_self_attention_layers.{i}.self_attn.out_proj.{p}
+    self_attn_layer_norm.{p}    transformer_self_attention_layers.{i}.norm.{p}
+    fc1.{p}                     transformer_ffn_layers.{i}.linear1.{p}
+    fc2.{p}                     transformer_ffn_layers.{i}.linear2.{p}
+    final_layer_norm.{p}        transformer_ffn_layers.{i}.norm.{p}
+decoder.layernorm           PREDICTOR.decoder.layernorm  PREDICTOR.decoder_norm
+    {p}
+decoder.mask_embedder  PREDICTOR.decoder.mask_predictor.mask_embedder  PREDICTOR.mask_embed.layers
+    {i}.0.{p}                   {i}.{p}
+decoder                     PREDICTOR                 PREDICTOR
+    level_embed                 level_embed.weight        level_embed.weight
+"""
+_SHORT = {
+    HUB: {"PIXEL": "pixel_level_module.decoder", "PREDICTOR": "transformer_module"},
+    ORIGINAL: {"PIXEL": "sem_seg_head.pixel_decoder", "PREDICTOR": "sem_seg_head.predictor"},
+}
 _FIELDS = {"i": r"(?P<i>\d+)", "n": r"(?P<n>[01])", "p": r"(?P<p>weight|bias)"}
+
+Columns = tuple[str, str, str]  # ours, transformers', Mask2Former's own
 
 
 @dataclass(frozen=True)
 class Block:
-    """Tensors that are loaded together or not at all, and their names (without the prefixes).
+    """Tensors that are loaded together or not at all, and their names (without the prefixes)."""
 
-    In names, ``{i}`` is a number, ``{n}`` 0 or 1, and ``{p}`` weight or bias.
-    """
-
-    prefixes: tuple[str, str, str]  # ours, transformers', Mask2Former's own
-    rows: tuple[tuple[str, str, str], ...]
+    prefixes: Columns
+    rows: tuple[Columns, ...]
 
 
-_PIXEL = ("pixel_level_module.decoder", "sem_seg_head.pixel_decoder")
-_PREDICTOR = "sem_seg_head.predictor"
-_CONV_NORM = (("0.{p}", "0.{p}", "{p}"), ("1.{p}", "1.{p}", "norm.{p}"))
-_CROSS = "transformer_cross_attention_layers.{i}"
-_SELF = "transformer_self_attention_layers.{i}"
-_FFN = "transformer_ffn_layers.{i}"
+def _columns(line: str) -> Columns:
+    names = line.split()
+    ours, hub, original = names if len(names) == 3 else (names[0], names[0], names[-1])
+    for word in ("PIXEL", "PREDICTOR"):
+        hub = hub.replace(word, _SHORT[HUB][word])
+        original = original.replace(word, _SHORT[ORIGINAL][word])
+    return ours, hub, original
 
-BLOCKS = (
-    Block(
-        (
-            "mlma.layers.{i}.deformable",
-            _PIXEL[0] + ".encoder.layers.{i}",
-            _PIXEL[1] + ".transformer.encoder.layers.{i}",
-        ),
-        (
-            *(
-                (f"self_attn.{part}.{{p}}",) * 3
-                for part in ("sampling_offsets", "attention_weights", "value_proj", "output_proj")
-            ),
-            ("self_attn_layer_norm.{p}", "self_attn_layer_norm.{p}", "norm1.{p}"),
-            ("fc1.{p}", "fc1.{p}", "linear1.{p}"),
-            ("fc2.{p}", "fc2.{p}", "linear2.{p}"),
-            ("final_layer_norm.{p}", "final_layer_norm.{p}", "norm2.{p}"),
-        ),
-    ),
-    Block(("mlma", *_PIXEL), (("level_embed", "level_embed", "transformer.level_embed"),)),
-    Block(
-        (
-            "mlma.image_projections.{i}",
-            _PIXEL[0] + ".input_projections.{i}",
-            _PIXEL[1] + ".input_proj.{i}",
-        ),
-        (("{n}.{p}",) * 3,),
-    ),
-    Block(("mask_feature.lateral", f"{_PIXEL[0]}.adapter_1", f"{_PIXEL[1]}.adapter_1"), _CONV_NORM),
-    Block(("mask_feature.output", f"{_PIXEL[0]}.layer_1", f"{_PIXEL[1]}.layer_1"), _CONV_NORM),
-    Block(
-        ("mask_feature.projection", f"{_PIXEL[0]}.mask_projection", f"{_PIXEL[1]}.mask_features"),
-        (("{p}",) * 3,),
-    ),
-    Block(
-        ("decoder.layers.{i}", "transformer_module.decoder.layers.{i}", _PREDICTOR),
-        (
-            *(
-                (f"cross_attn.{name}", f"cross_attn.{name}", f"{_CROSS}.multihead_attn.{name}")
-                for name in ("in_proj_{p}", "out_proj.{p}")
-            ),
-            ("cross_attn_layer_norm.{p}", "cross_attn_layer_norm.{p}", f"{_CROSS}.norm.{{p}}"),
-            *(
-                (f"self_attn.{x}.{{p}}", f"self_attn.{x}.{{p}}", f"{_SELF}.self_attn.{packed}")
-                for x, packed in (
-                    ("q_proj", "in_proj_{p}[0]"),
-                    ("k_proj", "in_proj_{p}[1]"),
-                    ("v_proj", "in_proj_{p}[2]"),
-                    ("out_proj", "out_proj.{p}"),
-                )
-            ),
-            ("self_attn_layer_norm.{p}", "self_attn_layer_norm.{p}", f"{_SELF}.norm.{{p}}"),
-            ("fc1.{p}", "fc1.{p}", f"{_FFN}.linear1.{{p}}"),
-            ("fc2.{p}", "fc2.{p}", f"{_FFN}.linear2.{{p}}"),
-            ("final_layer_norm.{p}", "final_layer_norm.{p}", f"{_FFN}.norm.{{p}}"),
-        ),
-    ),
-    Block(
-        (
-            "decoder.layernorm",
-            "transformer_module.decoder.layernorm",
-            f"{_PREDICTOR}.decoder_norm",
-        ),
-        (("{p}",) * 3,),
-    ),
-    Block(
-        (
-            "decoder.mask_embedder",
-            "transformer_module.decoder.mask_predictor.mask_embedder",
-            f"{_PREDICTOR}.mask_embed.layers",
-        ),
-        (("{i}.0.{p}", "{i}.0.{p}", "{i}.{p}"),),
-    ),
-    Block(
-        ("decoder", "transformer_module", _PREDICTOR),
-        (("level_embed", "level_embed.weight", "level_embed.weight"),),
-    ),
+
+BLOCKS = tuple(
+    Block(_columns(prefixes), tuple(map(_columns, rows)))
+    for prefixes, *rows in map(str.splitlines, re.split(r"\n(?=\S)", TABLE.strip()))
 )
 
 
