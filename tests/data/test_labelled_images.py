@@ -79,7 +79,7 @@ def reasons(report: ProblemReport) -> dict[str, str]:
 @pytest.mark.parametrize("masks", ["aug", "voc"])
 def test_voc(world: Path, masks: str) -> None:
     source = VocSource(split="train", masks=masks)
-    samples, report = read(source, world / "voc2012", deep=True)
+    samples, report = read(source, world / "voc2012")
     assert len(samples) == report.total == 6 and not report.problems
     name = {"aug": "SegmentationClassAug", "voc": "SegmentationClass"}[masks]
     for sample in samples:
@@ -139,7 +139,7 @@ def test_voc_test_split(voc: Path) -> None:
     names = (voc / "ImageSets/Segmentation/val.txt").read_text()
     (voc / "ImageSets/Segmentation/test.txt").write_text(names)
     shutil.rmtree(voc / "SegmentationClass")
-    samples, report = read(VocSource(split="test", labels="none"), voc, deep=True)
+    samples, report = read(VocSource(split="test", labels="none"), voc)
     assert [sample.id for sample in samples] == names.split() and not report.problems
     assert all(sample.mask_path is None and sample.classes == () for sample in samples)
     with pytest.raises(InputError, match="the dataset has none"):
@@ -153,7 +153,7 @@ def test_voc_test_split(voc: Path) -> None:
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_coco(world: Path, split: str) -> None:
     """The list's own class numbers and the masks say the same."""
-    samples, report = read(CocoSource(split=split), world / "coco2014", deep=True)
+    samples, report = read(CocoSource(split=split), world / "coco2014")
     assert len(samples) == COUNTS["coco2014"][split] and not report.problems
     listed, _ = read(CocoSource(split=split, labels="annotation"), world / "coco2014")
     assert listed == samples and all(sample.classes for sample in samples)
@@ -163,7 +163,7 @@ def test_coco(world: Path, split: str) -> None:
 def test_folder(folder: Path) -> None:
     vocabulary = folder_vocabulary(FolderSource(), folder)
     assert vocabulary.names == ("cat", "sofa")
-    samples, report = read(FolderSource(), folder, vocabulary, deep=True)
+    samples, report = read(FolderSource(), folder, vocabulary)
     assert [(s.id, s.classes) for s in samples] == [
         ("cat", ("cat",)),
         ("more/sofa", ("cat", "sofa")),
@@ -181,10 +181,11 @@ def test_folder_with_masks(folder: Path) -> None:
         "more/../cat.png,cat,\n.hidden.png,cat,\n"
     )
     vocabulary = Vocabulary.from_names(["cat", "sofa"])
-    samples, report = read(FolderSource(labels="mask"), folder, vocabulary, deep=True)
-    assert [(s.id, s.classes) for s in samples] == [("cat", ("sofa",))]
+    samples, report = read(FolderSource(labels="mask"), folder, vocabulary)
+    assert [(s.id, s.classes) for s in samples] == [("cat", ("sofa",)), ("more/sofa", ("sofa",))]
+    with pytest.raises(InputError, match="size: the mask is 30x20, its image 20x30"):
+        samples[1].load_mask(samples[1].load_image().shape[:2])
     assert reasons(report) == {
-        "more/sofa": "size: the mask is 30x20, its image 20x30",
         "line 4": "line: 'more/../cat.png' is no path within the dataset, or a hidden one",
         "line 5": "line: '.hidden.png' is no path within the dataset, or a hidden one",
     }
@@ -196,23 +197,15 @@ def test_folder_with_masks(folder: Path) -> None:
 # Parts of a list.
 
 
-def test_shards_make_up_the_list(world: Path) -> None:
+def test_a_limit_takes_the_first_lines(world: Path) -> None:
     root, source = world / "voc2012", VocSource(split="train_aug")
-    whole, _ = read(source, root)
-    shards = [read(source, root, shard=(index, 3)) for index in range(3)]
-    assert [len(samples) for samples, _ in shards] == [4, 3, 3]
-    assert [report.total for _, report in shards] == [4, 3, 3]
-    merged = {s.id: s for samples, _ in shards for s in samples}
-    assert [merged[sample.id] for sample in whole] == whole
-    assert read(source, root, limit=4)[0] == whole[:4]
-    assert read(source, root, limit=4, shard=(1, 2))[0] == whole[1:4:2]
-    for options in ({"shard": (3, 3)}, {"shard": (-1, 3)}, {"limit": 0}):
-        with pytest.raises(InputError):
-            read_samples(source, root, MINI, ProblemReport(), **options)
+    assert read(source, root, limit=4)[0] == read(source, root)[0][:4]
+    with pytest.raises(InputError):
+        read_samples(source, root, MINI, ProblemReport(), limit=0)
 
 
 def test_samples_are_a_stream(voc: Path) -> None:
-    """Nothing is opened before it is asked for, and no image at all unless ``deep``."""
+    """Nothing is opened before it is asked for, and no image at all."""
     shutil.rmtree(voc / "JPEGImages")
     (voc / "JPEGImages").mkdir()
     for line in (voc / "ImageSets/Segmentation/train.txt").read_text().split():
@@ -251,24 +244,20 @@ def test_broken_samples_are_reported(voc: Path) -> None:
         "",
     ]
     path.write_text("\n".join([*lines, *bad]) + "\n")
-    samples, report = read(VocSource(split="train"), voc, deep=True)
-    assert [sample.id for sample in samples] == [whole] and report.total == 11
+    samples, report = read(VocSource(split="train"), voc)
+    assert [sample.id for sample in samples] == [names[1], names[2], whole]  # not opened
+    with pytest.raises(InputError, match="cut short"):
+        samples[0].load_image()
+    with pytest.raises(InputError, match="the mask is 64x32, its image 64x64"):
+        samples[1].load_mask(samples[1].load_image().shape[:2])
+    assert report.total == 11
     found = reasons(report)
     assert found[names[0]].startswith("classes: there is no class in the image")
-    assert found[names[1]].startswith("pixels: the image is cut short or corrupt")
-    assert found[names[2]] == "size: the mask is 64x32, its image 64x64"
     assert found[names[3]] == "labels: no class has the label [99]"
     assert found[names[4]] == "image: there is no such file"
     assert [found[f"line {n}"].split(":")[0] for n in range(7, 12)] == ["line"] * 5
     assert found["line 11"] == f"line: {whole} was listed before"
-    assert report.to_dict()["skipped"] == 10
-
-    shallow, report = read(VocSource(split="train"), voc)
-    assert [sample.id for sample in shallow] == [names[1], names[2], whole]  # not opened
-    with pytest.raises(InputError, match="cut short"):
-        shallow[0].load_image()
-    with pytest.raises(InputError, match="the mask is"):
-        shallow[1].load_mask(shallow[1].load_image().shape[:2])
+    assert report.to_dict()["skipped"] == 8
 
 
 def test_masks_must_be_labels(voc: Path) -> None:

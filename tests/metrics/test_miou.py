@@ -84,12 +84,8 @@ def test_merging_is_the_whole():
         left.merge(Confusion(CLASSES[:3]))
 
 
-def test_unsure_predictions_and_refusals():
+def test_refusals():
     truth, half = np.array([[1, 1]], np.uint8), np.array([[1, 255]], np.uint8)
-    for unsure, accuracy in (("ignore", 100), ("wrong", 50)):
-        confusion = Confusion(CLASSES, unsure=unsure)
-        confusion.update(half, truth)
-        assert confusion.result()["pixel_accuracy"] == accuracy
     confusion = Confusion(CLASSES)
     with pytest.raises(ValueError, match="predicted label 255"):
         confusion.update(half, truth)

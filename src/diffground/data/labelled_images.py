@@ -2,9 +2,8 @@
 
 They are a stream. A broken one is noted in a report and left out, and the rest goes on: a line
 that cannot be read, a file that is not there, a label that the vocabulary does not know, no class
-in the image. With ``deep`` every image and mask is opened as well (an hour for COCO); without it no
-image is, and masks are only where the labels come from them. What is found broken later, when it is
-loaded, is an :class:`InputError` of the same kind.
+in the image. No image is opened, and masks are only where the labels come from them. What is found
+broken later, when it is loaded, is an :class:`InputError` of the same kind.
 """
 
 from __future__ import annotations
@@ -93,48 +92,35 @@ def read_samples(
     vocabulary: Vocabulary,
     report: ProblemReport,
     *,
-    deep: bool = False,
     limit: int | None = None,
-    shard: tuple[int, int] = (0, 1),
 ) -> Iterator[LabelledImage]:
     """The usable samples of a list in its order, one by one; ``report`` fills up meanwhile.
 
     Args:
         report: gets the broken samples; its ``total`` grows by one with every line looked at.
-        deep: opens every image and mask, and compares their sizes and labels.
         limit: looks at the first so many lines only.
-        shard: ``(index, count)``: every count-th line, from the index-th on. The shards of a list
-            have all samples together, each once.
 
     Raises:
-        InputError: the list file is missing or the shard is impossible; at once, not on the first
-            sample.
+        InputError: the list file is missing; at once, not on the first sample.
     """
-    index, count = shard
-    if not 0 <= index < count:
-        raise InputError("samples", "shard", f"index {index} is not within 0..{count - 1}")
     if limit is not None and limit < 1:
         raise InputError("samples", "limit", f"{limit} is not at least 1")
     listing = open_list(source, root)
 
     def stream() -> Iterator[LabelledImage]:
         seen: set[str] = set()
-        for place, (number, fields) in enumerate(listing.rows[:limit]):
-            mine = place % count == index
-            report.total += mine
+        for number, fields in listing.rows[:limit]:
+            report.total += 1
             item = f"line {number}"
             try:
                 entry = listing.entry(fields)
-                # Lines of other shards are parsed too, so that a repetition is the later line.
                 if entry.id in seen:
                     raise InputError(listing.file, "line", f"{entry.id} was listed before")
                 seen.add(entry.id)
                 item = entry.id
-                if mine:
-                    yield _sample(listing, entry, source.labels, vocabulary, deep)
+                yield _sample(listing, entry, source.labels, vocabulary)
             except InputError as error:
-                if mine:
-                    report.add(item, error)
+                report.add(item, error)
 
     return stream()
 
@@ -149,27 +135,22 @@ def folder_vocabulary(source: FolderSource, root: str | Path) -> Vocabulary:
 
 
 def _sample(
-    listing: Listing, entry: Entry, labels: Labels, vocabulary: Vocabulary, deep: bool
+    listing: Listing, entry: Entry, labels: Labels, vocabulary: Vocabulary
 ) -> LabelledImage:
     """A line's sample; InputError for what is wrong with it."""
     for path, what in ((entry.image_path, "image"), (entry.mask_path, "mask")):
         if path is not None and not is_file(path):
             raise InputError(path, what, "there is no such file")
-    size = read_image(entry.image_path, upright=listing.upright).shape[:2] if deep else None
     file, classes = listing.file, tuple[str, ...]()
-    if entry.mask_path is not None and (deep or labels == "mask"):
-        file = entry.mask_path
-        if size is None:
-            about = file.stat()
-            present = _labels_in(file, about.st_mtime_ns, about.st_size)
-        else:
-            present = _unique(file, size)
-        classes = known_names((x for x in present if x not in (0, UNSURE)), vocabulary, file)
+    if labels == "annotation":
+        classes = listing.annotated(entry, vocabulary)
     elif labels == "mask":
-        raise InputError(file, "mask", f"none is given for {entry.id}")
-    if labels != "mask":
-        file = listing.file
-        classes = listing.annotated(entry, vocabulary) if labels == "annotation" else ()
+        if entry.mask_path is None:
+            raise InputError(file, "mask", f"none is given for {entry.id}")
+        file = entry.mask_path
+        about = file.stat()
+        present = _labels_in(file, about.st_mtime_ns, about.st_size)
+        classes = known_names((x for x in present if x not in (0, UNSURE)), vocabulary, file)
     if labels != "none" and not classes:
         raise InputError(file, "classes", f"there is no class in the image {entry.id}")
     return LabelledImage(entry.id, entry.image_path, entry.mask_path, classes, listing.upright)
@@ -180,8 +161,4 @@ def _sample(
 @lru_cache(maxsize=1 << 17)
 def _labels_in(path: Path, changed: int, size: int) -> tuple[int, ...]:
     """The label ids of a mask file of ``size`` bytes that was last changed at ``changed``."""
-    return _unique(path, None)
-
-
-def _unique(path: Path, size: tuple[int, int] | None) -> tuple[int, ...]:
-    return tuple(np.unique(read_labels(path, size=size)).tolist())
+    return tuple(np.unique(read_labels(path)).tolist())

@@ -9,7 +9,6 @@ from diffground.data.labelled_images import LabelledImage
 from diffground.errors import InputError, ProblemReport
 from diffground.io.labels import read_labels
 from diffground.masks.mask_files import Layer, mask_path
-from diffground.metrics.iou import UnsurePrediction
 from diffground.metrics.miou import Confusion
 
 
@@ -19,7 +18,6 @@ def measure(
     classes: Sequence[str],
     *,
     layer: Layer = "label",
-    unsure: UnsurePrediction = "error",
 ) -> tuple[Confusion, ProblemReport]:
     """Compares the mask files with the ground truth, one image in memory at a time.
 
@@ -27,15 +25,14 @@ def measure(
         folder: of :func:`~diffground.masks.mask_files.write_masks`.
         samples: with their ground truth.
         classes: name of label 0 (the background), 1, ...
-        layer: which masks: "label", "initial" or "mask".
-        unsure: what a 255 in a mask means, see :class:`~diffground.metrics.miou.Confusion`.
+        layer: which masks, "label" or "initial": those in which no pixel is unsure.
 
     Returns:
         The scores, and the samples that are not among them: without a mask or a ground truth, or
         one that cannot be read, is of another size, or has a label that is none of the classes.
     """
-    assert layer != "confidence", "confidences are no labels"
-    confusion, report = Confusion(classes, unsure=unsure), ProblemReport()
+    assert layer in ("label", "initial"), layer
+    confusion, report = Confusion(classes), ProblemReport()
     for sample in samples:
         report.total += 1
         try:
@@ -50,5 +47,5 @@ def _compare(confusion: Confusion, path: Path, sample: LabelledImage, classes: i
     prediction = read_labels(path, size=truth.shape, classes=classes)
     try:
         confusion.update(prediction, truth)
-    except ValueError as error:  # an unsure prediction where none is allowed
+    except ValueError as error:  # an unsure prediction
         raise InputError(path, "labels", str(error)) from error

@@ -7,15 +7,12 @@ prediction for a target that has no pixel.
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 #: Label of pixels that are unsure or not annotated.
 UNSURE = 255
-
-UnsurePrediction = Literal["error", "wrong", "ignore"]
 
 
 def mask_iou(predicted: NDArray[np.bool_], target: NDArray[np.bool_]) -> NDArray[np.float64]:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diffground.metrics.iou import UNSURE, UnsurePrediction, divide
+from diffground.metrics.iou import UNSURE, divide
 
 
 class Confusion:
@@ -27,43 +27,31 @@ class Confusion:
 
     Attributes:
         counts: number of classes in the image's ground truth -> pixels of such images, int64
-            ``(C, C + 1)``: ``[t, p]`` are those of class t labelled p; the last column holds those
-            that the prediction left unsure.
+            ``(C, C)``: ``[t, p]`` are those of class t labelled p.
         images: number of classes in the image's ground truth -> number of such images.
     """
 
-    def __init__(
-        self,
-        classes: Sequence[str],
-        *,
-        unsure: UnsurePrediction = "error",
-    ) -> None:
-        """No images yet.
-
-        Args:
-            classes: name of label 0 (the background), 1, ...
-            unsure: what a *predicted* 255 means on a pixel whose ground truth is known:
-                ``"error"``, ``"wrong"`` (a miss of the true class), or ``"ignore"``.
-        """
+    def __init__(self, classes: Sequence[str]) -> None:
+        """No images yet. ``classes`` are the names of label 0 (the background), 1, ..."""
         assert 0 < len(classes) <= UNSURE, len(classes)
-        self.classes, self.unsure = tuple(classes), unsure
+        self.classes = tuple(classes)
         self.counts: dict[int, NDArray[np.int64]] = {}
         self.images: Counter[int] = Counter()
 
     def update(self, prediction: NDArray[np.uint8], truth: NDArray[np.uint8]) -> None:
         """Adds one image, label masks ``(H, W)``.
 
-        Raises ValueError for another size, or a label that is neither a class nor 255; nothing of
-        the image is then counted.
+        Raises ValueError for another size, a true label that is neither a class nor 255, or a
+        predicted one that is no class; nothing of the image is then counted.
         """
         counts = self._count(prediction, truth)
         present = np.unique(truth)
         self._add(int(((present > 0) & (present != UNSURE)).sum()), counts, 1)
 
     def merge(self, other: Confusion) -> None:
-        """Adds another part of the data set; ValueError if its classes or options differ."""
-        if (self.classes, self.unsure) != (other.classes, other.unsure):
-            raise ValueError("the two differ in their classes or options")
+        """Adds another part of the data set; ValueError if its classes differ."""
+        if self.classes != other.classes:
+            raise ValueError("the two differ in their classes")
         for number, counts in other.counts.items():
             self._add(number, counts, other.images[number])
 
@@ -79,32 +67,23 @@ class Confusion:
             scores = _scores(self.counts[number])
             chosen = {key: scores[key] for key in ("miou", "pixel_accuracy")}
             by_classes[str(number)] = chosen | {"images": self.images[number]}
-        whole = sum(self.counts.values(), np.zeros(self._shape, np.int64))
+        size = len(self.classes)
+        whole = sum(self.counts.values(), np.zeros((size, size), np.int64))
         iou = dict(zip(self.classes, _percent(_class_iou(whole)), strict=True))
         total = {"iou": iou, "images": self.images.total(), "by_classes": by_classes}
         return _scores(whole) | total
-
-    @property
-    def _shape(self) -> tuple[int, int]:
-        return len(self.classes), len(self.classes) + 1
 
     def _count(self, prediction: NDArray[np.uint8], truth: NDArray[np.uint8]) -> NDArray[np.int64]:
         """The counts of one image."""
         if prediction.shape != truth.shape:
             raise ValueError(f"shapes differ: {prediction.shape} and {truth.shape}")
         known = truth != UNSURE
-        if self.unsure == "ignore":
-            known &= prediction != UNSURE
         size = len(self.classes)
         t, p = truth[known].astype(np.int64), prediction[known].astype(np.int64)
-        if self.unsure == "wrong":
-            p[p == UNSURE] = size
-        allowed = size + (self.unsure == "wrong")
-        for name, labels, limit in (("target", t, size), ("predicted", p, allowed)):
-            if labels.size and labels.max() >= limit:
+        for name, labels in (("target", t), ("predicted", p)):
+            if labels.size and labels.max() >= size:
                 raise ValueError(f"{name} label {labels.max()} is none of the {size} classes")
-        flat = np.bincount(t * (size + 1) + p, minlength=size * (size + 1))
-        return flat.reshape(self._shape)
+        return np.bincount(t * size + p, minlength=size * size).reshape(size, size)
 
     def _add(self, number: int, counts: NDArray[np.int64], images: int) -> None:
         self.counts[number] = self.counts.get(number, 0) + counts
@@ -114,7 +93,7 @@ class Confusion:
 def _class_iou(counts: NDArray[np.int64]) -> NDArray[np.float64]:
     """IoU ``(C,)``, NaN for a class that is not in the ground truth."""
     hit, true = np.diagonal(counts), counts.sum(axis=1)
-    iou = divide(hit, true + counts[:, :-1].sum(axis=0) - hit, empty=np.nan)
+    iou = divide(hit, true + counts.sum(axis=0) - hit, empty=np.nan)
     return np.where(true > 0, iou, np.nan)
 
 
