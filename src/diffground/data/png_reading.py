@@ -47,12 +47,14 @@ class Narratives:
 
     Attributes:
         coco: the benchmark's folder.
-        split, max_phrases: what was asked for.
+        split, layout, limit, max_phrases: what was asked for.
         samples: in file order.
     """
 
     coco: Path
     split: str
+    layout: Layout
+    limit: int | None
     max_phrases: int | None
     samples: list[PngSample]
     categories: CategoryMap
@@ -67,7 +69,7 @@ class Narratives:
         if report.problems:
             found = len(report.problems)
             log.warning("%s: %d of %d narratives skipped", split, found, report.total)
-        return cls(coco, split, max_phrases, samples, benchmark.categories)
+        return cls(coco, split, layout, limit, max_phrases, samples, benchmark.categories)
 
 
 def examine_training_data(
