@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from diffground.io import encode_panoptic, write_png
+from diffground.io.images import write_png
+from diffground.io.panoptic import encode_panoptic
 
 BEAR, TREE_A, TREE_B, GRASS, CROWD = 1648163, 3165766, 70000, 258, 9
 CATEGORIES = [

@@ -30,7 +30,6 @@ NOTHING = (None, [], {})  # defaults that say that there is none, or that someth
 # Defaults of whoever uses a class without Kedro that a recipe changes all the same, and why.
 OTHERWISE = {
     "text2mask.attention.noises": "1 but for VOC (appendix A), and so in every ablation",
-    "text2mask.masks.initial": "what is kept beside the masks; the pipelines measure it too",
 }
 
 

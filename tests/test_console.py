@@ -16,8 +16,8 @@ from recipes import recipe
 from diffground import shipped as found
 from diffground.console import ENVIRONMENTS, main, phrases
 from diffground.errors import InputError
-from diffground.io import write_png
 from diffground.io.files import write_json
+from diffground.io.images import write_png
 from diffground.papers.png.config import PngModelConfig
 from diffground.papers.png.model import PngModel
 from diffground.papers.png.trained import TRAINING

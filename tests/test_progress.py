@@ -12,7 +12,7 @@ import papermill
 import pytest
 from transformers.utils import logging as of_transformers
 
-from diffground.loading import without_bars
+from diffground.backbone.folder import without_bars
 from diffground.progress import Progress, progress
 from diffground.segmenters.instance import InstanceSegmenter
 

@@ -16,7 +16,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from diffground.backbone.frozen import FrozenDiffusion
 from diffground.data.png_benchmark import PngBenchmark, PngSample
-from diffground.io import encode_panoptic, write_png
+from diffground.io.images import write_png
+from diffground.io.panoptic import encode_panoptic
 from diffground.papers.png.config import LossConfig, PngConfig, PngModelConfig
 from diffground.papers.png.heads import PngOutputs
 from diffground.papers.png.losses import png_losses

@@ -11,7 +11,8 @@ import tiny_png
 from recipes import recipe
 from tiny_world import SMALL
 
-from diffground.papers.text2mask.keys import Frozen, Split, Text2MaskConfig, Text2MaskFolders
+from diffground.papers.text2mask.config import Text2MaskConfig
+from diffground.papers.text2mask.keys import Frozen, Split
 from diffground.papers.text2mask.tables_config import Text2MaskTablesConfig
 from diffground.world.coco_segmentation import make_coco2014
 from diffground.world.config import WorldConfig
@@ -29,7 +30,7 @@ TINY: dict[str, Any] = {
     # The tiny tokenizer has a token per letter: background words would need many prompts.
     "query": {"lead": "a", "background": False, "synonyms": False},
     "attention": {"compat": "paper", "long_side": 64, "timestep": 100},
-    "masks": {"initial": True, "threshold": 0.5, "crf": {"iterations": 2}},
+    "masks": {"threshold": 0.5, "crf": {"iterations": 2}},
     "work": {"workers": 0},
     "segmenter": {
         "network": {
@@ -46,7 +47,7 @@ TINY: dict[str, Any] = {
             "scales": [1.0],
             "batch_norm": "trained",
         },
-        "crops": {"size": 32},
+        "crop": 32,
         "train": {"max_steps": 3, "batch_size": 2, "learning_rate": 1e-3, "log_every": 1},
     },
     "figures": 2,
@@ -77,17 +78,11 @@ def world() -> Path:
     return root
 
 
-def folders(root: Path, data: Path | None = None) -> Text2MaskFolders:
+def folders(root: Path, data: Path | None = None) -> dict[str, Any]:
     """The tiny world's data, or a copy's, and everything else below a test's own folder."""
     data = world() if data is None else data
-    return Text2MaskFolders(
-        voc2012=data / "voc2012",
-        coco2014=data / "coco2014",
-        images=data / "images",
-        maps=root / "maps",
-        masks=root / "masks",
-        models=root / "models",
-    )
+    roots = {"voc2012": data / "voc2012", "coco2014": data / "coco2014", "folder": data / "images"}
+    return {"data": roots, **{name: root / name for name in ("maps", "masks", "models")}}
 
 
 def frozen(seed: int = 0) -> Frozen:
@@ -95,7 +90,10 @@ def frozen(seed: int = 0) -> Frozen:
     return Frozen(tiny_png.backbone(seed).folder, config())
 
 
-def split(root: Path, data: Path | None = None, **changes: Any) -> Split:
-    """The source of the tiny experiment."""
-    settings = config(**changes)
-    return Split.of(settings, folders(root, data), settings.source, frozen().fingerprint)
+def split(
+    root: Path, data: Path | None = None, part: str = "source", model: int = 0, **changes: Any
+) -> Split:
+    """A part of the tiny experiment, of a model of some seed."""
+    settings, where = config(**changes), folders(root, data)
+    read = Split.read(settings, where["data"], getattr(settings, part))
+    return read.mapped(frozen(model).fingerprint, where["maps"]).masked(where["masks"])

@@ -16,7 +16,7 @@ from diffground.backbone.frozen import FrozenDiffusion
 from diffground.backbone.layers import CROSS_SITES
 from diffground.backbone.probe import ProbeRequest
 from diffground.errors import InputError
-from diffground.io.sums import check_sums, write_sums
+from diffground.io.files import check_sums, write_sums
 
 PROMPTS = ["a photo including a dog, a red cup", "two people"]
 

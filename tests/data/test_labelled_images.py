@@ -22,7 +22,7 @@ from diffground.data.labelled_images import (
 )
 from diffground.data.vocabulary import Vocabulary
 from diffground.errors import InputError, ProblemReport
-from diffground.io import write_png
+from diffground.io.images import write_png
 from diffground.io.labels import read_labels
 from diffground.segmenters.crops import usable
 from diffground.world.coco_segmentation import make_coco2014

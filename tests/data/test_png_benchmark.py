@@ -32,7 +32,8 @@ from diffground.data.png_benchmark import (
     load_targets,
 )
 from diffground.errors import InputError
-from diffground.io import encode_panoptic, write_png
+from diffground.io.images import write_png
+from diffground.io.panoptic import encode_panoptic
 
 
 @pytest.mark.parametrize("layout", ["png", "coco"])

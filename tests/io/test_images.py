@@ -13,14 +13,8 @@ import pytest
 from PIL import Image, ImageFile
 
 from diffground.errors import ACCESS, InputError, Problem
-from diffground.io import (
-    encode_panoptic,
-    image_size,
-    read_image,
-    read_panoptic,
-    segment_masks,
-    write_png,
-)
+from diffground.io.images import image_size, read_image, write_png
+from diffground.io.panoptic import encode_panoptic, read_panoptic, segment_masks
 
 RGB = np.random.default_rng(0).integers(0, 256, (12, 18, 3)).astype(np.uint8)
 GREY = RGB[..., 0]
@@ -32,18 +26,6 @@ def test_png_round_trip_leaves_no_other_file(tmp_path):
     write_png(path, GREY)
     assert (read_image(path) == GREY[..., None]).all()
     assert [entry.name for entry in path.parent.iterdir()] == ["a.png"]
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
-    path = write_png(tmp_path / "a.png", RGB)
-
-    def full(*args, **options):
-        raise OSError("disk full")
-
-    monkeypatch.setattr(Image.Image, "save", full)
-    with pytest.raises(OSError, match="disk full"):
-        write_png(path, GREY)
-    assert (read_image(path) == RGB).all() and len(list(tmp_path.iterdir())) == 1
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "YCbCr"])
@@ -228,15 +210,12 @@ def test_panoptic_files_that_would_read_as_other_ids_are_refused(tmp_path):
     )
     with pytest.raises(InputError, match="mode: segment ids need 8 bit RGB, the file is 16 bit"):
         read_panoptic(tmp_path / "deep.png")
-    Image.fromarray(RGB).save(tmp_path / "lossy.jpg")
-    with pytest.raises(InputError, match="format: segment ids need a PNG, the file is JPEG"):
-        read_panoptic(tmp_path / "lossy.jpg")
-
-
-def test_panoptic_files_of_another_mode_are_refused(tmp_path):
     write_png(tmp_path / "grey.png", GREY)
     with pytest.raises(InputError, match="mode: segment ids need 8 bit RGB, the file is L"):
         read_panoptic(tmp_path / "grey.png")
+    Image.fromarray(RGB).save(tmp_path / "lossy.jpg")
+    with pytest.raises(InputError, match="format: segment ids need a PNG, the file is JPEG"):
+        read_panoptic(tmp_path / "lossy.jpg")
 
 
 def test_segment_masks_keep_the_order_asked_for():

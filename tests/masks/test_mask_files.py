@@ -11,20 +11,19 @@ from mask_world import scene
 
 from diffground.data.labelled_images import LabelledImage
 from diffground.errors import InputError
-from diffground.io.labels import read_confidence, read_labels, write_labels
+from diffground.io.labels import read_labels, write_labels
 from diffground.masks import crf
 from diffground.masks.crf import CrfConfig, dense_crf
-from diffground.masks.labels import labels_of
 from diffground.masks.mask_files import MaskConfig, MaskWork, mask_path, write_masks
 from diffground.masks.measure import measure
 from diffground.masks.uncertainty import uncertain
 from diffground.store.config import WorkConfig
 
 CLASSES = ("background", "a", "b", "c")
-LAYERS = ("mask", "label", "initial", "confidence")
+LAYERS = ("mask", "label", "initial")
 IDS = [f"item_{number:03d}" for number in range(8)]
 BROKEN = IDS[5]
-CONFIG = MaskConfig(crf=CrfConfig(iterations=2), initial=True, confidence=True, threshold=0.9)
+CONFIG = MaskConfig(crf=CrfConfig(iterations=2), threshold=0.9)
 
 
 def make(item: str) -> MaskWork:
@@ -75,13 +74,12 @@ def test_files_are_the_crf_of_the_work(whole):
         assert sorted(path.name for path in (folder / layer).iterdir()) == expected
     work = make(IDS[3])
     posterior = dense_crf(work.image, work.scores, CONFIG.crf, "official")
-    labels, confidence = labels_of(posterior, work.label_ids, 0.9)
+    labels = np.where(posterior.max(0) < 0.9, 255, posterior.argmax(0))
     assert (labels == 255).any()
     files = [mask_path(folder, IDS[3], layer) for layer in LAYERS]
     assert (read_labels(files[0], classes=4) == labels).all()
     assert (read_labels(files[1]) == posterior.argmax(0)).all()
     assert (read_labels(files[2]) == work.initial).all()
-    np.testing.assert_allclose(read_confidence(files[3]), confidence, atol=1 / 509)
 
 
 def test_the_papers_masks_leave_out_where_two_scores_are_close(tmp_path):
@@ -104,7 +102,7 @@ def test_a_pool_makes_what_is_missing_or_damaged_in_any_layer_with_the_same_byte
         flipped[-20] ^= 1
         path.write_bytes(flipped)
     report = write(tmp_path, workers=2)
-    assert (report["complete"], report["made"], report["kept"]) == (True, 6, 1)
+    assert (report["complete"], report["made"], report["kept"]) == (True, 5, 2)
     for path in whole[0].rglob("*.png"):
         assert (tmp_path / path.relative_to(whole[0])).read_bytes() == path.read_bytes()
 

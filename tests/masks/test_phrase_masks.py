@@ -9,7 +9,7 @@ import pytest
 from pycocotools import mask as coco
 
 from diffground.errors import InputError
-from diffground.io import read_image
+from diffground.io.images import read_image
 from diffground.masks.phrase_masks import PhraseMasks, describe_mask
 
 pytestmark = pytest.mark.filterwarnings(  # pycocotools 2.0 with numpy 2, in decode alone

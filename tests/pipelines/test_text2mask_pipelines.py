@@ -19,7 +19,7 @@ from tiny_text2mask import TINY, config, tables_config, world
 from diffground.adapters.run_log import flatten
 from diffground.errors import InputError
 from diffground.experiments.result_tables import ResultTable
-from diffground.papers.text2mask.keys import Text2MaskConfig
+from diffground.papers.text2mask.config import Text2MaskConfig
 from diffground.papers.text2mask.tables_config import Text2MaskTablesConfig
 from diffground.pipeline_registry import register_pipelines
 from diffground.pipelines.text2mask import create_pipeline, nodes

@@ -1,4 +1,4 @@
-"""Label files: by a pool, by several processes, and by runs that were killed; the same numbers."""
+"""Label files: by a pool, and by several processes; the same numbers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from test_semantic import NAMES, NETWORK, scene
 from diffground.config import Compat
 from diffground.data.labelled_images import LabelledImage
 from diffground.errors import InputError
-from diffground.io import write_png
+from diffground.io.images import write_png
 from diffground.io.labels import read_labels, write_labels
 from diffground.masks.crf import CrfConfig
 from diffground.segmenters import prediction
@@ -32,19 +32,12 @@ CRF = CrfConfig(backend="torch", iterations=2)
 MADE_BY = {"model": "this one"}
 
 
-class Killed(RuntimeError):
-    """Stands for the end of the process."""
-
-
 class Counting(SemanticSegmenter):
-    """Counts the images it is asked about, and may end in the middle."""
+    """Counts the images it is asked about."""
 
     asked = 0
-    end = 99
 
     def probabilities(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
-        if self.asked == self.end:
-            raise Killed
         self.asked += 1
         return super().probabilities(image)
 
@@ -60,10 +53,8 @@ def network() -> DeepLabV2:
     return model
 
 
-def segmenter(crf: CrfConfig | None = CRF, end: int = 99, compat: Compat = "official") -> Counting:
-    made = Counting(network(), PredictConfig(crf=crf), compat=compat)
-    made.end = end
-    return made
+def segmenter(crf: CrfConfig | None = CRF, compat: Compat = "official") -> Counting:
+    return Counting(network(), PredictConfig(crf=crf), compat=compat)
 
 
 def samples_in(root: Path) -> list[LabelledImage]:
@@ -104,27 +95,12 @@ def test_a_pool_gives_the_same_files_and_numbers(
     problems = nowhere["skipped"]["problems"]
     assert [problem["item"] for problem in problems] == ["3", "lost"]
     alone = kept(segmenter(), samples, tmp_path / "alone")
-    pooled = kept(segmenter(), samples, tmp_path / "pooled", workers=1, look_ahead=2)
+    pooled = kept(segmenter(), samples, tmp_path / "pooled", workers=1)
     assert alone == pooled == nowhere
     assert predict(segmenter(), samples[:3], workers=1) == predict(segmenter(), samples[:3])
     assert files(tmp_path / "alone") == files(tmp_path / "pooled")
     assert set(files(tmp_path / "alone")) == {f"{s.id}.png" for s in samples} - {"lost.png"}
     assert len(np.unique(read_labels(tmp_path / "alone" / "0.png"))) > 1, "it says something"
-
-
-def test_a_killed_run_goes_on(samples: list[LabelledImage], tmp_path: Path) -> None:
-    whole = kept(segmenter(), samples, tmp_path / "whole")
-    cut = tmp_path / "cut"
-    with pytest.raises(Killed):
-        kept(segmenter(end=3), samples, cut)
-    assert set(files(cut)) == {"0.png", "1.png", "2.png"}
-    write_labels(cut / "2.png", np.full((38, 44), 255, np.uint8))  # none of ours
-    rest = segmenter()
-    assert kept(rest, samples, cut) == whole
-    assert rest.asked == 4  # 2, 3, 4 and the one without a true mask
-    assert files(cut) == files(tmp_path / "whole")
-    again = segmenter()
-    assert kept(again, samples, cut) == whole and again.asked == 0
 
 
 def test_what_labels_depend_on(

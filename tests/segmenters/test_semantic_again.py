@@ -9,7 +9,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 from PIL import Image
 from test_semantic import CONFIG, NAMES
 
@@ -85,26 +84,7 @@ def test_a_training_waits_for_files_that_the_system_denies(
     assert not (tmp_path / LAST).exists()
 
 
-def test_interrupted_training_ends_with_the_same_network(
-    trained: Path, pairs: list[LabelledImage], tmp_path: Path
-) -> None:
-    class Killed(RuntimeError):
-        pass
-
-    def dying(row: dict[str, float], step: int) -> None:
-        if step == 30:  # after the checkpoint of step 20
-            raise Killed
-
-    with pytest.raises(Killed):
-        train_semantic(pairs[:12], NAMES, CONFIG, tmp_path, on_log=dying)
-    assert torch.load(tmp_path / LAST, weights_only=True)["record"]["step"] == 20
-    summary = train_semantic(pairs[:12], NAMES, CONFIG, tmp_path)
-    assert summary["resumed_at"] == 20
-    name = f"{MODEL}/model.safetensors"
-    assert (tmp_path / name).read_bytes() == (trained / name).read_bytes()
-
-
-def test_evaluation_may_begin_in_the_middle_and_moves_no_weight(
+def test_an_interrupted_training_ends_with_the_same_network_evaluated_or_not(
     trained: Path, pairs: list[LabelledImage], tmp_path: Path
 ) -> None:
     def dying(row: dict[str, float], step: int) -> None:

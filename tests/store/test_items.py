@@ -308,8 +308,7 @@ def finish_slowly(item: str, work: Load) -> int:
     return work.number
 
 
-@pytest.mark.parametrize("look_ahead", [None, 3])
-def test_look_ahead_is_bounded(look_ahead):
+def test_what_waits_in_memory_is_bounded():
     alive: weakref.WeakSet[Load] = weakref.WeakSet()
     counts, unfinished, done = [], [], {}
 
@@ -321,13 +320,12 @@ def test_look_ahead_is_bounded(look_ahead):
         alive.add(work)
         return work
 
-    ended = pool.outcomes(IDS[:12], counted, finish_slowly, workers=1, look_ahead=look_ahead)
+    ended = pool.outcomes(IDS[:12], counted, finish_slowly, workers=1)
     for item, number in ended:
         done[item] = number
     assert done == {item: number for number, item in enumerate(IDS[:12], 1)}
-    bound = look_ahead or 2
-    assert max(unfinished) == bound - 1  # while one more is being made
-    assert max(counts) <= bound and not alive  # one may be on its way out
+    assert max(unfinished) == 1  # while one more is being made
+    assert max(counts) <= 2 and not alive  # one may be on its way out
 
 
 def test_the_commits_of_all_runs_are_kept(tmp_path, made_by):
@@ -363,5 +361,3 @@ def test_names_and_settings_that_cannot_be(tmp_path):
 
     with pytest.raises(ValidationError, match="not in 0"):
         ShardConfig(index=2, count=2)
-    with pytest.raises(ValidationError, match="one item at a time"):
-        WorkConfig(look_ahead=3)

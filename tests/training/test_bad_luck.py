@@ -5,11 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import logging
-import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -23,7 +20,6 @@ from diffground.io.files import is_sound, seal_of
 from diffground.training.batches import Batches
 from diffground.training.checkpoint import BEFORE, BEST, LAST, load_weights
 from diffground.training.loop import train
-from diffground.training.processes import only_training
 
 STEPWISE = CONFIG.model_copy(update={"checkpoint_every": 1})
 
@@ -294,15 +290,3 @@ def test_of_two_runs_at_once_the_second_waits_and_finds_it_done(tmp_path: Path) 
     run(tmp_path / "whole")
     whole = torch.load(tmp_path / "whole" / LAST, weights_only=True)["model"]
     assert all(torch.equal(content[name], whole[name]) for name in whole)
-
-
-def test_a_run_that_was_killed_leaves_the_lock_free(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", TRAIN, str(Path(__file__).parent), str(tmp_path / "both")]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not (tmp_path / "both" / LAST).exists():
-        assert process.poll() is None, "the process ended before it could be killed"
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    with only_training(tmp_path / "both"):
-        pass

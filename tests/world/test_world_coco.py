@@ -11,7 +11,7 @@ from PIL import Image
 from tiny_world import SMALL
 
 from diffground.data.png_benchmark import PngBenchmark, load_targets
-from diffground.io import read_panoptic
+from diffground.io.panoptic import read_panoptic
 from diffground.world.coco_panoptic import image_id, make_coco_panoptic
 from diffground.world.config import WorldConfig
 from diffground.world.render import render

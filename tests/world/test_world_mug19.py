@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffground.io import read_image
+from diffground.io.images import read_image
 from diffground.world.config import WorldConfig
 from diffground.world.mug19 import make_mug19
 from diffground.world.mug_scenes import arrange

@@ -18,14 +18,15 @@ from pydantic import ValidationError
 from diffground.adapters.config_loader import ProjectConfigLoader
 from diffground.adapters.datasets import DataFolderDataset, TargetFolderDataset
 from diffground.errors import InputError
-from diffground.pipelines.world import DATASETS, create_pipeline
-from diffground.pipelines.world.nodes import make_coco, make_mug19, make_voc2012
+from diffground.pipelines.world import create_pipeline
+from diffground.pipelines.world.nodes import DATASETS, maker
 from diffground.store.manifest import is_valid
 from diffground.world import voc
 from diffground.world.config import WorldConfig
 from diffground.world.own_data import check_dataset
 
 VOC = "VOCdevkit/VOC2012"
+make_voc2012 = maker("voc2012")
 
 
 def with_voc(config: WorldConfig, **counts: int) -> WorldConfig:
@@ -118,10 +119,8 @@ def test_a_killed_making_leaves_nothing_valid(tmp_path: Path, config: WorldConfi
 def test_ones_own_data_are_looked_at(world: Path, config: WorldConfig) -> None:
     """With `make: false` the mini folders pass for somebody's own: the layouts are the same."""
     own = config.model_copy(update={"make": False})
-    assert make_coco(own, world / "coco") == world / "coco"
-    assert make_voc2012(own, world / "voc2012") == world / "voc2012"
-    assert make_mug19(own, world / "mug19") == world / "mug19"
-    check_dataset(world / "coco2014", "coco2014", own)
+    for name in DATASETS:
+        assert maker(name)(own, world / name) == world / name
 
 
 def test_own_data_in_cocos_own_layout(tmp_path: Path, world: Path, config: WorldConfig) -> None:
@@ -147,4 +146,4 @@ def test_missing_own_data_are_named(tmp_path: Path, world: Path, config: WorldCo
         make_voc2012(own, world / "voc2012")
     (tmp_path / "mug19").mkdir()
     with pytest.raises(InputError, match="items.json: there is no such file"):
-        make_mug19(own, tmp_path / "mug19")
+        maker("mug19")(own, tmp_path / "mug19")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffground.io.palette import colour_map
+from diffground.io.labels import colour_map
 from diffground.world.coco_segmentation import make_coco2014
 from diffground.world.config import WorldConfig
 from diffground.world.pictures import CLASS_NAMES, class_mask
@@ -55,13 +55,6 @@ def test_voc_masks(voc: Path) -> None:
         with Image.open(voc / "SegmentationClassAug" / path.name) as grey:
             assert grey.mode == "L" and (np.asarray(grey) == labels).all()
         assert {0, 255} < set(np.unique(labels).tolist()) <= {*range(15), 255}
-
-
-def test_voc_colours() -> None:
-    """The first colours of the development kit: black, aeroplane, bicycle, ..., and the border."""
-    colours = colour_map().tolist()
-    assert colours[:4] == [[0, 0, 0], [128, 0, 0], [0, 128, 0], [128, 128, 0]]
-    assert colours[15] == [192, 128, 128] and colours[255] == [224, 224, 192]
 
 
 def test_borders_lie_on_outlines_only() -> None:

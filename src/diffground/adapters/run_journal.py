@@ -12,7 +12,7 @@ import logging
 import shutil
 import time
 import uuid
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Record = dict[str, Any]  # {"run": key, "kind": "params" | "metrics" | ..., "content": {...}}
+# {"run": key, "kind": "params" | "metrics" | ..., "content": {...}}; of those that are kept, "id"
+# says that a run was made, "written" that nothing before it waits any more.
+Record = dict[str, Any]
 
 RETRY = 30.0  # seconds until a store that failed is tried again
 # What no later try will change: the record is dropped, with a warning.
@@ -46,7 +48,6 @@ class Journal:
     ) -> None:
         self._uri, self._experiment, self._project = uri, experiment, project
         self.ids: dict[str, str] = {}  # key of a run -> its id in the store
-        self._ended: set[str] = set()
         self._waiting: list[Record] = []
         self._client: MlflowClient | None = None
         self._retry_at = 0.0
@@ -78,8 +79,9 @@ class Journal:
             self._retry_at = time.monotonic() + max(RETRY, 10 * (time.monotonic() - start))
             return False
         self._retry_at = 0.0
-        if kept:
-            self._rewrite()
+        if kept and self._folder is not None:
+            self._append({"run": "", "kind": "written", "content": {}})
+            shutil.rmtree(self._folder / "files", ignore_errors=True)
         return True
 
     def close(self) -> None:
@@ -123,8 +125,6 @@ class Journal:
             self._append({"run": key, "kind": "id", "content": {"id": self.ids[key]}})
         elif key in self.ids:  # else the store would not have the run
             _put(client, self.ids[key], record["kind"], content)
-            if record["kind"] == "end":
-                self._ended.add(key)
 
     def _create(self, client: MlflowClient, content: Record) -> str:
         tags = dict(content["tags"])
@@ -157,16 +157,6 @@ class Journal:
         except OSError as error:
             self._warn(error)
 
-    def _rewrite(self) -> None:
-        """Only the runs are left to know of."""
-        if self._folder is None:
-            return
-        (self._folder / "records.jsonl").unlink(missing_ok=True)
-        for key, value in self.ids.items():
-            if key not in self._ended:
-                self._append({"run": key, "kind": "id", "content": {"id": value}})
-        shutil.rmtree(self._folder / "files", ignore_errors=True)
-
     def _warn(self, error: Exception) -> None:
         kept = f"kept in {self._folder}" if self._folder else "kept in memory"
         first = str(error).strip().partition("\n")[0]
@@ -179,13 +169,20 @@ class Journal:
             Exception: the store cannot be written now either; all is left as it was.
         """
         assert self._folder is not None
-        lines = (self._folder / "records.jsonl").read_text("utf-8").splitlines()
-        records = [record for line in lines if (record := _parsed(line))]
+        left: list[Record] = []
+        for line in (self._folder / "records.jsonl").read_text("utf-8").splitlines():
+            with suppress(ValueError):  # it may have died while it wrote the last one
+                record: Record = json.loads(line)
+                if record["kind"] == "id":
+                    self.ids[record["run"]] = record["content"]["id"]
+                elif record["kind"] == "written":
+                    left.clear()
+                else:
+                    left.append(record)
         self._client = client = open_store(self._uri, self._project)
-        self.ids = {r["run"]: r["content"]["id"] for r in records if r["kind"] == "id"}
-        for record in records:
+        for record in left:
             made = record["kind"] == "run" and record["run"] in self.ids
-            if record["kind"] != "id" and not made:
+            if not made:
                 self._deliver(record)
         for run in self.ids.values():
             if client.get_run(run).info.status == "RUNNING":
@@ -209,15 +206,6 @@ def settle(uri: str, project: Path) -> None:
             log.warning("what %s keeps for the run log has to wait: %s", folder, error)
             continue
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _parsed(line: str) -> Record | None:
-    """A record; None for the last line of a process that died while it wrote."""
-    try:
-        record: Record = json.loads(line)
-    except ValueError:
-        return None
-    return record
 
 
 def _put(client: MlflowClient, run: str, kind: str, content: Record) -> None:

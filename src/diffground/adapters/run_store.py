@@ -45,7 +45,10 @@ def open_store(uri: str, project: Path) -> MlflowClient:
         if _is_torn(path):
             with _making(path):
                 if _is_torn(path):
-                    _begin_anew(path, project)
+                    aside = path.with_name(f"{path.name}.torn-{time.strftime('%Y%m%d-%H%M%S')}")
+                    log.warning("%s was half made; it is begun anew, kept as %s", path, aside)
+                    path.rename(aside)
+                    _create(path, project)
     client = MlflowClient(tracking_uri=uri)
     client.search_experiments(max_results=1)  # before, it does not look at the store
     return client
@@ -103,13 +106,6 @@ def _create(path: Path, project: Path) -> None:
     store = SqlAlchemyStore(f"sqlite:///{part.as_posix()}", (project / "mlruns").as_uri())
     store.engine.dispose()
     part.rename(path)
-
-
-def _begin_anew(path: Path, project: Path) -> None:
-    aside = path.with_name(f"{path.name}.torn-{time.strftime('%Y%m%d-%H%M%S')}")
-    log.warning("%s was half made; it is begun anew, and kept as %s", path, aside)
-    path.rename(aside)
-    _create(path, project)
 
 
 def _probe(path: Path) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from diffground.backbone.layers import LAYERS_FILE
 from diffground.errors import InputError
-from diffground.io.sums import check_sums
+from diffground.io.files import check_sums
 
 Family = Literal["sd1", "sd2", "sdxl"]
 
@@ -37,7 +39,7 @@ class ModelFolder:
     def check(cls, folder: str | Path) -> ModelFolder:
         """Looks at the layout, without loading weights and without ever asking the network.
 
-        Weights that came with checksums are compared with them (:mod:`diffground.io.sums`). Raises
+        Weights that came with checksums are compared with them (:mod:`diffground.io.files`). Raises
         :class:`InputError` naming the folder, the missing or damaged piece, and what to do.
         """
         path = Path(folder)
@@ -157,3 +159,21 @@ def _check_tokenizer(path: Path, part: str) -> None:
             f"{part}/{missing[0]} is missing: the tokenizer needs {names[0]} and {names[1]} "
             "(or tokenizer.json). Complete the download",
         )
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """diffusers and transformers show no progress in the block: they load in a moment, and where
+    nobody watches they write a line per update. Afterwards they do as they did before.
+    """
+    from diffusers.utils import logging as of_diffusers
+    from transformers.utils import logging as of_transformers
+
+    chatty = [each for each in (of_diffusers, of_transformers) if each.is_progress_bar_enabled()]
+    for library in chatty:
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for library in chatty:
+            library.enable_progress_bar()

@@ -23,12 +23,11 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 
 from diffground.backbone import latents as of_latents
 from diffground.backbone.adapter import SiteAdapter
-from diffground.backbone.folder import Family, ModelFolder
+from diffground.backbone.folder import Family, ModelFolder, without_bars
 from diffground.backbone.layers import LayerTable
 from diffground.backbone.probe import ProbeRequest, ProbeResult, probe_unet
 from diffground.backbone.text import Overflow, PromptEncoding, TokenRoom, encode, phrase_means
 from diffground.errors import InputError
-from diffground.loading import without_bars
 from diffground.phrases.alignment import Span
 
 # Raised when the same image or prompt gives other latents, embeddings or probed values, here or in

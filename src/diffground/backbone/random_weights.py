@@ -26,10 +26,9 @@ from transformers import CLIPTokenizer
 from transformers.modeling_utils import local_torch_dtype
 
 from diffground.backbone.architectures import ARCHITECTURES, Architecture
-from diffground.backbone.folder import RANDOM_FILE
+from diffground.backbone.folder import RANDOM_FILE, without_bars
 from diffground.errors import InputError
 from diffground.io.files import write_json
-from diffground.loading import without_bars
 from diffground.progress import Progress
 from diffground.seeds import derive_seed
 from diffground.store.manifest import MANIFEST, fingerprint, is_valid, make_folder

@@ -13,6 +13,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch.utils.data import Dataset, StackDataset
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from diffground.backbone.folder import without_bars
 from diffground.backbone.frozen import FrozenDiffusion
 from diffground.foundation.autoencoder import encode, train_autoencoder
 from diffground.foundation.clip import train_clip
@@ -24,7 +25,6 @@ from diffground.foundation.localise import choose_layers
 from diffground.foundation.scenes import captioned_scenes
 from diffground.foundation.segmenter import train_segmenter
 from diffground.foundation.tokenizer import train_tokenizer
-from diffground.loading import without_bars
 
 LAYER_SCENES = 64  # training scenes on which the layers are chosen
 

@@ -18,7 +18,7 @@ from diffground.backbone.layers import LAYERS_FILE, LayerTable
 from diffground.foundation.clip import build_processor
 from diffground.foundation.diffusion import build_scheduler
 from diffground.foundation.segmenter import image_processor
-from diffground.io.sums import write_sums
+from diffground.io.files import write_sums
 
 
 def save_diffusion(

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import CLIPModel, CLIPProcessor
 
+from diffground.backbone.folder import without_bars
 from diffground.backbone.frozen import FrozenDiffusion
 from diffground.backbone.sampler import sample
 from diffground.foundation.config import QualityConfig
 from diffground.foundation.localise import measure
 from diffground.foundation.scenes import CaptionedScene, pictures, to_image
-from diffground.loading import without_bars
 from diffground.metrics.detection import AveragePrecision, Instances
 from diffground.seeds import derive_seed
 from diffground.segmenters.instance import Detections, InstanceSegmenter

@@ -8,12 +8,19 @@ import json
 import os
 import uuid
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from diffground.errors import InputError
+from diffground.io.paths import inside
 
 SEAL = ".sha256"  # what a file's seal is called: the file's name and this
+# The checksums that travel with a folder of weights, as `sha256sum -c` reads them: folders that are
+# copied, checked out or unpacked have no note of their own to be compared with.
+SUMS = "SHA256SUMS"
+WEIGHTS = "*.safetensors"
+LIMIT = 1 << 28  # bytes: so many are read in the blink of an eye; `sha256sum -c` checks larger ones
 
 _ADVICE = {
     errno.ENOSPC: "free some space, or name another folder, and start again",
@@ -97,6 +104,45 @@ def check_seal(path: str | Path, remedy: str) -> None:
     """
     if is_sound(path) is False:
         raise InputError(path, "sha256", f"the file was damaged since it was written; {remedy}")
+
+
+def write_sums(folder: Path) -> Path:
+    """Writes the checksums of all weights in ``folder``, at any depth."""
+    paths = sorted(folder.rglob(WEIGHTS))
+    text = "".join(f"{sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in paths)
+    return write_whole(folder / SUMS, lambda part: part.write_text(text, encoding="utf-8"))
+
+
+def check_sums(folder: Path, remedy: str) -> None:
+    """Passes a folder whose weights are as they were shipped, or that came without checksums.
+
+    Weights of more than :data:`LIMIT` bytes in all are not read.
+
+    Raises:
+        InputError: a file has other bytes; ``remedy`` says what to do about it.
+    """
+    sums = folder / SUMS
+    if not sums.is_file():
+        return
+    wanted = {}
+    for line in sums.read_text("utf-8", errors="replace").splitlines():
+        digest, _, name = line.partition("  ")
+        path = inside(folder, name, sums, "line")
+        if path.is_file():  # one that is missing is missed by whoever loads it
+            wanted[path] = digest
+    states = {path: path.stat() for path in wanted}
+    if sum(state.st_size for state in states.values()) > LIMIT:
+        return
+    for path, digest in wanted.items():
+        if _known_sha256(path, states[path].st_size, states[path].st_mtime_ns) != digest:
+            reason = f"the weights are not those that were shipped: the file was damaged; {remedy}"
+            raise InputError(path, "sha256", reason)
+
+
+@lru_cache
+def _known_sha256(path: Path, size: int, changed: int) -> str:
+    """Of a file of ``size`` bytes that was changed last at ``changed``: read once per process."""
+    return sha256(path)
 
 
 def write_json(path: str | Path, content: Any, *, sealed: bool = False) -> Path:

@@ -20,6 +20,8 @@ whose masks were drawn on the pixels as they are stored ask for ``upright=False`
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ from diffground.io.files import write_whole
 
 ImageSource = str | Path | Image.Image | NDArray[Any]
 
+BROKEN = "the image is cut short or corrupt"
 _CONVERTED = {"1", "L", "P", "RGB", "CMYK", "YCbCr", "LAB", "HSV"}
 _GREY_16 = {"I;16", "I;16L", "I;16B", "I;16N"}
 _TRANSPARENT = {"LA", "La", "PA", "RGBA", "RGBa"}
@@ -57,11 +60,18 @@ def read_image(source: ImageSource, *, upright: bool = True) -> NDArray[np.uint8
         return _of_picture(image, source, upright)
 
 
-def broken_pixels(path: str | Path, error: Exception) -> InputError:
-    """What is wrong with an image whose pixels could not be read."""
-    if isinstance(error, OSError) and error.errno is not None:  # Pillow's own have no number
-        return InputError.denied(path, error)
-    return InputError(path, "pixels", f"the image is cut short or corrupt ({error})")
+@contextmanager
+def reading(path: str | Path, field: str, fault: str) -> Iterator[None]:
+    """Within it, Pillow reads an image: what it has to say is an InputError, ``fault`` if not
+    :data:`~diffground.errors.ACCESS`."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # Pillow's own have no number
+            raise InputError.denied(path, error) from error
+        raise InputError(path, field, f"{fault} ({error})") from error
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
@@ -85,32 +95,23 @@ def write_png(path: str | Path, image: NDArray[np.uint8]) -> Path:
 def open_image(path: str | Path) -> Image.Image:
     """The opened Pillow image, pixels not read yet; each way in which opening fails: InputError."""
     path = Path(path)
-    try:
-        if path.is_dir():
-            raise InputError(path, "file", "a folder, where an image file is expected")
-        return Image.open(path)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise InputError(path, "file", "there is no such file") from error
-    except Image.DecompressionBombError as error:
-        raise InputError(path, "size", str(error)) from error
-    except InputError:
-        raise
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise InputError.denied(path, error) from error
-        raise InputError(path, "format", f"not a readable image file ({error})") from error
+    with reading(path, "format", "not a readable image file"):
+        try:
+            if path.is_dir():
+                raise InputError(path, "file", "a folder, where an image file is expected")
+            return Image.open(path)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise InputError(path, "file", "there is no such file") from error
+        except Image.DecompressionBombError as error:
+            raise InputError(path, "size", str(error)) from error
 
 
 def _of_picture(image: Image.Image, name: str | Path, upright: bool) -> NDArray[np.uint8]:
-    try:
+    with reading(name, "pixels", BROKEN):
         if getattr(image, "is_animated", False) and image.format != "MPO":
             raise InputError(name, "frames", "an animation; give one still image")
         image.load()
         return _to_rgb(ImageOps.exif_transpose(image) if upright else image, name)
-    except InputError:
-        raise
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise broken_pixels(name, error) from error
 
 
 def _of_array(array: NDArray[Any]) -> NDArray[np.uint8]:

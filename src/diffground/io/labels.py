@@ -1,4 +1,4 @@
-"""Files of label masks and of confidences.
+"""Files of label masks, and the colours in which they are shown.
 
 Files are indexed PNGs of 8 bits, value = label id, shown in the colours of the VOC development kit;
 255 is "unsure". Grey PNGs with the same values are read too: the public masks come in both kinds.
@@ -14,9 +14,19 @@ from PIL import Image
 
 from diffground.errors import InputError
 from diffground.io.files import write_whole
-from diffground.io.images import broken_pixels, open_image, write_png
-from diffground.io.palette import colour_map
+from diffground.io.images import BROKEN, open_image, reading
 from diffground.metrics.iou import UNSURE
+
+
+def colour_map() -> NDArray[np.uint8]:
+    """The colour of every label, RGB (256, 3): bit ``3 k + c`` of the label goes to bit ``7 - k``
+    of channel ``c``."""
+    labels = np.arange(256)
+    colours = np.zeros((256, 3), np.int64)
+    for k in range(8):
+        for c in range(3):
+            colours[:, c] |= ((labels >> (3 * k + c)) & 1) << (7 - k)
+    return colours.astype(np.uint8)
 
 
 def write_labels(path: str | Path, labels: NDArray[np.uint8]) -> Path:
@@ -41,7 +51,12 @@ def read_labels(
         InputError: no such file, not readable, colours instead of labels, another size, or a label
             that is not among the classes.
     """
-    labels = _read_single(path, {"P", "L"}, "an indexed or a grey picture of 8 bits")
+    with open_image(path) as image:
+        if image.mode not in ("P", "L"):
+            wanted = "wanted is an indexed or a grey picture of 8 bits, its values the labels"
+            raise InputError(path, "mode", f"the pixels are {image.mode}, {wanted}")
+        with reading(path, "pixels", BROKEN):
+            labels = np.array(image, dtype=np.uint8)
     if size is not None and labels.shape != tuple(size):
         raise InputError(path, "size", f"the mask is {_by(labels.shape)}, its image {_by(size)}")
     if classes is not None:
@@ -54,29 +69,6 @@ def read_labels(
                 f"{classes} (0 to {classes - 1}), and {UNSURE} for unsure pixels",
             )
     return labels
-
-
-def write_confidence(path: str | Path, confidence: NDArray[np.floating]) -> Path:
-    """Writes confidences ``(H, W)`` in [0, 1] as a grey PNG of ``round(255 * confidence)``."""
-    return write_png(path, np.round(255 * np.clip(confidence, 0, 1)).astype(np.uint8))
-
-
-def read_confidence(path: str | Path) -> NDArray[np.float32]:
-    """Confidences float32 ``(H, W)`` in [0, 1], to 1/510; InputError as :func:`read_labels`."""
-    values = _read_single(path, {"L"}, "a grey picture of 8 bits")
-    return values.astype(np.float32) / np.float32(255)
-
-
-def _read_single(path: str | Path, modes: set[str], wanted: str) -> NDArray[np.uint8]:
-    """The values of a picture with one channel of 8 bits."""
-    with open_image(path) as image:
-        if image.mode not in modes:
-            reason = f"the pixels are {image.mode}, wanted is {wanted}, its values the labels"
-            raise InputError(path, "mode", reason)
-        try:
-            return np.array(image, dtype=np.uint8)
-        except (OSError, SyntaxError, ValueError, EOFError) as error:
-            raise broken_pixels(path, error) from error
 
 
 def _by(size: tuple[int, ...]) -> str:

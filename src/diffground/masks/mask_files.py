@@ -3,9 +3,8 @@
 A store (:mod:`diffground.store.items`) of them::
 
     <folder>/mask/<id>.png         pseudo masks, 255 where the CRF is unsure
-             label/<id>.png        the same without the 255s, as they are measured
+             label/<id>.png        the same without the 255s, as the public code measures them
              initial/<id>.png      labels before the CRF
-             confidence/<id>.png   the posterior of the best label, grey, 255 = certain
 
 The CRF may run in a pool of processes. Metrics are read from the files
 (:mod:`diffground.masks.measure`).
@@ -19,26 +18,26 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
 from diffground.config import Compat, Config
-from diffground.io.labels import write_confidence, write_labels
+from diffground.io.labels import write_labels
 from diffground.masks import crf
 from diffground.masks.crf import CrfConfig, check_backend, dense_crf
-from diffground.masks.labels import labels_of
 from diffground.masks.uncertainty import uncertain
 from diffground.metrics.iou import UNSURE
 from diffground.provenance import code_of
 from diffground.store.config import WorkConfig
 from diffground.store.items import Item, Summary, fill
 
-Layer = Literal["mask", "label", "initial", "confidence"]
+Layer = Literal["label", "initial", "mask"]
+LAYERS: tuple[Layer, ...] = get_args(Layer)  # the files of an item, in the order of writing
 
-# Raised when the same posterior gives other labels, here or in `labels` and `uncertainty`.
+# Raised when the same posterior gives other labels, here or in `uncertainty`.
 CODE_VERSION: Final = 1
 
 
@@ -49,14 +48,6 @@ class MaskConfig(Config):
     # Pixels less certain are 255 in `mask` (compat paper: those with two attention scores less than
     # 1 - threshold apart). The public code's.
     threshold: float = Field(0.95, ge=0, le=1)
-    label: bool = True  # also keep the labels of all pixels: the public code measures these
-    initial: bool = False  # also keep the labels before the CRF; the work must bring them
-    confidence: bool = False  # also keep the confidence
-
-    def layers(self) -> tuple[Layer, ...]:
-        """The files of an item, in the order in which they are written."""
-        optional: tuple[Layer, ...] = ("label", "initial", "confidence")
-        return (*(layer for layer in optional if getattr(self, layer)), "mask")
 
 
 @dataclass(frozen=True, eq=False)  # arrays cannot be compared as one
@@ -66,12 +57,13 @@ class MaskWork:
     image: NDArray[np.uint8]  # RGB (H, W, 3)
     scores: NDArray[np.floating]  # (K + 1, H, W), background first, see `dense_crf`
     label_ids: tuple[int, ...]  # K + 1 label ids, below 255
-    initial: NDArray[np.uint8] | None = None  # labels before the CRF (H, W)
+    initial: NDArray[np.uint8]  # labels before the CRF (H, W)
 
     def __post_init__(self) -> None:
         size = self.image.shape[:2]
         assert self.scores.shape == (len(self.label_ids), *size), (self.scores.shape, size)
-        assert self.initial is None or self.initial.shape == size, size
+        assert self.initial.shape == size, (self.initial.shape, size)
+        assert all(0 <= label < UNSURE for label in self.label_ids), self.label_ids
 
 
 def mask_path(folder: str | Path, item: str, layer: Layer = "mask") -> Path:
@@ -96,7 +88,7 @@ def write_masks(
             files; "/" makes folders.
         make: the scores of an item, called only for those that are to be made.
         folder: see :func:`~diffground.store.items.fill`, as for ``make`` and ``work``.
-        config: CRF, threshold, and which files to keep.
+        config: CRF and threshold.
         compat: the CRF's picture, and which pixels of ``mask`` are 255: ``official`` where its
             posterior is below the threshold, ``paper`` where two attention scores are less than
             1 - threshold apart (see :mod:`diffground.masks.uncertainty`).
@@ -117,7 +109,7 @@ def write_masks(
     items = [
         Item(
             item,
-            tuple(mask_path("", item, layer).as_posix() for layer in config.layers()),
+            tuple(mask_path("", item, layer).as_posix() for layer in LAYERS),
             sources=made_from,
         )
         for item, made_from in sources.items()
@@ -129,21 +121,12 @@ def write_masks(
 def _refine(folder: Path, config: MaskConfig, compat: Compat, item: str, work: MaskWork) -> None:
     """Runs the CRF and writes an item's files, ``mask`` last; in whichever process."""
     posterior = dense_crf(work.image, work.scores, config.crf, compat)
-    labels, confidence = labels_of(posterior, work.label_ids, None)
-    for layer in config.layers():
-        path = mask_path(folder, item, layer)
-        if layer == "confidence":
-            write_confidence(path, confidence)
-        elif layer == "initial":
-            assert work.initial is not None, "config.initial wants the labels before the CRF"
-            write_labels(path, work.initial)
-        elif layer == "label":
-            write_labels(path, labels)
-        elif compat == "official":
-            write_labels(path, labels_of(posterior, work.label_ids, config.threshold)[0])
-        else:
-            unsure = uncertain(work.scores, compat, 1 - config.threshold)
-            write_labels(path, np.where(unsure, np.uint8(UNSURE), labels))
+    labels = np.array(work.label_ids, np.uint8)[posterior.argmax(axis=0)]
+    judged = posterior if compat == "official" else work.scores
+    unsure = uncertain(judged, compat, 1 - config.threshold)
+    mask = np.where(unsure, np.uint8(UNSURE), labels)
+    for layer, content in zip(LAYERS, (labels, work.initial, mask), strict=True):
+        write_labels(mask_path(folder, item, layer), content)
 
 
 def code_of_masks() -> dict[str, int]:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffground.config import Compat
-from diffground.io.palette import colour_map
+from diffground.io.labels import colour_map
 from diffground.metrics.iou import UNSURE
 
 INTERVAL = 0.05

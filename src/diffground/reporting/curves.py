@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 
+from diffground.metrics.average_recall import AverageRecall
 from diffground.reporting.overlays import palette
 from diffground.reporting.scale import SCALE_WORDS, Scale
 
@@ -24,27 +25,20 @@ _PANELS = (
     ("(c) singulars and plurals", {"singulars": "-", "plurals": "--"}),
 )
 
-Curves = Mapping[str, Sequence[float] | None]  # group -> recall at each threshold
 Series = Sequence[tuple[float, float]]  # (step, value)
 
 
-def recall_curves(
-    curves: Mapping[str, Curves],
-    thresholds: Sequence[float],
-    *,
-    protocol: str,
-    scale: Scale,
-    averages: Mapping[str, Mapping[str, float | None]] | None = None,
-) -> Figure:
+def recall_curves(recalls: Mapping[str, AverageRecall], scale: Scale) -> Figure:
     """Recall over the IoU threshold: overall, by things and stuff, by singulars and plurals.
 
     Args:
-        curves: model -> group -> recall in [0, 1] at each threshold, as
-            ``AverageRecall.curve`` gives it; a group that is None is left out.
-        thresholds: in [0, 1], the horizontal axis.
-        protocol, scale: how IoU was measured, and on what: printed in the figure.
-        averages: model -> group -> AR in percent, shown in the legends.
+        recalls: of each model, at least one. A group without a phrase is left out; Average Recall
+            stands in the legends, the first one's protocol in the title.
+        scale: on what IoU was measured: printed in the figure.
     """
+    thresholds = np.linspace(0, 1, 101).tolist()
+    curves = {name: recall.curve(thresholds) for name, recall in recalls.items()}
+    averages = {name: recall.result() for name, recall in recalls.items()}
     lines = 2 + 2 * len(curves)  # of the legends, which stand below: the curves fill the panels
     figure = Figure(figsize=(13, 4.0 + 0.2 * lines), layout="constrained")
     axes = figure.subplots(1, len(_PANELS), sharey=True)
@@ -56,7 +50,7 @@ def recall_curves(
                 if recall is None:
                     continue
                 label = name if len(groups) == 1 else f"{name}, {group}"
-                average = (averages or {}).get(name, {}).get(group)
+                average = averages[name].get(group)
                 if average is not None:
                     label += f": {average:.1f}"
                 axis.plot(
@@ -68,57 +62,44 @@ def recall_curves(
         axis.set_ylim(0, 1.02)
         axis.grid(alpha=0.25)
         if axis.get_legend_handles_labels()[0]:
-            heading = "Average Recall (%)" if averages else None
             axis.legend(
                 fontsize=9,
-                title=heading,
+                title="Average Recall (%)",
                 title_fontsize=9,
                 loc="upper center",
                 bbox_to_anchor=(0.5, -0.14),
                 frameon=False,
             )
     axes[0].set_ylabel("recall")
+    protocol = next(iter(recalls.values())).protocol
     title = f"{SCALE_WORDS[scale]}: share of phrases found, IoU protocol: {protocol}"
     figure.suptitle(title, fontsize=10, color="0.35")
     return figure
 
 
-def training_curve(
-    losses: Mapping[str, Series],
-    metrics: Mapping[str, Series] | None = None,
-    *,
-    title: str = "",
-) -> Figure:
-    """Losses over training steps (faint: as logged; strong: smoothed), metrics beside them.
+def training_curve(losses: Mapping[str, Series], *, title: str = "") -> Figure:
+    """Losses over training steps; faint: as logged, strong: smoothed.
 
     Args:
         losses: name -> (step, value) pairs; on a logarithmic axis if all are positive.
-        metrics: name -> (step, Average Recall in percent) pairs; None leaves the second panel out.
     """
-    panels = 2 if metrics else 1
-    figure = Figure(figsize=(6.2 * panels, 4.0), layout="constrained")
-    axes = np.atleast_1d(figure.subplots(1, panels))
+    figure = Figure(figsize=(6.2, 4.0), layout="constrained")
+    axis = figure.subplots()
     for (name, series), colour in zip(losses.items(), _unit(len(losses)), strict=True):
-        steps, values = _columns(series)
-        axes[0].plot(steps, values, color=colour, alpha=0.25, linewidth=1)
-        axes[0].plot(steps, _smooth(values), color=colour, linewidth=2, label=name)
+        steps, values = np.asarray(series, dtype=np.float64).reshape(-1, 2).T
+        axis.plot(steps, values, color=colour, alpha=0.25, linewidth=1)
+        axis.plot(steps, _smooth(values), color=colour, linewidth=2, label=name)
     logged = [value for series in losses.values() for _, value in series]
-    axes[0].set_ylabel("loss")
+    axis.set_ylabel("loss")
     if logged and min(logged) > 0:
-        axes[0].set_ylabel("loss (logarithmic)")
-        axes[0].set_yscale("log")
-        for formatted in (axes[0].yaxis.set_major_formatter, axes[0].yaxis.set_minor_formatter):
+        axis.set_ylabel("loss (logarithmic)")
+        axis.set_yscale("log")
+        for formatted in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
             formatted(FuncFormatter(_log_label))
-    if metrics:
-        for (name, series), colour in zip(metrics.items(), _unit(len(metrics)), strict=True):
-            steps, values = _columns(series)
-            axes[1].plot(steps, values, "o-", color=colour, markersize=4, label=name)
-        axes[1].set_ylabel("Average Recall (%)")
-    for axis in axes:
-        axis.set_xlabel("step")
-        axis.grid(alpha=0.25, which="both")
-        if axis.get_legend_handles_labels()[0]:
-            axis.legend(fontsize=9)
+    axis.set_xlabel("step")
+    axis.grid(alpha=0.25, which="both")
+    if losses:
+        axis.legend(fontsize=9)
     if title:
         figure.suptitle(title, fontsize=12)
     return figure
@@ -141,11 +122,6 @@ def _log_label(value: float, position: int) -> str:
     """Plain numbers at 1, 2 and 5 of every decade, nothing at the other ticks."""
     digit = f"{value:.0e}"[0]
     return f"{value:g}" if digit in "125" else ""
-
-
-def _columns(series: Series) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    table = np.asarray(series, dtype=np.float64).reshape(-1, 2)
-    return table[:, 0], table[:, 1]
 
 
 def _smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:

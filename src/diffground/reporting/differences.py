@@ -23,22 +23,13 @@ class Box(NamedTuple):
     bottom: int
 
 
-def difference_boxes(
-    prediction: NDArray[np.bool_],
-    truth: NDArray[np.bool_],
-    *,
-    most: int = _MOST,
-    least: float = _LEAST,
-) -> list[Box]:
-    """Boxes around the largest areas where masks ``(N, H, W)`` differ, largest first.
+def difference_boxes(prediction: NDArray[np.bool_], truth: NDArray[np.bool_]) -> list[Box]:
+    """Boxes around the three largest areas where masks ``(N, H, W)`` differ, largest first.
 
     A pixel differs if any of the N phrases has it in one of the two and not in the other. An
     opening removes what is thin (masks that are a few pixels off along their border, 1.2 % of the
-    shorter side to each side); what is left is cut into connected areas, over their corners too.
-
-    Args:
-        most: boxes at most.
-        least: share of the image, in [0, 1], below which an area gets no box.
+    shorter side to each side); what is left is cut into connected areas, over their corners too;
+    those below 1.5 % of the image get no box.
     """
     assert prediction.shape == truth.shape, (prediction.shape, truth.shape)
     assert prediction.dtype == truth.dtype == np.bool_, (prediction.dtype, truth.dtype)
@@ -52,8 +43,8 @@ def difference_boxes(
     sizes = np.bincount(areas.ravel(), minlength=count + 1)[1:]
     places = ndimage.find_objects(areas)
     boxes = []
-    for index in np.argsort(-sizes, kind="stable")[:most]:
-        if sizes[index] >= least * height * width:
+    for index in np.argsort(-sizes, kind="stable")[:_MOST]:
+        if sizes[index] >= _LEAST * height * width:
             rows, columns = places[index]
             boxes.append(Box(columns.start, rows.start, columns.stop, rows.stop))
     return boxes

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import PositiveFloat, PositiveInt, model_validator
 
 from diffground.config import Config
 from diffground.masks.crf import CrfConfig
@@ -59,14 +59,6 @@ class DeepLabConfig(Config):
         return self
 
 
-class CropConfig(Config):
-    """Augmentation: a random scale, a random crop, a random mirror image."""
-
-    size: PositiveInt = 321  # pixels of the square; smaller images are padded
-    scales: tuple[PositiveFloat, ...] = Field((0.5, 0.75, 1.0, 1.25, 1.5), min_length=1)
-    flip: bool = True
-
-
 class PredictConfig(Config):
     """How a trained network is asked."""
 
@@ -77,7 +69,7 @@ class SemanticConfig(Config):
     """A segmenter: its network, training and prediction."""
 
     network: DeepLabConfig
-    crops: CropConfig = CropConfig()
+    crop: PositiveInt = 321  # pixels of the square that is learnt from; smaller images are padded
     train: TrainConfig
     predict: PredictConfig = PredictConfig()
     deep_check: bool = True  # opens every training file once, and skips the broken ones

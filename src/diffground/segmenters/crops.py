@@ -21,11 +21,13 @@ from diffground.errors import InputError, ProblemReport
 from diffground.io.images import image_size
 from diffground.metrics.iou import UNSURE
 from diffground.seeds import generator
-from diffground.segmenters.config import CropConfig, DeepLabConfig
+from diffground.segmenters.config import DeepLabConfig
 from diffground.segmenters.deeplab import normalise
 
 # Raised when the same files give other training pairs or crops.
 CODE_VERSION: Final = 1
+
+SCALES = (0.5, 0.75, 1.0, 1.25, 1.5)  # of the image; one is drawn for each crop
 
 
 def usable(
@@ -86,7 +88,7 @@ class LabelledCrops(Dataset[tuple[Tensor, Tensor]]):
         self,
         samples: Sequence[LabelledImage],
         classes: int,
-        crops: CropConfig,
+        size: int,
         network: DeepLabConfig,
         *,
         draws: int,
@@ -94,7 +96,7 @@ class LabelledCrops(Dataset[tuple[Tensor, Tensor]]):
     ) -> None:
         assert draws >= 1, draws
         self.samples, self.classes = list(samples), classes
-        self.crops, self.network = crops, network
+        self.size, self.network = size, network
         self.draws, self.seed = draws, seed
 
     def __len__(self) -> int:
@@ -111,7 +113,7 @@ class LabelledCrops(Dataset[tuple[Tensor, Tensor]]):
         labels = sample.load_mask(image.shape[:2], self.classes)
         pixels = normalise(torch.from_numpy(image).permute(2, 0, 1), self.network)
         random = generator(self.seed, sample.id, draw)
-        return augment(pixels, torch.from_numpy(labels).long(), self.crops, random)
+        return augment(pixels, torch.from_numpy(labels).long(), self.size, random)
 
 
 def draws_for(steps: int, batch_size: int, images: int) -> int:
@@ -120,31 +122,32 @@ def draws_for(steps: int, batch_size: int, images: int) -> int:
 
 
 def augment(
-    pixels: Tensor, labels: Tensor, crops: CropConfig, random: torch.Generator
+    pixels: Tensor, labels: Tensor, size: int, random: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """One crop of ``pixels`` (3, H, W), 0 = the mean colour, and ``labels`` int64 (H, W).
+    """One crop of ``size`` pixels a side, of ``pixels`` (3, H, W), 0 = the mean colour, and of
+    ``labels`` int64 (H, W).
 
     Scaled (pixels bilinear, labels nearest), padded to the right and below, cropped, mirrored.
     """
-    chosen = crops.scales[int(torch.randint(len(crops.scales), (), generator=random))]
-    places = torch.rand(2, generator=random)  # always drawn: one option does not move another
-    mirrored = crops.flip and bool(torch.rand((), generator=random) < 0.5)
+    chosen = SCALES[int(torch.randint(len(SCALES), (), generator=random))]
+    places = torch.rand(2, generator=random)
+    mirrored = bool(torch.rand((), generator=random) < 0.5)
     if chosen != 1.0:
-        size = [max(1, int(side * chosen)) for side in labels.shape]
-        pixels = functional.interpolate(pixels[None], size, mode="bilinear", align_corners=False)[0]
-        labels = functional.interpolate(labels[None, None].float(), size, mode="nearest-exact")[
+        grid = [max(1, int(side * chosen)) for side in labels.shape]
+        pixels = functional.interpolate(pixels[None], grid, mode="bilinear", align_corners=False)[0]
+        labels = functional.interpolate(labels[None, None].float(), grid, mode="nearest-exact")[
             0, 0
         ].long()
     height, width = labels.shape
-    right, below = max(crops.size - width, 0), max(crops.size - height, 0)
+    right, below = max(size - width, 0), max(size - height, 0)
     pixels = functional.pad(pixels, (0, right, 0, below))
     labels = functional.pad(labels, (0, right, 0, below), value=UNSURE)
     top, left = (
-        min(int(float(place) * (side - crops.size + 1)), side - crops.size)
+        min(int(float(place) * (side - size + 1)), side - size)
         for place, side in zip(places, labels.shape, strict=True)
     )
-    pixels = pixels[:, top : top + crops.size, left : left + crops.size]
-    labels = labels[top : top + crops.size, left : left + crops.size]
+    pixels = pixels[:, top : top + size, left : left + size]
+    labels = labels[top : top + size, left : left + size]
     if mirrored:
         pixels, labels = pixels.flip(-1), labels.flip(-1)
     return pixels.contiguous(), labels.contiguous()

@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import Mask2FormerForUniversalSegmentation, Mask2FormerImageProcessorPil
 
+from diffground.backbone.folder import without_bars
 from diffground.errors import InputError
-from diffground.io.sums import check_sums
-from diffground.loading import without_bars
+from diffground.io.files import check_sums
 
 
 @dataclass(frozen=True)

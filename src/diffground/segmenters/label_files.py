@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from diffground.config import Compat
 from diffground.io.labels import write_labels
 from diffground.masks.crf import CrfConfig, dense_crf
-from diffground.masks.labels import labels_of
 
 
 @dataclass(frozen=True, eq=False)  # arrays cannot be compared as one
@@ -43,7 +42,7 @@ def refined(work: LabelWork, crf: CrfConfig | None, compat: Compat) -> NDArray[n
     scores: NDArray[np.floating] = work.probabilities
     if crf is not None:
         scores = dense_crf(work.image, scores, crf, compat)
-    return labels_of(scores, range(len(scores)), None)[0]
+    return scores.argmax(axis=0).astype(np.uint8)
 
 
 def write_refined(

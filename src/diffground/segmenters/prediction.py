@@ -1,6 +1,6 @@
 """What a trained DeepLabV2 says about images (From Text to Mask, §5.1)::
 
-    segmenter = SemanticSegmenter.from_pretrained(folder / MODEL, config.predict)
+    segmenter = SemanticSegmenter(DeepLabV2.from_pretrained(folder / MODEL), config.predict)
     labels = segmenter(image)
     scores = predict(segmenter, val_samples, folder=out, recipe=made_by, workers=8)["scores"]
 
@@ -18,7 +18,7 @@ from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -64,18 +64,6 @@ class SemanticSegmenter:
         self.model = model.to(device).eval()
         self.config, self.compat = config, compat
 
-    @classmethod
-    def from_pretrained(
-        cls,
-        folder: str | Path,
-        config: PredictConfig,
-        *,
-        compat: Compat = "official",
-        device: str | torch.device = "cpu",
-    ) -> Self:
-        """Loads the ``model/`` that ``train_semantic`` wrote; InputError if it is none."""
-        return cls(DeepLabV2.from_pretrained(folder), config, compat=compat, device=device)
-
     @torch.no_grad()
     def probabilities(self, image: ImageSource) -> NDArray[np.float32]:
         """Of an image, see :mod:`diffground.io.images`, without the CRF: float32 ``(C, H, W)``."""
@@ -103,7 +91,6 @@ def predict(
     folder: Path | None = None,
     recipe: Mapping[str, Any] | None = None,
     workers: int = 0,
-    look_ahead: int | None = None,
 ) -> dict[str, Any]:
     """Labels ``samples``, and scores those with a true mask.
 
@@ -116,7 +103,6 @@ def predict(
             is ``<somewhere> / VOC_SERVER``.
         recipe: JSON-ready, which network and images these are; ``segmenter.config`` is added.
         workers: further processes for the CRF, of each process; 0 = none but this.
-        look_ahead: images in memory at once; None = 2 x workers.
 
     Returns:
         JSON-ready ``{"scores", "images", "skipped"}``: those of
@@ -133,11 +119,9 @@ def predict(
         Item(s.id, (label_path("", s.id).as_posix(),), sources={"image": s.image_path})
         for s in samples
     ]
-    workers = workers if config.crf else 0
     work = WorkConfig(
         shard=ShardConfig(index=state.process_index, count=state.num_processes),
-        workers=workers,
-        look_ahead=look_ahead if workers else None,
+        workers=workers if config.crf else 0,
     )
     if config.crf is not None:
         check_backend(config.crf)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,9 @@ import torch
 from torch import nn
 from transformers import ResNetModel
 
+from diffground.backbone.folder import without_bars
 from diffground.errors import InputError
-from diffground.loading import without_bars
+from diffground.io.files import read_json
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
@@ -92,11 +92,8 @@ def load_resnet(folder: str | Path) -> ResNetModel:
 def read_config(folder: Path) -> dict[str, Any]:
     """A model folder's ``config.json``; InputError if it is missing or no JSON object."""
     need_file(folder, CONFIG)
-    try:
-        content = json.loads((folder / CONFIG).read_text("utf-8"))
-    except ValueError as error:
-        raise InputError(folder / CONFIG, "file", f"not JSON ({error})") from error
-    if not isinstance(content, dict):
+    content = read_json(folder / CONFIG)
+    if content is None:
         raise InputError(folder / CONFIG, "file", "not a JSON object")
     return content
 

@@ -113,7 +113,7 @@ def _train(
         dataset=LabelledCrops(
             good,
             len(classes),
-            config.crops,
+            config.crop,
             config.network,
             draws=draws_for(config.train.max_steps, config.train.batch_size, len(good)),
             seed=config.train.seed,
@@ -189,7 +189,7 @@ def _settings(classes: Sequence[str], config: SemanticConfig) -> dict[str, Any]:
     return {
         "network": config.network.model_dump(mode="json", exclude={"weights"}),
         "weights": fingerprint(config.network.weights) if config.network.weights else None,
-        "crops": config.crops.model_dump(mode="json"),
+        "crop": config.crop,
         "train": config.train_content(),
         "classes": list(classes),
         "code": code_of_training(),

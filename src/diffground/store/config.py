@@ -33,10 +33,3 @@ class WorkConfig(Config):
     shard: ShardConfig = ShardConfig()
     # Processes that finish what this one makes; 0 = this one, while nothing else is made.
     workers: Annotated[NonNegativeInt, NOT_IN_KEY] = 0
-    look_ahead: PositiveInt | None = None  # items in memory at once; None = 2 x workers
-
-    @model_validator(mode="after")
-    def _look_ahead_is_used(self) -> Self:
-        if self.look_ahead is not None and not self.workers:
-            raise ValueError("look_ahead: without workers there is one item at a time")
-        return self

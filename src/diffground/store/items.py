@@ -203,7 +203,7 @@ class _Shard:
             return make(item.id)
 
         finished = partial(_finished, self.folder, finish)
-        ended = outcomes(pending, noted, finished, workers=work.workers, look_ahead=work.look_ahead)
+        ended = outcomes(pending, noted, finished, workers=work.workers)
         with self.report.open("a", encoding="utf-8") as report:
             for item, outcome in ended:
                 entry: Note | Problem

@@ -1,9 +1,9 @@
 """Work that is made here and finished by a pool of processes, never far ahead of it.
 
 One process makes the work of item after item (the diffusion model's, say on a GPU), others finish
-it (the CRF). Making waits while ``look_ahead`` items are unfinished, so memory depends on that
-number and not on the number of items. A worker leaves with the process that started it, even if
-that one is killed.
+it (the CRF). Making waits while twice as many items as workers are unfinished, so memory depends on
+their number and not on the number of items. A worker leaves with the process that started it, even
+if that one is killed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ def outcomes(
     finish: Callable[[Item, Work], Done],
     *,
     workers: int,
-    look_ahead: int | None = None,
 ) -> Iterator[tuple[Item, Done | InputError]]:
     """Every item with what ``finish`` returned or why ``make`` failed, in the order they end.
 
@@ -36,8 +35,8 @@ def outcomes(
         make: called in this process, in order. An :class:`InputError` ends this item only.
         finish: called in a worker, so it, its arguments and its result are pickled; it writes what
             it makes itself.
-        workers: processes; 0 finishes each item here before the next is made.
-        look_ahead: unfinished items at any time, the one being made included; None = 2 x workers.
+        workers: processes, with 2 unfinished items each at any time, the one being made included; 0
+            finishes each item here before the next is made.
 
     Any other exception, and any of ``finish``, ends the iteration.
     """
@@ -46,14 +45,13 @@ def outcomes(
             work = _made(make, item)
             yield item, work if isinstance(work, InputError) else finish(item, work)
         return
-    bound = 2 * workers if look_ahead is None else look_ahead
     # Not forked: the models' threads and devices do not survive that.
     context = multiprocessing.get_context("spawn")
     executor = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
     flight: dict[Future[Done], Item] = {}
     try:
         for item in items:
-            full = len(flight) >= bound
+            full = len(flight) >= 2 * workers
             for future in wait(flight, None if full else 0, FIRST_COMPLETED).done:
                 yield flight.pop(future), future.result()
             work = _made(make, item)

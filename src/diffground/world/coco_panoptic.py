@@ -20,9 +20,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from diffground.io import encode_panoptic, write_png
-from diffground.io.palette import colour_map
-from diffground.io.panoptic import MAX_ID
+from diffground.io.images import write_png
+from diffground.io.labels import colour_map
+from diffground.io.panoptic import MAX_ID, encode_panoptic
 from diffground.progress import progress
 from diffground.store.manifest import Manifest, make_folder
 from diffground.world.captions import Caption, narrative

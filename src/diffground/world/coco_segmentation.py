@@ -17,7 +17,7 @@ from typing import Final
 
 import numpy as np
 
-from diffground.io import write_png
+from diffground.io.images import write_png
 from diffground.progress import progress
 from diffground.seeds import derive_seed
 from diffground.store.manifest import Manifest, make_folder

@@ -29,7 +29,6 @@ class Segment:
     category: Category
     group: int  # index into Scene.groups; -1 for the stuff above, -2 for the stuff below
     crowd: bool = False
-    thing: Thing | None = None
 
 
 @dataclass(frozen=True)
@@ -204,11 +203,7 @@ def _segments(
         number = crowds.get(thing.group, len(segments) + 1)
         ids[owner == index] = number
         if thing.group not in crowds:
-            segments.append(
-                Segment(
-                    number, thing.category, thing.group, group.crowd, None if group.crowd else thing
-                )
-            )
+            segments.append(Segment(number, thing.category, thing.group, group.crowd))
         if group.crowd:
             crowds[thing.group] = number
     present = set(np.unique(ids).tolist())

@@ -19,7 +19,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from diffground.io import write_png
+from diffground.io.images import write_png
 from diffground.io.labels import write_labels
 from diffground.progress import progress
 from diffground.seeds import derive_seed

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from diffground.data.png_benchmark import PngBenchmark, PngSample
 from diffground.data.png_reading import Narratives
 from diffground.errors import InputError
-from diffground.io import read_image, write_png
+from diffground.io.images import read_image, write_png
 from diffground.papers.png import feature_extraction
 from diffground.papers.png.feature_extraction import FeatureExtractionConfig, extract_features
 from diffground.papers.png.feature_store import FeatureKey, FeatureStore, FrozenInputs

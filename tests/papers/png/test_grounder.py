@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from diffground.errors import InputError
-from diffground.io import read_image, write_png
 from diffground.io.files import write_json
+from diffground.io.images import read_image, write_png
 from diffground.masks.phrase_masks import PhraseMasks
 from diffground.papers.png.grounder import NarrativeGrounder
 from diffground.papers.png.model import PngModel

@@ -12,7 +12,7 @@ from recipes import recipe
 
 from diffground.data.narrative_table import read_requests
 from diffground.errors import InputError
-from diffground.io import read_image, write_png
+from diffground.io.images import read_image, write_png
 from diffground.io.paths import slug
 from diffground.papers.png.config import PredictConfig
 from diffground.papers.png.predict import predict

@@ -10,19 +10,17 @@ import pytest
 import torch
 from PIL import Image
 from pydantic import ValidationError
-from tiny_text2mask import config, folders, frozen, split, world
+from tiny_text2mask import config, frozen, split, world
 
 from diffground.attention.aggregate import class_maps, initial_labels
 from diffground.errors import InputError
-from diffground.io import write_png
+from diffground.io.images import write_png
 from diffground.io.labels import read_labels
 from diffground.masks.crf import dense_crf
-from diffground.masks.labels import labels_of
 from diffground.masks.mask_files import mask_path
 from diffground.masks.uncertainty import uncertain
 from diffground.metrics.miou import Confusion
 from diffground.papers.text2mask.experiment import aggregate, label, measure
-from diffground.papers.text2mask.keys import Split
 from diffground.papers.text2mask.segmenter_training import segmenter_folder, train_segmenter
 from diffground.papers.text2mask.text_to_mask import TextToMask
 
@@ -74,7 +72,10 @@ def test_thresholds_are_those_of_the_vocabulary_or_of_the_dataset(tmp_path):
     assert thresholds(**official) == (0.2, 0.5)
     assert thresholds(vocabulary="coco", **official) == (0.5, 0.35)
     coco = {"source": {"dataset": "coco2014", "split": "train"}}
-    assert thresholds(**coco, **official) == (0.5, 0.35)
+    assert thresholds(**coco, **official) == (0.5, 0.35) and thresholds(**coco) == (0.2, 0.5)
+    chosen = {"attention": {"compat": "official", "box_threshold": 0.4}}
+    assert thresholds(**coco, **chosen) == (0.4, 0.35)
+    assert split(tmp_path, attention={"background_threshold": 0.5}).masks == split(tmp_path).masks
 
 
 def test_what_maps_and_masks_depend_on(tmp_path):
@@ -104,8 +105,7 @@ def test_what_maps_and_masks_depend_on(tmp_path):
         {"precision": "bfloat16"},
     ):
         assert same(**change) == (False, False), change
-    other = Split.of(config(), folders(tmp_path), config().source, frozen(1).fingerprint)
-    assert other.maps != base.maps
+    assert split(tmp_path, model=1).maps != base.maps
 
 
 def test_compat_is_one_switch(tmp_path):
@@ -119,7 +119,7 @@ def test_compat_is_one_switch(tmp_path):
         for sample in one.samples:
             work = one.mask_work(sample)
             posterior = dense_crf(work.image, work.scores, one.config.masks.crf, compat)
-            labels = labels_of(posterior, work.label_ids, None)[0]
+            labels = np.array(work.label_ids)[posterior.argmax(0)]
             scores = posterior if compat == "official" else work.scores
             unsure = uncertain(scores, compat, 0.5)  # 1 - threshold
             found = read_labels(mask_path(one.masks, sample.id))
@@ -238,18 +238,6 @@ def test_a_shard_alone_is_not_learnt_from(tmp_path):
     assert train_segmenter(shards[1], tmp_path / "models")["images"] == 10
 
 
-def test_thresholds_are_those_of_the_dataset(tmp_path):
-    def thresholds(dataset: str, **attention) -> tuple[float, float]:
-        source = {"dataset": dataset, "split": "train"}
-        return split(tmp_path, source=source, attention=attention).config.attention.thresholds
-
-    official = {"compat": "official"}
-    assert thresholds("voc2012", **official) == thresholds("coco2014") == (0.2, 0.5)
-    assert thresholds("coco2014", **official) == (0.5, 0.35)
-    assert thresholds("coco2014", **official, box_threshold=0.4) == (0.4, 0.35)
-    assert split(tmp_path, attention={"background_threshold": 0.5}).masks == split(tmp_path).masks
-
-
 def test_a_folder_s_names_number_all_splits(tmp_path):
     images = tmp_path / "data/images"
     images.mkdir(parents=True)
@@ -263,14 +251,13 @@ def test_a_folder_s_names_number_all_splits(tmp_path):
     source, val = (
         {"dataset": "folder", "csv": name, "split": None} for name in ("labels.csv", "val.csv")
     )
-    settings = config(source=source, val=val, vocabulary=None)
-    place = folders(tmp_path, tmp_path / "data")
-    found = [Split.of(settings, place, s, frozen().fingerprint) for s in settings.sources()]
+    given = {"source": source, "val": val, "vocabulary": None}
+    found = [split(tmp_path, tmp_path / "data", part, **given) for part in ("source", "val")]
     assert found[1].classes == found[0].classes == ("background", "cat", "dog", "mug")
     assert [problem.item for problem in found[1].report.problems] == [two.id]
     (images / "val.csv").write_text(f"image,labels,mask\n{one.image_path.name},dog,\n")
     with pytest.raises(InputError, match="which label ids"):
-        Split.of(settings, place, settings.source, frozen().fingerprint)
+        split(tmp_path, tmp_path / "data", **given)
 
 
 def test_a_folder_of_ones_own_needs_no_vocabulary(tmp_path):

@@ -23,7 +23,7 @@ def rows(tmp_path, caplog):
     def run(table: str, *names: str) -> tuple[dict[str, str], list[str]]:
         caplog.clear()
         asked = tables_config(tables=(table,), train=TRAIN, rows=names)
-        (found,) = run_tables(Text2MaskTables(config(), asked, folders(tmp_path), frozen()))
+        (found,) = run_tables(Text2MaskTables(config(), asked, frozen(), **folders(tmp_path)))
         lines = [m for m in caplog.messages if "made again, as the code" in m]
         made = {row.name: row.commit for row in found.rows}
         assert set(made) == set(names) and all(row.date for row in found.rows)

@@ -6,15 +6,14 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from pydantic import ValidationError
-from tiny_text2mask import config, folders, frozen, tables_config
+from tiny_text2mask import config, folders, frozen, split, tables_config
 
 from diffground.errors import InputError
 from diffground.experiments.result_tables import ResultTable, measured_row
 from diffground.experiments.runner import run_tables
-from diffground.io.palette import colour_map
+from diffground.io.labels import colour_map
 from diffground.papers.text2mask.experiment import aggregate, label
 from diffground.papers.text2mask.figures import mask_sheet, sweep_curves
-from diffground.papers.text2mask.keys import Split
 from diffground.papers.text2mask.segmenter_training import train_segmenter
 from diffground.papers.text2mask.similarity import (
     Similarity,
@@ -40,7 +39,7 @@ COCO |= {"val": {"dataset": "coco2014", "split": "val"}, "change": {"attention":
 
 def bench(root, *tables: str, base=None, **options) -> Text2MaskTables:
     asked = tables_config(tables=tables, train=TRAIN, **options)
-    return Text2MaskTables(base or config(), asked, folders(root), frozen())
+    return Text2MaskTables(base or config(), asked, frozen(), **folders(root))
 
 
 def tables_of(root, *tables: str, **options) -> list[ResultTable]:
@@ -67,12 +66,11 @@ def test_the_paper_s_rows_and_figures(tmp_path):
 
 
 def test_a_row_changes_parts_of_sections_only(tmp_path):
-    base = config(attention={"timestep": 7}, masks={"confidence": True})
+    base = config(attention={"timestep": 7}, masks={"threshold": 0.7})
     asked = Text2MaskRow(name="x", change={"attention": {"noises": 3}, "seed": 5})
     row = bench(tmp_path, "noises", base=base).config(asked)
     assert (row.attention.noises, row.attention.timestep, row.seed) == (3, 7, 5)
-    assert row.masks.initial and row.masks.label and not row.masks.confidence
-    assert row.masks.crf == base.masks.crf and row.segmenter == base.segmenter
+    assert row.masks == base.masks and row.segmenter == base.segmenter
 
 
 def test_attention_rows_share_maps_and_are_not_made_twice(tmp_path):
@@ -140,8 +138,7 @@ def test_true_masks_need_no_pseudo_masks(tmp_path):
     (table,) = tables_of(tmp_path, "segmenter", rows=(name,))
     assert [row.name for row in table.rows] == [name] and not (tmp_path / "masks").exists()
     source = {"dataset": "voc2012", "split": "test", "labels": "none"}
-    settings = config(supervision="truth", source=source)
-    test = Split.of(settings, folders(tmp_path), settings.source, frozen().fingerprint)
+    test = split(tmp_path, supervision="truth", source=source)
     with pytest.raises(InputError, match="has no masks"):
         train_segmenter(test, tmp_path / "models")
 
@@ -175,19 +172,18 @@ def test_seeds_noises_and_sweeps(tmp_path):
 
 
 def test_figure_4_shows_the_images_with_the_most_classes(tmp_path):
-    settings = config()
-    split = Split.of(settings, folders(tmp_path), settings.source, frozen().fingerprint)
-    empty = mask_sheet(split, 2)  # nothing is made yet
-    aggregate(split, frozen())
-    label(split)
-    one, two = mask_sheet(split, 1), mask_sheet(split, 2)
+    source = split(tmp_path)
+    empty = mask_sheet(source, 2)  # nothing is made yet
+    aggregate(source, frozen())
+    label(source)
+    one, two = mask_sheet(source, 1), mask_sheet(source, 2)
     titles = 7  # image, score, before, after, without uncertain pixels, pseudo mask, truth
     assert one.dtype == np.uint8
     assert {page.shape[1] for page in (empty, one, two)} == {titles * 208 + 8 * 12}
     assert one.shape[0] - empty.shape[0] == two.shape[0] - one.shape[0] > 208, "rows, with captions"
-    most = max(split.samples, key=lambda sample: len(sample.classes))
+    most = max(source.samples, key=lambda sample: len(sample.classes))
     below = one[-130:].reshape(-1, 3).tolist()  # the legend under the pictures, and the scale
-    for colour in [colour_map()[split.words.index(name)] for name in most.classes]:
+    for colour in [colour_map()[source.words.index(name)] for name in most.classes]:
         assert below.count(colour.tolist()) > 50
     for value in (0.0, 1.0):
         assert heat(np.array([[value]]))[0, 0].tolist() in below
@@ -229,16 +225,15 @@ def test_the_paper_s_p_is_that_of_thirteen_points():
 
 
 def test_similarities_are_cosines_of_the_classes_of_an_image(tmp_path):
-    settings = config()
-    split = Split.of(settings, folders(tmp_path), settings.source, frozen().fingerprint)
-    aggregate(split, frozen())
-    label(split)
-    points = class_similarities(split, frozen())
-    several = {sample.id for sample in split.samples if len(sample.classes) > 1}
+    source = split(tmp_path)
+    aggregate(source, frozen())
+    label(source)
+    points = class_similarities(source, frozen())
+    several = {sample.id for sample in source.samples if len(sample.classes) > 1}
     assert {point.id for point in points} == several
     assert all(-1 <= point.similarity <= 1.001 and 0 <= point.miou <= 100 for point in points)
     lines, _ = correlation(points, 3)
-    table = similarity_table(split, lines)
+    table = similarity_table(source, lines)
     assert [row.name.split()[1] for row in table.rows] == ["groups", "images"]
     assert table.rows[0].paper == {"r": -0.73, "p": 0.0049}
     assert measured_row("x", [{"r": 1.0}]).mean == {"r": 1.0}

@@ -16,7 +16,7 @@ from diffground.attention.config import AggregationConfig
 from diffground.backbone.folder import ModelFolder
 from diffground.data.vocabulary import Vocabulary
 from diffground.errors import InputError
-from diffground.io import write_png
+from diffground.io.images import write_png
 from diffground.masks.crf import CrfConfig, dense_crf
 from diffground.masks.phrase_masks import PhraseMasks
 from diffground.masks.uncertainty import uncertain

@@ -31,8 +31,7 @@ from kedro.io import AbstractDataset
 
 from diffground.adapters.datasets.previews import Previewed
 from diffground.errors import InputError
-from diffground.io.files import read_json, write_json
-from diffground.io.sums import check_sums
+from diffground.io.files import check_sums, read_json, write_json
 from diffground.store.manifest import MANIFEST, Manifest, fingerprint, is_valid, read_manifest
 
 _WEIGHTS = ("*.safetensors",)

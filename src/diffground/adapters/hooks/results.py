@@ -17,12 +17,8 @@ from diffground.progress import duration
 
 log = logging.getLogger(__name__)
 
-SHOWN = (
-    "model_input",
-    "models",
-    "model_output",
-    "reporting",
-)  # layers whose files are what a run is for
+# Layers whose files are what a run is for.
+SHOWN = ("model_input", "models", "model_output", "reporting")
 
 
 class ResultsHook:
@@ -60,7 +56,8 @@ class ResultsHook:
             return
         folders: dict[str, list[str]] = {}
         for path in sorted(self._made):
-            shown = path.relative_to(self._project) if self._inside(path) else path
+            inside = path.is_relative_to(self._project)
+            shown = path.relative_to(self._project) if inside else path
             folders.setdefault(shown.parent.as_posix(), []).append(shown.name)
         lines = [f"  {folder}: {', '.join(names)}" for folder, names in folders.items()]
         name = "+".join(sorted(run_params["pipeline_names"] or ["__default__"]))
@@ -70,9 +67,6 @@ class ResultsHook:
             "%s is done after %s. Its results, in %s:\n%s\n%s",
             *(name, spent, self._project, "\n".join(lines), end),
         )
-
-    def _inside(self, path: Path) -> bool:
-        return path.is_relative_to(self._project)
 
 
 def is_first_process() -> bool:

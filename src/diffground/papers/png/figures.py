@@ -1,41 +1,26 @@
-"""Figures 4 to 6 of Li et al. (section 4.5): recall, and narratives of the validation split."""
+"""Figures 5 and 6 of Li et al. (section 4.5), for a few narratives of the validation split."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
 from diffground.data.png_benchmark import PngSample, load_image, load_targets
-from diffground.metrics.average_recall import AverageRecall
 from diffground.papers.png.config import PngConfig
 from diffground.papers.png.evaluate import Prediction, compare, evaluate
 from diffground.papers.png.experiment import read_validation
 from diffground.papers.png.model import PngModel
 from diffground.papers.png.narratives import PngDataset, collate
 from diffground.reporting.attention_layers import LayerRow, attention_layers
-from diffground.reporting.curves import recall_curves
 from diffground.reporting.overlays import side_by_side
 from diffground.reporting.scale import SCALE_WORDS, Scale
 
 PAPER_LAYERS = (3, 5, 12)  # the adapters that the paper shows, counted from 1
-
-
-def draw_recall(recalls: Mapping[str, AverageRecall], scale: Scale) -> Figure:
-    """Recall over the IoU threshold, by model and by group; at least one model."""
-    thresholds = np.linspace(0, 1, 101).tolist()
-    return recall_curves(
-        {name: recall.curve(thresholds) for name, recall in recalls.items()},
-        thresholds,
-        protocol=next(iter(recalls.values())).protocol,
-        scale=scale,
-        averages={name: recall.result() for name, recall in recalls.items()},
-    )
 
 
 def figure_samples(config: PngConfig, coco: Path, number: int) -> PngDataset:

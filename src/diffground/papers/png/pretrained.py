@@ -29,7 +29,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from diffground.errors import InputError
-from diffground.io.sums import check_sums
+from diffground.io.files import check_sums
 from diffground.papers.png.decoder import MaskFeature, PhraseDecoder
 from diffground.papers.png.mlma import MLMA
 from diffground.papers.png.pretrained_keys import (

@@ -17,12 +17,13 @@ from diffground.experiments.runner import Heading, Outcome, RowLog
 from diffground.metrics.average_recall import AverageRecall
 from diffground.papers.png.config import PngConfig, PngFolders
 from diffground.papers.png.experiment import evaluate_variant, kept_evaluation, train_variant
-from diffground.papers.png.figures import draw_comparison, draw_recall
+from diffground.papers.png.figures import draw_comparison
 from diffground.papers.png.keys import Variant
 from diffground.papers.png.model import PngModel
 from diffground.papers.png.tables_config import PngRow, PngTablesConfig
 from diffground.papers.png.trained import load_variant
 from diffground.provenance import Made
+from diffground.reporting.curves import recall_curves
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class PngAblations:
         log.tracker.log_dict(metrics, "reporting/png_metrics.json")
         name = f"{metrics['insertion']}, {metrics['head']} head"
         log.picture(
-            "png_recall_curve", lambda: draw_recall({name: self.recall(config)}, config.scale)
+            "png_recall_curve", lambda: recall_curves({name: self.recall(config)}, config.scale)
         )
         if predictions:
             log.picture("png_overlays", lambda: draw_comparison(predictions, config))

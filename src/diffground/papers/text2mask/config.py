@@ -1,8 +1,7 @@
-"""What one Text2Mask experiment is: its settings, from query to segmenter, and its folders."""
+"""What one Text2Mask experiment is: its settings, from query to segmenter."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -73,7 +72,7 @@ class Text2MaskConfig(Config):
     limit: PositiveInt | None  # lines of each list that are looked at; null = all
     query: QueryConfig = QueryConfig()
     attention: AggregationConfig
-    masks: MaskConfig
+    masks: MaskConfig = MaskConfig()
     work: WorkConfig
     segmenter: SemanticConfig | None  # null = none is trained
     # The masks of `source` that it learns from; "truth" is the bound that pseudo masks aim at.
@@ -96,15 +95,3 @@ class Text2MaskConfig(Config):
     def sources(self) -> tuple[AnySource, ...]:
         """The splits of which maps and masks are made: validation's as a yardstick."""
         return (self.source,) if self.val is None else (self.source, self.val)
-
-
-@dataclass(frozen=True)
-class Text2MaskFolders:
-    """Where an experiment reads and writes."""
-
-    voc2012: Path
-    coco2014: Path
-    images: Path  # of a folder source
-    maps: Path
-    masks: Path
-    models: Path  # trained segmenters

@@ -2,7 +2,8 @@
 
 Each is a function of a split of a dataset, and can be run again at no cost::
 
-    split = Split.of(config, folders, config.source, frozen.fingerprint)
+    split = Split.read(config, {"voc2012": voc2012}, config.source)
+    split = split.mapped(frozen.fingerprint, maps).masked(masks)  # below these folders
     aggregate(split, frozen)  # the frozen model's maps
     label(split)  # dense CRF, pseudo masks
     measure(split)  # against the ground truth
@@ -20,23 +21,11 @@ from diffground.errors import ProblemReport
 from diffground.io.files import read_json, write_json
 from diffground.masks.mask_files import Layer, write_masks
 from diffground.masks.measure import measure as score_masks
-from diffground.papers.text2mask.config import Text2MaskConfig, Text2MaskFolders
 from diffground.papers.text2mask.keys import Frozen, Split
 from diffground.papers.text2mask.map_files import maps_path, write_maps
 from diffground.papers.text2mask.text_to_mask import TextToMask
 from diffground.store.items import Summary
 from diffground.store.manifest import is_valid
-
-__all__ = [
-    "Frozen",
-    "Split",
-    "Text2MaskConfig",
-    "Text2MaskFolders",
-    "aggregate",
-    "label",
-    "mask_figures",
-    "measure",
-]
 
 
 def aggregate(split: Split, frozen: Frozen) -> dict[str, Any]:
@@ -79,21 +68,20 @@ def label(split: Split) -> Summary:
 
 
 def measure(split: Split) -> dict[str, Any]:
-    """mIoU of the masks, read from the files: before the CRF (if those are kept) and after.
+    """mIoU of the masks, read from the files: before the CRF and after.
 
     Returns:
         JSON-ready ``{"split", "masks", "complete", "scale", "crf", "initial", "dcrf", "skipped"}``:
         whether all shards of the masks are there, the CRF's backend, results of
-        :meth:`~diffground.metrics.miou.Confusion.result`, None where there are no such files, and
-        the report of samples that are not among them.
+        :meth:`~diffground.metrics.miou.Confusion.result`, and the report of samples that are not
+        among them.
     """
     report = ProblemReport()
-    results: dict[str, Any] = {"initial": None, "dcrf": None}
-    layers: tuple[tuple[str, Layer], ...] = (("initial", "initial"), ("dcrf", "label"))
-    for name, layer in layers:
-        if getattr(split.config.masks, layer):
-            confusion, report = score_masks(split.masks, split.samples, split.classes, layer=layer)
-            results[name] = confusion.result()
+    results: dict[str, Any] = {}
+    layers: dict[str, Layer] = {"initial": "initial", "dcrf": "label"}
+    for name, layer in layers.items():
+        confusion, report = score_masks(split.masks, split.samples, split.classes, layer=layer)
+        results[name] = confusion.result()
     return {
         "split": split.name,
         "masks": split.masks.name,
@@ -107,5 +95,5 @@ def measure(split: Split) -> dict[str, Any]:
 
 def mask_figures(result: dict[str, Any]) -> dict[str, float]:
     """What the run log keeps of a split's masks: mIoU before the CRF and after."""
-    found = {step: result[step]["miou"] for step in ("initial", "dcrf") if result[step]}
+    found = {step: result[step]["miou"] for step in ("initial", "dcrf")}
     return {f"miou/{result['split']}/{step}": v for step, v in found.items() if v is not None}

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from diffground.data.labelled_images import LabelledImage
 from diffground.errors import InputError
 from diffground.experiments.result_tables import ResultRow, ResultTable
-from diffground.io.labels import read_labels
-from diffground.io.palette import colour_map
+from diffground.io.labels import colour_map, read_labels
 from diffground.masks.mask_files import Layer, mask_path
 from diffground.masks.uncertainty import label_picture, uncertain
 from diffground.metrics.iou import UNSURE
@@ -46,11 +45,8 @@ def mask_sheet(split: Split, number: int) -> NDArray[np.uint8]:
     (:mod:`diffground.masks.uncertainty`): where two attention scores are close, and what the pseudo
     mask leaves open. So are the 255s of the truth. uint8 RGB ``(H, W, 3)``.
     """
-    kept = split.config.masks.layers()
-    layers = {layer: title for layer, title in _TITLES.items() if layer in kept}
-    titles = ["image", "best class's score", *layers.values()]
-    if "label" in layers:
-        titles.insert(-1, "after the CRF, two scores close: white")
+    titles = ["image", "best class's score", *_TITLES.values()]
+    titles.insert(-1, "after the CRF, two scores close: white")
     judged = all(sample.mask_path is not None for sample in split.samples)
     if judged:
         titles.append("ground truth")
@@ -60,12 +56,11 @@ def mask_sheet(split: Split, number: int) -> NDArray[np.uint8]:
             break
         try:
             image, scores = sample.load_image(), split.mask_work(sample).scores
-            files = {layer: mask_path(split.masks, sample.id, layer) for layer in layers}
+            files = {layer: mask_path(split.masks, sample.id, layer) for layer in _TITLES}
             masks = {name: read_labels(file, size=image.shape[:2]) for name, file in files.items()}
             shown = list(masks.values())
-            if "label" in masks:
-                unsure = uncertain(scores, "paper")
-                shown.insert(-1, np.where(unsure, np.uint8(UNSURE), masks["label"]))
+            unsure = uncertain(scores, "paper")
+            shown.insert(-1, np.where(unsure, np.uint8(UNSURE), masks["label"]))
             if judged:
                 shown.append(sample.load_mask(image.shape[:2]))
         except InputError:

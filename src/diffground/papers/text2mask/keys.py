@@ -29,11 +29,7 @@ from diffground.backbone import frozen
 from diffground.backbone.folder import ModelFolder
 from diffground.backbone.frozen import FrozenDiffusion
 from diffground.data.image_lists import FolderList, FolderSource, open_list
-from diffground.data.labelled_images import (
-    LabelledImage,
-    folder_vocabulary,
-    read_samples,
-)
+from diffground.data.labelled_images import LabelledImage, folder_vocabulary, read_samples
 from diffground.data.vocabulary import BACKGROUND, Vocabulary
 from diffground.errors import InputError, ProblemReport
 from diffground.io.files import read_json
@@ -41,7 +37,6 @@ from diffground.masks.mask_files import MaskWork, code_of_masks
 from diffground.papers.text2mask.config import (
     AnySource,
     Text2MaskConfig,
-    Text2MaskFolders,
     TextToMaskConfig,
 )
 from diffground.papers.text2mask.map_files import read_maps
@@ -96,22 +91,6 @@ class Split:
     masks: Path = Path()
 
     @classmethod
-    def of(
-        cls,
-        config: Text2MaskConfig,
-        folders: Text2MaskFolders,
-        source: AnySource,
-        fingerprint: str,
-    ) -> Self:
-        """A split with a place for its files; ``fingerprint`` is the frozen model's.
-
-        Raises InputError as :meth:`read` does.
-        """
-        roots = {"voc2012": folders.voc2012, "coco2014": folders.coco2014, "folder": folders.images}
-        split = cls.read(config, roots, source)
-        return split.mapped(fingerprint, folders.maps).masked(folders.masks)
-
-    @classmethod
     def read(cls, config: Text2MaskConfig, roots: Mapping[str, Path], source: AnySource) -> Self:
         """Reads the list of a split; ``roots`` has the folder of each ``source.dataset``.
 
@@ -120,34 +99,44 @@ class Split:
         """
         root = roots[source.dataset]
         words = _vocabulary(config, roots)
-        attention = config.attention.for_dataset(words.dataset or source.dataset)
         report = ProblemReport()
         samples = tuple(read_samples(source, root, words, report, limit=config.limit))
         for problem in report.problems:
             log.warning("%s is skipped: %s: %s", problem.item, problem.file, problem.reason)
         if not samples:
             raise InputError(root, "samples", f"none of {report.total} lines can be used")
-        return cls(
-            config=config.model_copy(update={"attention": attention}),
-            source=source,
-            words=words,
-            samples=samples,
-            report=report,
-            data=_data_fingerprint(source, root),
-        )
+        data = _data_fingerprint(source, root)
+        return cls(source, samples, report, words, data, config).under(config)
 
-    def under(self, config: Text2MaskConfig) -> Self:
+    def under(
+        self, config: Text2MaskConfig, *, maps: Path | None = None, masks: Path | None = None
+    ) -> Self:
         """The same samples under the settings of a later run.
 
+        Args:
+            maps, masks: folders that were made of them, at least of these settings.
+
         Raises:
-            InputError: with these settings other samples are read.
+            InputError: with these settings other samples are read; or maps or masks were made with
+                others, or of other data.
         """
         for name in READ_WITH:
             if getattr(config, name) != getattr(self.config, name):
                 reason = "the samples were read with another one; begin with read_text2mask_splits"
                 raise InputError("text2mask", name, reason)
         attention = config.attention.for_dataset(self.words.dataset or self.source.dataset)
-        return replace(self, config=config.model_copy(update={"attention": attention}))
+        split = replace(self, config=config.model_copy(update={"attention": attention}))
+        if maps is not None:
+            recipe = read_json(maps / RECIPE) or {}
+            split = split.mapped(recipe.get("model", ""), maps.parent)
+        if masks is not None:
+            recipe = (read_json(masks / RECIPE) or {}).get("recipe", {}).get("maps", {})
+            split = replace(split, model=recipe.get("model", "")).masked(masks.parent)
+        for kind, given, asked in (("maps", maps, split.maps), ("masks", masks, split.masks)):
+            if given not in (None, asked):
+                reason = f"the {kind} were made with other settings, or of other data"
+                raise InputError(given or "", RECIPE, f"{reason}: make them first")
+        return split
 
     def mapped(self, fingerprint: str, root: Path) -> Self:
         """With a folder below ``root`` for the maps of this model."""
@@ -158,23 +147,6 @@ class Split:
         """With a folder below ``root`` for the masks that are made of the maps."""
         return replace(self, masks=root / f"{self.name}-{config_hash(self.masks_key)[:12]}")
 
-    def with_maps(self, maps: Path) -> Self:
-        """With maps that lie there; InputError if they are of other samples or settings."""
-        recipe = read_json(maps / RECIPE) or {}
-        return self._found("maps", maps, self.mapped(recipe.get("model", ""), maps.parent))
-
-    def with_masks(self, masks: Path) -> Self:
-        """With masks that lie there; InputError if they are of other samples or settings."""
-        recipe = (read_json(masks / RECIPE) or {}).get("recipe", {})
-        model = recipe.get("maps", {}).get("model", "")
-        return self._found("masks", masks, replace(self, model=model).masked(masks.parent))
-
-    def _found(self, kind: str, folder: Path, asked: Self) -> Self:
-        if getattr(asked, kind) != folder:
-            reason = f"the {kind} were made with other settings, or of other data: make them first"
-            raise InputError(folder, RECIPE, reason)
-        return asked
-
     @property
     def name(self) -> str:
         """As its dataset calls it."""
@@ -184,16 +156,18 @@ class Split:
     @property
     def maps_recipe(self) -> dict[str, Any]:
         """All that maps depend on."""
-        config = self.config
+        config, attention = self.config, _shared(self.config.attention)
+        baseline = attention.method in {"cbp", "daam", "daam_trajectory"}
+        aside = {"background_threshold", "background_power", "noise_batch"}
         return {
-            "code": code_of(frozen, aggregate, *([baselines] if _is_baseline(config) else [])),
+            "code": code_of(frozen, aggregate, *([baselines] if baseline else [])),
             "model": self.model,
             "precision": config.precision,
             "seed": config.seed,
             **self.content,
             "words": self.words.model_dump(mode="json", exclude={"about", "dataset"}),
             "query": config.query.model_dump(mode="json"),
-            "attention": _asked_of_the_model(config.attention),
+            "attention": attention.model_dump(mode="json", exclude=aside),
         }
 
     @property
@@ -230,11 +204,8 @@ class Split:
     def classes(self) -> tuple[str, ...]:
         """The name of label 0, the background, 1, ...; labels without a class are numbered."""
         known = self.words.classes
-        return (BACKGROUND, *(known[i].name if i in known else f"label {i}" for i in self._labels))
-
-    @property
-    def _labels(self) -> range:
-        return range(1, max(self.words.classes) + 1)
+        labels = range(1, max(known) + 1)
+        return (BACKGROUND, *(known[i].name if i in known else f"label {i}" for i in labels))
 
     def class_maps(self, item: str) -> ClassMaps:
         """The maps of an item as the configured method has them; InputError if there are none."""
@@ -268,7 +239,7 @@ class Split:
         )
 
 
-#: By their part in the experiment: source, val and test.
+#: By their part in the experiment: source, val and test. What the catalog's dataset reads.
 Splits = dict[str, Split]
 
 
@@ -283,16 +254,6 @@ def _shares(attention: AggregationConfig) -> bool:
 def _shared(attention: AggregationConfig) -> AggregationConfig:
     """What is asked of the model: Cross, and its mean with SelfCross, are in SelfCross's files."""
     return attention.model_copy(update={"method": "selfcross"} if _shares(attention) else {})
-
-
-def _is_baseline(config: Text2MaskConfig) -> bool:
-    return config.attention.method in {"cbp", "daam", "daam_trajectory"}
-
-
-def _asked_of_the_model(attention: AggregationConfig) -> dict[str, Any]:
-    """The settings that maps depend on."""
-    aside = {"background_threshold", "background_power", "noise_batch"}
-    return _shared(attention).model_dump(mode="json", exclude=aside)
 
 
 def _vocabulary(config: Text2MaskConfig, roots: Mapping[str, Path]) -> Vocabulary:

@@ -118,8 +118,8 @@ def evaluate_segmenter(
     """
     if not (segmenter / TRAINING).exists():
         raise InputError(segmenter, "model", "there is none; run the pipeline segmenter_train")
-    model = SemanticSegmenter.from_pretrained(
-        segmenter / MODEL,
+    model = SemanticSegmenter(
+        DeepLabV2.from_pretrained(segmenter / MODEL),
         _settings(split).predict,
         compat=split.config.compat,
         device=chosen_device(split.config.device),
@@ -134,7 +134,6 @@ def evaluate_segmenter(
         folder=files,
         recipe={"model": fingerprint(segmenter / MODEL), **split.content} if files else None,
         workers=split.config.work.workers,
-        look_ahead=split.config.work.look_ahead,
     )
     if out and server and processes().is_main_process:
         ids = [sample.id for sample in split.samples]

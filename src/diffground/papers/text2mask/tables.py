@@ -7,8 +7,9 @@ Rows share maps and masks wherever these do not differ, and what is finished is 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -17,7 +18,7 @@ from diffground.errors import InputError
 from diffground.experiments.published import PublishedTable, changed
 from diffground.experiments.result_tables import Figures
 from diffground.experiments.runner import Heading, Outcome, RowLog
-from diffground.papers.text2mask.config import AnySource, Text2MaskConfig, Text2MaskFolders
+from diffground.papers.text2mask.config import AnySource, Text2MaskConfig
 from diffground.papers.text2mask.experiment import aggregate, label, mask_figures, measure
 from diffground.papers.text2mask.figures import mask_sheet
 from diffground.papers.text2mask.keys import Frozen, Split
@@ -35,8 +36,6 @@ from diffground.papers.text2mask.tables_config import (
 )
 from diffground.provenance import Made
 
-# Both label files that are measured, and no others: rows differ in no other.
-KEPT = {"masks": {"initial": True, "label": True, "confidence": False}}
 RECIPE = Text2MaskRow(name="recipe", change=ONE_NOISE)
 COCO_S_TRUTH = Text2MaskRow(name="truth", split="coco", change={"supervision": "truth"})
 
@@ -47,8 +46,11 @@ class Text2MaskTables:
 
     base: Text2MaskConfig
     asked: Text2MaskTablesConfig
-    folders: Text2MaskFolders
     frozen: Frozen
+    data: Mapping[str, Path]  # the folder of each dataset, as `Split.read` wants them
+    maps: Path
+    masks: Path
+    models: Path  # trained segmenters
 
     @property
     def heading(self) -> Heading:
@@ -75,7 +77,7 @@ class Text2MaskTables:
         """The settings of a row; those of Table B.8 say their seeds themselves."""
         assert seed is None
         there = self._coco.changes() if row.on_coco else ()
-        return changed(self.base, "text2mask_tables", KEPT, *there, row.change)
+        return changed(self.base, "text2mask_tables", *there, row.change)
 
     def recipe(self) -> Split:
         """The tables' split under the recipe itself, with one noise, made and measured."""
@@ -101,8 +103,8 @@ class Text2MaskTables:
         learnt, val = self._split(config, config.source), self._split(config, source)
         pseudo = config.supervision == "pseudo"
         masks = self._masks(learnt, log) if pseudo else Outcome({}, {}, [])
-        trainings.append(train_segmenter(learnt, self.folders.models, val=val, on_log=log.metrics))
-        found = evaluate_segmenter(val, self.folders.models / trainings[-1]["folder"])
+        trainings.append(train_segmenter(learnt, self.models, val=val, on_log=log.metrics))
+        found = evaluate_segmenter(val, self.models / trainings[-1]["folder"])
         log.report("text2mask_segmenter_metrics", found)
         log.metrics(segmenter_figures(found))
         return Outcome(
@@ -140,8 +142,8 @@ class Text2MaskTables:
             fully = self.config(COCO_S_TRUTH)
             split = self._split(fully, fully.source)
             val = self._split(fully, fully.val) if fully.val else None
-            trainings = [train_segmenter(split, self.folders.models, val=val)]
-            weights = trained_backbone(self.folders.models / trainings[0]["folder"])
+            trainings = [train_segmenter(split, self.models, val=val)]
+            weights = trained_backbone(self.models / trainings[0]["folder"])
         network = {"init": "weights", "weights": weights, "shape": None}
         return changed(config, "text2mask_tables", {"segmenter": {"network": network}}), trainings
 
@@ -152,4 +154,5 @@ class Text2MaskTables:
         return self.asked.coco
 
     def _split(self, config: Text2MaskConfig, source: AnySource) -> Split:
-        return Split.of(config, self.folders, source, self.frozen.fingerprint)
+        split = Split.read(config, self.data, source)
+        return split.mapped(self.frozen.fingerprint, self.maps).masked(self.masks)

@@ -142,11 +142,11 @@ def evaluate_png(
 def draw_recall_curve(phrases: dict[str, Any], metrics: dict[str, Any]) -> Any:
     """A figure of matplotlib: recall over the IoU threshold, by group."""
     from diffground.metrics.average_recall import AverageRecall
-    from diffground.papers.png.figures import draw_recall
+    from diffground.reporting.curves import recall_curves
 
     recall = AverageRecall.from_rows(phrases["rows"], phrases["protocol"], phrases["plural_rule"])
     name = f"{metrics['insertion']}, {metrics['head']} head"
-    return draw_recall({name: recall}, metrics["scale"])
+    return recall_curves({name: recall}, metrics["scale"])
 
 
 def draw_overlays(predictions: list[Any], png: PngConfig) -> Image.Image:

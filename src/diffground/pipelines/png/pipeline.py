@@ -119,7 +119,6 @@ def predict() -> Pipeline:
 
 def ablations() -> Pipeline:
     """Tables 2 to 4, and Figures 4 to 6, which are drawn from the rows' models."""
-    rows = ["coco", MODEL, "png_table_models", *KEYS, SETTINGS, "params:png_tables"]
     return Pipeline([_doctor()]) + Pipeline(
         [
             Node(
@@ -138,12 +137,11 @@ def ablations() -> Pipeline:
                 ["png_table_models", "png_tables", "png_tables_text"],
                 name="run_png_tables",
             ),
-            Node(tables.draw_components, rows, "png_figure4", name="draw_png_figure4"),
             Node(
-                tables.draw_narratives,
-                rows,
-                ["png_figure5", "png_figure6"],
-                name="draw_png_figures5_6",
+                tables.draw_figures,
+                ["coco", MODEL, "png_table_models", *KEYS, SETTINGS, "params:png_tables"],
+                ["png_figure4", "png_figure5", "png_figure6"],
+                name="draw_png_figures",
             ),
         ],
         tags=["png", "png_tables"],

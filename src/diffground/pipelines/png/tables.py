@@ -37,7 +37,7 @@ def run_png_tables(
     return models, *as_json_and_text(run_tables(ablations, ablation.seeds))
 
 
-def draw_components(
+def draw_figures(
     coco: Path,
     diffusion: Path,
     models: Path,
@@ -45,35 +45,24 @@ def draw_components(
     panoptic: Path,
     png: PngConfig,
     ablation: PngTablesConfig,
-) -> Any:
-    """Figure 4, of matplotlib: recall over the IoU threshold, by row of Table 2 and by group."""
-    from diffground.papers.png.figures import draw_recall
+) -> tuple[Any, Image.Image, Image.Image]:
+    """Figures 4 to 6: recall by row (of matplotlib), what EIPA's layers attend to, and predictions
+    beside the truth.
+    """
+    from diffground.papers.png import figures
+    from diffground.reporting.curves import recall_curves
 
     folders = PngFolders(coco, models, doctor=findings, panoptic=panoptic)
-    return draw_recall(_ablations(folders, diffusion, png, ablation).recalls(), png.scale)
-
-
-def draw_narratives(
-    coco: Path,
-    diffusion: Path,
-    models: Path,
-    findings: Path,
-    panoptic: Path,
-    png: PngConfig,
-    ablation: PngTablesConfig,
-) -> tuple[Image.Image, Image.Image]:
-    """Figures 5 and 6: what EIPA's layers attend to, and predictions beside the truth."""
-    from diffground.papers.png.figures import draw_attention, draw_predictions, figure_samples
-
-    folders = PngFolders(coco, models, doctor=findings, panoptic=panoptic)
-    found = _ablations(folders, diffusion, png, ablation).full_model()
+    ablations = _ablations(folders, diffusion, png, ablation)
+    recall = recall_curves(ablations.recalls(), png.scale)
+    found = ablations.full_model()
     if found is None or not ablation.figures:
         nothing = Image.new("RGB", (320, 32), "white")  # no row with an adapter was asked for
-        return nothing, nothing
+        return recall, nothing, nothing
     model, config = found
-    chosen = figure_samples(config, coco, ablation.figures)
-    attention = draw_attention(model, chosen, config.scale)
-    return Image.fromarray(attention), draw_predictions(model, chosen, config)
+    chosen = figures.figure_samples(config, coco, ablation.figures)
+    attention = figures.draw_attention(model, chosen, config.scale)
+    return recall, Image.fromarray(attention), figures.draw_predictions(model, chosen, config)
 
 
 def _ablations(

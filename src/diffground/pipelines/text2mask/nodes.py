@@ -72,7 +72,7 @@ def label(
 
     masks, reports = {}, []
     for part, made in maps.items():
-        split = splits[part].under(text2mask).with_maps(made).masked(folder)
+        split = splits[part].under(text2mask, maps=made).masked(folder)
         reports.append({"split": split.name, **label_split(split)})
         masks[part] = split.masks
     return masks, reports
@@ -87,7 +87,7 @@ def measure(
 
     found = []
     for part, made in masks.items():
-        result = measure_split(splits[part].under(text2mask).with_masks(made))
+        result = measure_split(splits[part].under(text2mask, masks=made))
         found.append(result)
         figures = mask_figures(result)
         for name, miou in figures.items():
@@ -105,8 +105,9 @@ def draw_masks(
     """Figure 4, of the source."""
     from diffground.papers.text2mask.figures import mask_sheet
 
-    split: Split = splits["source"].under(text2mask).with_maps(maps["source"])
-    return Image.fromarray(mask_sheet(split.with_masks(masks["source"]), text2mask.figures))
+    made = {"maps": maps["source"], "masks": masks["source"]}
+    split: Split = splits["source"].under(text2mask, **made)
+    return Image.fromarray(mask_sheet(split, text2mask.figures))
 
 
 def train(
@@ -119,7 +120,7 @@ def train(
     """
     from diffground.papers.text2mask.segmenter_training import train_segmenter
 
-    split = splits["source"].under(text2mask).with_masks(masks["source"])
+    split = splits["source"].under(text2mask, masks=masks["source"])
     val = splits.get("val")
     summary = train_segmenter(split, folder, val=val, on_log=get_tracker().log_metrics)
     return folder / summary["folder"], summary
@@ -152,7 +153,7 @@ def evaluate(
 
     found = predictions["val"]
     masks = [row["dcrf"] for row in metrics if row["split"] == found["split"]]
-    pseudo = masks[-1]["miou"] if masks and masks[-1] else None
+    pseudo = masks[-1]["miou"] if masks else None
     for miou in segmenter_figures(found).values():
         log.info("DeepLabV2 on %s: mIoU %.1f, pseudo masks %s", found["split"], miou, pseudo)
     get_tracker().log_metrics(segmenter_figures(found))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from diffground.papers.text2mask.config import Text2MaskConfig, Text2MaskFolders
+from diffground.papers.text2mask.config import Text2MaskConfig
 from diffground.papers.text2mask.tables_config import Text2MaskTablesConfig
 
 
@@ -30,9 +30,9 @@ def run_text2mask_tables(
     from diffground.papers.text2mask.keys import Frozen
     from diffground.papers.text2mask.tables import Text2MaskTables
 
-    folders = Text2MaskFolders(voc2012, coco2014, images, maps, masks, models)
+    data = {"voc2012": voc2012, "coco2014": coco2014, "folder": images}
     frozen = Frozen(diffusion, text2mask)
-    asked = Text2MaskTables(text2mask, tables, folders, frozen)
+    asked = Text2MaskTables(text2mask, tables, frozen, data, maps, masks, models)
     found = run_tables(asked)
     split = asked.recipe()
     points = similarity.class_similarities(split, frozen)

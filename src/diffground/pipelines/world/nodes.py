@@ -3,48 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
-from diffground.store.manifest import Manifest
 from diffground.world.config import WorldConfig
 
-
-def make_coco(world: WorldConfig, folder: Path) -> Path:
-    """COCO-2017 panoptic segmentation with panoptic narratives."""
-    from diffground.world.coco_panoptic import make_coco_panoptic
-
-    return _made(folder, "coco_panoptic", world, make_coco_panoptic)
-
-
-def make_voc2012(world: WorldConfig, folder: Path) -> Path:
-    """PASCAL VOC 2012 segmentation."""
-    from diffground.world.voc import make_voc2012 as make
-
-    return _made(folder, "voc2012", world, make)
+# Catalog entry -> its counts in the configuration, and its writer. A node reads the path of the
+# folder from `<entry>_folder`.
+DATASETS = {
+    "coco": ("coco_panoptic", "coco_panoptic", "make_coco_panoptic"),
+    "voc2012": ("voc2012", "voc", "make_voc2012"),
+    "coco2014": ("coco2014", "coco_segmentation", "make_coco2014"),
+    "mug19": ("mug19", "mug19", "make_mug19"),
+}
 
 
-def make_coco2014(world: WorldConfig, folder: Path) -> Path:
-    """COCO-2014 semantic segmentation."""
-    from diffground.world.coco_segmentation import make_coco2014 as make
+def maker(entry: str) -> Callable[[WorldConfig, Path], Path]:
+    """The function of a catalog entry's node."""
+    dataset, module, writer = DATASETS[entry]
 
-    return _made(folder, "coco2014", world, make)
-
-
-def make_mug19(world: WorldConfig, folder: Path) -> Path:
-    """Mug19: personal mugs and scenes of them."""
-    from diffground.world.mug19 import make_mug19 as make
-
-    return _made(folder, "mug19", world, make)
-
-
-def _made(
-    folder: Path, dataset: str, world: WorldConfig, make: Callable[[Path, WorldConfig], Manifest]
-) -> Path:
-    """Makes the dataset if it is ours to make; otherwise it must be there, and complete."""
-    if world.make:
-        make(folder, world)
-    else:
+    def make(world: WorldConfig, folder: Path) -> Path:
+        """Makes the dataset if it is ours to make; otherwise it must be there, and complete."""
         from diffground.world.own_data import check_dataset
 
-        check_dataset(folder, dataset, world)
-    return folder
+        if world.make:
+            getattr(import_module(f"diffground.world.{module}"), writer)(folder, world)
+        else:
+            check_dataset(folder, dataset, world)
+        return folder
+
+    return make

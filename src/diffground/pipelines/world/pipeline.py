@@ -6,15 +6,7 @@ from collections.abc import Sequence
 
 from kedro.pipeline import Node, Pipeline
 
-from diffground.pipelines.world import nodes
-
-# Catalog entry -> the node's function. The node reads the path of the folder from `<entry>_folder`.
-DATASETS = {
-    "coco": nodes.make_coco,
-    "voc2012": nodes.make_voc2012,
-    "coco2014": nodes.make_coco2014,
-    "mug19": nodes.make_mug19,
-}
+from diffground.pipelines.world.nodes import DATASETS, maker
 
 
 def create_pipeline(datasets: Sequence[str] = tuple(DATASETS)) -> Pipeline:
@@ -22,7 +14,7 @@ def create_pipeline(datasets: Sequence[str] = tuple(DATASETS)) -> Pipeline:
     return Pipeline(
         [
             Node(
-                DATASETS[name],
+                maker(name),
                 ["params:world", f"{name}_folder"],
                 name,
                 name=f"make_{name}",

@@ -1,23 +1,13 @@
-"""Labels, confidence, and their files."""
+"""Files of label masks."""
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from diffground.errors import InputError
-from diffground.io.labels import read_confidence, read_labels, write_confidence, write_labels
-from diffground.io.palette import colour_map
-from diffground.masks.labels import labels_of
+from diffground.io.labels import colour_map, read_labels, write_labels
 
 LABELS = np.array([[0, 3, 255], [20, 1, 0]], np.uint8)
-
-
-def test_labels_below_the_threshold_are_unsure():
-    posterior = np.array([[[0.96, 0.5, 0.05]], [[0.04, 0.5, 0.95]]], np.float32)
-    labels, confidence = labels_of(posterior, (0, 15), 0.95)
-    assert labels.tolist() == [[0, 255, 15]] and labels.dtype == np.uint8
-    np.testing.assert_allclose(confidence, [[0.96, 0.5, 0.95]])
-    assert labels_of(posterior, (0, 15), None)[0].tolist() == [[0, 0, 15]]  # first of equals
 
 
 def test_files_have_voc_colours_and_come_back(tmp_path):
@@ -33,12 +23,6 @@ def test_files_have_voc_colours_and_come_back(tmp_path):
     assert colour_map()[[0, 1, 2, 15, 255]].tolist() == [
         [0, 0, 0], [128, 0, 0], [0, 128, 0], [192, 128, 128], [224, 224, 192],
     ]  # fmt: skip
-
-
-def test_confidence_file(tmp_path):
-    confidence = np.linspace(0, 1, 12).reshape(3, 4)
-    path = write_confidence(tmp_path / "c.png", confidence)
-    np.testing.assert_allclose(read_confidence(path), confidence, atol=1 / 509)
 
 
 def test_files_that_are_no_masks(tmp_path):
