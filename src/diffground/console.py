@@ -20,8 +20,8 @@ from diffground import __version__
 from diffground.errors import InputError
 from diffground.failures import told
 from diffground.shipped import CONF, MINI_MODEL, shipped
+from diffground.world.datasets import DATASETS, make_dataset
 
-DATASETS = ("coco", "voc2012", "coco2014", "mug19")
 ENVIRONMENTS = ("base", "mini")  # of the configuration, the later ones say what differs
 
 
@@ -129,7 +129,7 @@ def doctor(folder: Path, split: str, deep: bool) -> None:
 
 @main.command()
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--only", multiple=True, type=click.Choice(DATASETS), help="May be repeated.")
+@click.option("--only", multiple=True, type=click.Choice(list(DATASETS)), help="May be repeated.")
 def world(folder: Path, only: tuple[str, ...]) -> None:
     """Draws the mini world.
 
@@ -138,19 +138,14 @@ def world(folder: Path, only: tuple[str, ...]) -> None:
     """
     from omegaconf import OmegaConf
 
-    from diffground.world.coco_panoptic import make_coco_panoptic
-    from diffground.world.coco_segmentation import make_coco2014
     from diffground.world.config import WorldConfig
-    from diffground.world.mug19 import make_mug19
-    from diffground.world.voc import make_voc2012
 
-    makers = (make_coco_panoptic, make_voc2012, make_coco2014, make_mug19)
     with told():
         files = [shipped(CONF) / env / "parameters_world.yml" for env in ENVIRONMENTS]
         content = OmegaConf.merge(*(OmegaConf.load(file) for file in files if file.is_file()))
         settings = OmegaConf.to_container(OmegaConf.select(content, "world"))
         config = WorldConfig.model_validate(settings)
-        for name, make in zip(DATASETS, makers, strict=True):
+        for name in DATASETS:
             if name in (only or DATASETS):
-                make(folder / name, config)
+                make_dataset(name, folder / name, config)
                 click.echo(str(folder / name))

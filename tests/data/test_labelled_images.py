@@ -11,15 +11,8 @@ from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 from tiny_world import SMALL
 
-from diffground.data.labelled_images import (
-    CocoSource,
-    FolderSource,
-    LabelledImage,
-    Source,
-    VocSource,
-    folder_vocabulary,
-    read_samples,
-)
+from diffground.data.image_lists import CocoSource, FolderSource, Source, VocSource
+from diffground.data.labelled_images import LabelledImage, folder_vocabulary, read_samples
 from diffground.data.vocabulary import Vocabulary
 from diffground.errors import InputError, ProblemReport
 from diffground.io.images import write_png

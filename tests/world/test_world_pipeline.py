@@ -19,10 +19,11 @@ from diffground.adapters.config_loader import ProjectConfigLoader
 from diffground.adapters.datasets import DataFolderDataset, TargetFolderDataset
 from diffground.errors import InputError
 from diffground.pipelines.world import create_pipeline
-from diffground.pipelines.world.nodes import DATASETS, maker
+from diffground.pipelines.world.nodes import maker
 from diffground.store.manifest import is_valid
 from diffground.world import voc
 from diffground.world.config import WorldConfig
+from diffground.world.datasets import DATASETS
 from diffground.world.own_data import check_dataset
 
 VOC = "VOCdevkit/VOC2012"

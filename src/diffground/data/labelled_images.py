@@ -17,14 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffground.data.image_lists import (
-    CocoSource,
     Entry,
     FolderList,
     FolderSource,
     Labels,
     Listing,
     Source,
-    VocSource,
     known_names,
     open_list,
 )
@@ -34,16 +32,6 @@ from diffground.io.images import read_image
 from diffground.io.labels import read_labels
 from diffground.io.paths import is_file
 from diffground.metrics.iou import UNSURE
-
-__all__ = [
-    "CocoSource",
-    "FolderSource",
-    "LabelledImage",
-    "Source",
-    "VocSource",
-    "folder_vocabulary",
-    "read_samples",
-]
 
 
 @dataclass(frozen=True)

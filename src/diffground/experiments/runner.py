@@ -142,9 +142,10 @@ def run_tables(experiment: Experiment, seeds: Sequence[int | None] = (None,)) ->
                 if key not in done:
                     title = f"{name}: {row.name}" + ("" if seed is None else f", seed {seed}")
                     with get_tracker().child(title, {experiment.heading.name: config}) as tracker:
-                        done[key] = experiment.run(row, config, RowLog(tracker))
+                        reports = RowLog(tracker)
+                        done[key] = experiment.run(row, config, reports)
                         shown = _shown(table, done[key])
-                        RowLog(tracker).metrics(_named(shown))
+                        reports.metrics(_named(shown))
                     log.info("%s: %s", title, shown)
                 outcomes.append(done[key])
             rows.append(_row(row.name, table, outcomes[-len(seeds) :], row.beside(config)))

@@ -4,9 +4,8 @@
     labels = segmenter(image)
     scores = predict(segmenter, val_samples, folder=out, recipe=made_by, workers=8)["scores"]
 
-A prediction averages probabilities over scales and mirror images, and a dense CRF may refine it. By
-default that is one scale and no mirror image, as in the public DeepLab; the network itself merges
-three scales.
+A prediction is of the image's own size, as in the public DeepLab, whose network itself merges three
+scales; a dense CRF may refine it.
 
 ``C`` classes, the background first
 """

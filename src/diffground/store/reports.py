@@ -89,7 +89,8 @@ def notes_in(paths: Iterable[Path]) -> dict[str, Note]:
     return {entry.item: entry for entry in entries if isinstance(entry, Note)}
 
 
-@lru_cache(maxsize=1 << 12)
+# Every row of a table looks at the same store again: the masks of COCO fit into it.
+@lru_cache(maxsize=1 << 18)
 def _digest(path: Path, size: int, changed: int) -> str:
     """Of a file of ``size`` bytes that was changed last at ``changed``: they may be gigabytes."""
     return digest_of(path)

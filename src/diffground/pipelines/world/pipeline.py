@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from kedro.pipeline import Node, Pipeline
 
-from diffground.pipelines.world.nodes import DATASETS, maker
+from diffground.pipelines.world.nodes import maker
+from diffground.world.datasets import DATASETS
 
 
 def create_pipeline(datasets: Sequence[str] = tuple(DATASETS)) -> Pipeline:
