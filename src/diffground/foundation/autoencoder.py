@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
+from transformers import Mask2FormerForUniversalSegmentation
 
 from diffground.foundation.config import AutoencoderRecipe
 from diffground.foundation.fitting import Workshop
 from diffground.foundation.scenes import CaptionedScene, Scenes, picture, pictures
+from diffground.training.processes import processes
 
 LATENT_CHANNELS = 4
 NORM_GROUPS = 8  # of the UNet too
-KL_WEIGHT = 1e-6
 
 
 def build_autoencoder(recipe: AutoencoderRecipe) -> AutoencoderKL:
@@ -33,20 +35,28 @@ def build_autoencoder(recipe: AutoencoderRecipe) -> AutoencoderKL:
 
 
 class _Objective(nn.Module):
-    """L1 + L2 of the reconstruction, and a little KL, on crops and on whole images.
+    """L1 + L2 of the reconstruction, a little KL, and on whole images what a segmenter sees.
 
     Crops show more scenes for the same cost; whole images have the statistics that GroupNorm and
     the middle attention will meet later. A batch of whole images is cut short to cost as much.
+    The features of a segmenter's backbone play the part that LPIPS plays in the real one: pixels
+    alone do not say that an eye is missing.
     """
 
-    def __init__(self, vae: AutoencoderKL, recipe: AutoencoderRecipe) -> None:
+    def __init__(
+        self,
+        vae: AutoencoderKL,
+        features: Callable[[Tensor], Sequence[Tensor]],
+        recipe: AutoencoderRecipe,
+    ) -> None:
         super().__init__()
-        self.vae, self.recipe = vae, recipe
+        self.vae, self.features, self.recipe = vae, features, recipe
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """The losses of a batch, float (B, 3, H, W) in [-1, 1]."""
         side, crop = images.shape[-1], self.recipe.crop
-        if crop < side and torch.rand(()) > self.recipe.whole_share:
+        part = crop < side and bool(torch.rand(()) > self.recipe.whole_share)
+        if part:
             y, x = (int(torch.randint(0, (side - crop) // 8 + 1, ())) * 8 for _ in range(2))
             images = images[..., y : y + crop, x : x + crop]
         else:
@@ -56,19 +66,35 @@ class _Objective(nn.Module):
         posterior = self.vae.encode(images).latent_dist
         decoded = self.vae.decode(posterior.sample()).sample
         error = decoded - images
-        l1, l2, kl = error.abs().mean(), error.square().mean(), posterior.kl().mean()
-        return {"loss": l1 + 4 * l2 + KL_WEIGHT * kl, "l1": l1, "l2": l2, "kl": kl}
+        l1, l2 = error.abs().mean(), error.square().mean()
+        kl = posterior.kl().mean() / posterior.mean[0, 0].numel()
+        losses = {"loss": l1 + 4 * l2 + self.recipe.kl_weight * kl, "l1": l1, "l2": l2, "kl": kl}
+        if not part:
+            losses["features"] = self._unlike(decoded, images)
+            losses["loss"] = losses["loss"] + self.recipe.feature_weight * losses["features"]
+        return losses
+
+    def _unlike(self, decoded: Tensor, images: Tensor) -> Tensor:
+        """L1 between the features of both, relative to those of the images; a scalar."""
+        with torch.no_grad():
+            wanted = self.features(images)
+        pairs = zip(self.features(decoded), wanted, strict=True)
+        return torch.stack([(a - b).abs().mean() / b.abs().mean() for a, b in pairs]).mean()
 
 
-def train_autoencoder(shop: Workshop) -> AutoencoderKL:
+def train_autoencoder(
+    shop: Workshop, segmenter: Mask2FormerForUniversalSegmentation
+) -> AutoencoderKL:
     """Trains the autoencoder and sets its scaling factor, so that latents have unit variance."""
     recipe = shop.recipe.autoencoder
     torch.manual_seed(recipe.train.seed)
     scenes = shop.scenes(recipe.scenes)
-    vae = build_autoencoder(recipe)
+    vae: Any = build_autoencoder(recipe)
+    vae.to(memory_format=torch.channels_last)
+    backbone = segmenter.to(processes().device).model.pixel_level_module.encoder
     shop.fit(
         "autoencoder",
-        _Objective(vae, recipe),
+        _Objective(vae, lambda images: backbone(images).feature_maps, recipe),
         lambda model, images: model(images),
         Scenes(scenes, picture),
         recipe.train,
@@ -76,7 +102,17 @@ def train_autoencoder(shop: Workshop) -> AutoencoderKL:
     )
     latents = encode(vae, scenes[:256])
     vae.register_to_config(scaling_factor=float(1 / latents.std()))
-    return vae
+    return cast(AutoencoderKL, vae)
+
+
+@torch.no_grad()
+def decode(vae: AutoencoderKL, scenes: list[CaptionedScene], batch: int = 32) -> Tensor:
+    """What the autoencoder makes of the scenes' images, uint8 (S, 3, H, W) on the CPU."""
+    parts = []
+    for part in encode(vae, scenes, batch).split(batch):
+        image = cast(Any, vae.decode(part.to(vae.device))).sample
+        parts.append(image.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8).cpu())
+    return torch.cat(parts)
 
 
 @torch.no_grad()

@@ -23,32 +23,39 @@ from diffground.foundation.fitting import Workshop
 from diffground.foundation.folders import save_clip, save_diffusion, save_layers, save_segmenter
 from diffground.foundation.localise import choose_layers
 from diffground.foundation.scenes import captioned_scenes
-from diffground.foundation.segmenter import train_segmenter
+from diffground.foundation.segmenter import train_draft, train_segmenter
 from diffground.foundation.tokenizer import train_tokenizer
+from diffground.segmenters.instance import InstanceSegmenter
+from diffground.world.config import Canvas
 
 LAYER_SCENES = 64  # training scenes on which the layers are chosen
 
 
-def make_autoencoder(shop: Workshop) -> Path:
+def make_draft(shop: Workshop) -> Path:
+    """Trains a first segmenter, whose features judge the autoencoder; returns its folder."""
+    return save_segmenter(shop.folder / "draft", train_draft(shop).cpu(), shop.canvas.size)
+
+
+def make_autoencoder(shop: Workshop, draft: Path) -> Path:
     """Trains the VAE; returns its diffusers folder."""
     folder = shop.folder / "autoencoder"
-    train_autoencoder(shop).save_pretrained(folder)
+    segmenter = InstanceSegmenter.from_pretrained(draft).model
+    train_autoencoder(shop, segmenter).save_pretrained(folder)
     return folder
 
 
 def make_diffusion(shop: Workshop, autoencoder: Path) -> Path:
     """Trains tokenizer, text encoder and UNet on the VAE's latents; returns their folder."""
     recipe = shop.recipe.diffusion
-    vae = AutoencoderKL.from_pretrained(autoencoder, local_files_only=True)
-    scenes = shop.scenes(mixed=recipe.mixed)
+    vae = _autoencoder(autoencoder)
+    scenes = shop.scenes(shop.recipe.scenes.count, mixed=recipe.mixed)
     words = {
         "prompt": [scene.prompt.text for scene in scenes],
         "bare": [scene.bare.text for scene in scenes],
         "narrative": [scene.narrative.text for scene in scenes],
     }
     tokenizer = train_tokenizer(words["prompt"] + words["narrative"], recipe.vocabulary)
-    vae.to("cuda" if torch.cuda.is_available() else "cpu")
-    latents = encode(vae, scenes) * vae.config.scaling_factor
+    latents = encode(vae, scenes) * vae.config["scaling_factor"]
     ids: dict[str, Any] = {name: token_ids(tokenizer, texts) for name, texts in words.items()}
     data: Dataset[Any] = StackDataset(latents=latents, **ids)
     unet, text = train_diffusion(shop, data, tokenizer)
@@ -65,13 +72,16 @@ def make_clip(shop: Workshop, diffusion: Path, target: Path) -> Path:
     return save_clip(target, train_clip(shop, tokenizer).cpu(), tokenizer)
 
 
-def make_segmenter(shop: Workshop, target: Path) -> Path:
-    """Trains the segmenter and writes the folder that is shipped."""
-    return save_segmenter(target, train_segmenter(shop).cpu(), shop.recipe.scenes.size)
+def make_segmenter(shop: Workshop, draft: Path, autoencoder: Path, target: Path) -> Path:
+    """Trains the draft on, on reconstructions too; writes the folder that is shipped."""
+    segmenter = InstanceSegmenter.from_pretrained(draft).model
+    model = train_segmenter(shop, segmenter, _autoencoder(autoencoder))
+    return save_segmenter(target, model.cpu(), shop.canvas.size)
 
 
 def assemble(
     recipe: FoundationRecipe,
+    canvas: Canvas,
     quality: QualityConfig,
     autoencoder: Path,
     diffusion: Path,
@@ -88,10 +98,9 @@ def assemble(
             ),
             tokenizer=CLIPTokenizer.from_pretrained(diffusion / "tokenizer", local_files_only=True),
         )
-    source = recipe.scenes
     table = choose_layers(
         FrozenDiffusion.from_pretrained(target),
-        captioned_scenes(source.seed, LAYER_SCENES, source.size),
+        captioned_scenes(recipe.scenes.seed, LAYER_SCENES, canvas),
         timestep=quality.timestep,
         seed=quality.seed,
         iterations=quality.iterations,
@@ -99,3 +108,8 @@ def assemble(
     )
     save_layers(target, table)
     return target
+
+
+def _autoencoder(folder: Path) -> AutoencoderKL:
+    vae = AutoencoderKL.from_pretrained(folder, local_files_only=True)
+    return vae.to("cuda" if torch.cuda.is_available() else "cpu")

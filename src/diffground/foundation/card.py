@@ -21,13 +21,23 @@ FIGURES = {
 
 
 def model_card(
-    recipe: FoundationRecipe, losses: Mapping[str, Mapping[str, float]], quality: Mapping[str, Any]
+    recipe: FoundationRecipe,
+    size: int,
+    losses: Mapping[str, Mapping[str, float]],
+    quality: Mapping[str, Any],
 ) -> str:
     """The card as Markdown. ``losses`` has the last row of each part's training history."""
-    training = [(part, getattr(recipe, part).train, losses[part]) for part in losses]
+    trainings = {
+        "draft": recipe.segmenter.train,
+        "autoencoder": recipe.autoencoder.train,
+        "diffusion": recipe.diffusion.train,
+        "clip": recipe.clip.train,
+        "segmenter": recipe.segmenter.refine,
+    }
+    training = [(part, config, losses[part]) for part, config in trainings.items()]
     if recipe.diffusion.refine is not None:  # the diffusion model's last losses are of this part
-        training[1] = ("diffusion", recipe.diffusion.train, {})
-        training.insert(2, ("its refinement", recipe.diffusion.refine.train, losses["diffusion"]))
+        training[2] = ("diffusion", recipe.diffusion.train, {})
+        training.insert(3, ("its refinement", recipe.diffusion.refine.train, losses["diffusion"]))
     lines = [
         "# The mini models of diffground",
         "",
@@ -36,7 +46,7 @@ def model_card(
         "",
         f"Recipe `{recipe.name}` (`kedro run --pipelines foundation`), "
         f"{recipe.scenes.count} scenes of seed {recipe.scenes.seed}, "
-        f"{recipe.scenes.size} x {recipe.scenes.size} pixels.",
+        f"{size} x {size} pixels.",
         "",
         "| part | steps | batch | learning rate | seed | last losses (of a mean over log_every) |",
         "|---|---|---|---|---|---|",

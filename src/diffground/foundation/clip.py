@@ -65,8 +65,8 @@ def train_clip(shop: Workshop, tokenizer: CLIPTokenizer) -> CLIPModel:
     """Trains image and text encoders on prompts with the contrastive loss."""
     recipe = shop.recipe.clip
     torch.manual_seed(recipe.train.seed)
-    scenes = shop.scenes()
-    model = build_clip(recipe, tokenizer, shop.recipe.scenes.size)
+    scenes = shop.scenes(recipe.scenes)
+    model = build_clip(recipe, tokenizer, shop.canvas.size)
     ids: Any = token_ids(tokenizer, [scene.prompt.text for scene in scenes])
     data: Any = StackDataset(image=Scenes(scenes, picture), ids=ids)
     shop.fit("clip", model, _losses, data, recipe.train, key=recipe.model_dump_json())

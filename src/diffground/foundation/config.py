@@ -13,7 +13,7 @@ class SceneSource(Config):
 
     seed: int  # of the training scenes; another one than that of the datasets and the evaluation
     count: PositiveInt
-    size: PositiveInt  # canvas, pixels
+    simple: float = Field(ge=0, le=1)  # share of scenes of one or two single things
 
 
 class AutoencoderRecipe(Config):
@@ -22,6 +22,8 @@ class AutoencoderRecipe(Config):
     channels: tuple[int, int, int, int]
     crop: PositiveInt  # pixels; crops are cheaper than whole images
     whole_share: float = Field(ge=0, le=1)  # share of the steps on whole images
+    kl_weight: float = Field(ge=0)  # of the divergence of a latent position
+    feature_weight: float = Field(ge=0)  # of the segmenter's features, on whole images
     scenes: PositiveInt
     train: TrainConfig
 
@@ -64,6 +66,7 @@ class ClipRecipe(Config):
     heads: PositiveInt = 4
     patch: PositiveInt = 16  # pixels
     projection: PositiveInt = 64
+    scenes: PositiveInt
     train: TrainConfig
 
 
@@ -80,6 +83,7 @@ class SegmenterRecipe(Config):
     points: PositiveInt = 1024  # sampled per mask for the loss
     scenes: PositiveInt
     train: TrainConfig
+    refine: TrainConfig  # a second training, half of it on what the autoencoder makes of images
 
 
 class FoundationRecipe(Config):

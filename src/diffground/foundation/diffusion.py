@@ -125,7 +125,7 @@ def train_diffusion(
     """
     recipe = shop.recipe.diffusion
     torch.manual_seed(recipe.train.seed)
-    unet = build_unet(recipe, data[0]["latents"].shape[-1])
+    unet = build_unet(recipe, data[0]["latents"].shape[-1]).to(memory_format=torch.channels_last)
     width, layers, heads = recipe.text_width, recipe.text_layers, recipe.text_heads
     text = CLIPTextModel(text_config(tokenizer, width, layers, heads, width))
     objective = _Objective(unet, text, token_ids(tokenizer, [""]), recipe)

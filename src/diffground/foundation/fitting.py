@@ -16,23 +16,25 @@ from diffground.foundation.scenes import CaptionedScene, captioned_scenes
 from diffground.store.manifest import config_hash
 from diffground.training.config import TrainConfig
 from diffground.training.loop import train
+from diffground.world.config import Canvas
 
-PARTS = ("autoencoder", "diffusion", "clip", "segmenter")
+PARTS = ("draft", "autoencoder", "diffusion", "clip", "segmenter")
 LOSSES = "losses.json"
 
 
 @dataclass(frozen=True)
 class Workshop:
-    """A recipe, the folder in which its parts are trained, and who is told of their losses."""
+    """A recipe, how its scenes are drawn, where its parts are trained, who is told of losses."""
 
     recipe: FoundationRecipe
+    canvas: Canvas
     folder: Path
     on_log: Callable[[dict[str, float], int], None] | None = None
 
-    def scenes(self, count: int | None = None, mixed: float = 0.0) -> list[CaptionedScene]:
-        """The first ``count`` training scenes, or all; see :func:`captioned_scenes`."""
+    def scenes(self, count: int, mixed: float = 0.0) -> list[CaptionedScene]:
+        """The first ``count`` training scenes; see :func:`captioned_scenes`."""
         source = self.recipe.scenes
-        return captioned_scenes(source.seed, count or source.count, source.size, mixed)
+        return captioned_scenes(source.seed, count, self.canvas, mixed=mixed, simple=source.simple)
 
     def fit(
         self,
@@ -51,7 +53,9 @@ class Workshop:
         Checkpoints are apart for every set of training scenes; the loop itself refuses those of
         another ``key``. ``below`` names a folder for a second training of the part.
         """
-        scenes = config_hash(self.recipe.scenes)
+        scenes = config_hash(
+            {"scenes": self.recipe.scenes.model_dump(), "canvas": self.canvas._asdict()}
+        )
         result = train(
             model=model,
             loss_fn=loss_fn,

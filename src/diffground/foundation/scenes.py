@@ -13,8 +13,9 @@ from torch.utils.data import Dataset
 
 from diffground.progress import progress
 from diffground.world.captions import Caption, narrative, prompt
+from diffground.world.config import Canvas
 from diffground.world.render import Rendering, render
-from diffground.world.scene import Scene, mixed_scene, sample_scene
+from diffground.world.scene import Scene, mixed_scene, rng_for, sample_scene
 
 
 @dataclass(frozen=True)
@@ -28,13 +29,19 @@ class CaptionedScene:
     narrative: Caption
 
 
-def captioned_scene(seed: int, index: int, size: int, mixed: float = 0.0) -> CaptionedScene:
-    """Scene ``index`` of the world ``seed`` on a canvas of ``size`` pixels.
+def captioned_scene(
+    seed: int, index: int, canvas: Canvas, *, mixed: float = 0.0, simple: float = 0.0
+) -> CaptionedScene:
+    """Scene ``index`` of the world ``seed``.
 
-    ``mixed`` is the share of stuff that is drawn anew, see :func:`mixed_scene`.
+    Args:
+        mixed: share of stuff that is drawn anew, see :func:`mixed_scene`.
+        simple: share of scenes of one or two single things, which is what the prompts of the
+            papers that generate images have.
     """
-    scene = mixed_scene(sample_scene(seed, index), mixed)
-    rendering = render(scene, size)
+    few = bool(rng_for(seed, index, "simple").random() < simple)
+    scene = mixed_scene(sample_scene(seed, index, canvas.sizes, simple=few), mixed)
+    rendering = render(scene, canvas.size)
     return CaptionedScene(
         scene,
         rendering,
@@ -44,9 +51,14 @@ def captioned_scene(seed: int, index: int, size: int, mixed: float = 0.0) -> Cap
     )
 
 
-def captioned_scenes(seed: int, count: int, size: int, mixed: float = 0.0) -> list[CaptionedScene]:
+def captioned_scenes(
+    seed: int, count: int, canvas: Canvas, *, mixed: float = 0.0, simple: float = 0.0
+) -> list[CaptionedScene]:
     """The first ``count`` scenes of the world ``seed``: 3 ms each on one core at 128 pixels."""
-    return [captioned_scene(seed, i, size, mixed) for i in progress(range(count), "scenes")]
+    return [
+        captioned_scene(seed, i, canvas, mixed=mixed, simple=simple)
+        for i in progress(range(count), "scenes")
+    ]
 
 
 class Scenes(Dataset[Any]):

@@ -9,7 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from diffusers import AutoencoderKL
 from torch import Tensor, nn
+from torch.utils.data import ConcatDataset, Dataset
 from transformers import (
     Mask2FormerConfig,
     Mask2FormerForUniversalSegmentation,
@@ -17,9 +19,11 @@ from transformers import (
     ResNetConfig,
 )
 
+from diffground.foundation.autoencoder import decode
 from diffground.foundation.config import SegmenterRecipe
 from diffground.foundation.fitting import Workshop
 from diffground.foundation.scenes import CaptionedScene, Scenes, picture
+from diffground.training.config import TrainConfig
 from diffground.world.vocabulary import CATEGORIES
 
 LABELS = {number: category.name for number, category in enumerate(CATEGORIES)}
@@ -92,18 +96,49 @@ def image_processor(size: int) -> Mask2FormerImageProcessorPil:
     )
 
 
-def train_segmenter(shop: Workshop) -> Mask2FormerForUniversalSegmentation:
-    """Trains the segmenter on the scenes' panoptic masks."""
+def train_draft(shop: Workshop) -> Mask2FormerForUniversalSegmentation:
+    """Trains a segmenter on the scenes' panoptic masks."""
     recipe = shop.recipe.segmenter
     torch.manual_seed(recipe.train.seed)
     model = build_segmenter(recipe)
-    shop.fit(
-        "segmenter",
-        model,
-        _losses,
-        Scenes(shop.scenes(recipe.scenes), _panoptic),
-        recipe.train,
-        key=recipe.model_dump_json(),
-        collate=_collate,
-    )
+    _fit(shop, "draft", model, Scenes(shop.scenes(recipe.scenes), _panoptic), recipe.train)
     return model
+
+
+def train_segmenter(
+    shop: Workshop, draft: Mask2FormerForUniversalSegmentation, vae: AutoencoderKL
+) -> Mask2FormerForUniversalSegmentation:
+    """Trains a draft on, half of it on what the autoencoder makes of the scenes.
+
+    A segmenter of photographs is as robust; and what it is asked about is mostly decoded.
+    """
+    recipe = shop.recipe.segmenter
+    scenes = shop.scenes(recipe.scenes)
+    true = Scenes(scenes, _panoptic)
+    data: Any = ConcatDataset([true, _Decoded(true, decode(vae, scenes))])
+    _fit(shop, "segmenter", draft.requires_grad_(True), data, recipe.refine)
+    return draft
+
+
+class _Decoded(Dataset[dict[str, Any]]):
+    """Scenes with other images, uint8 (S, 3, H, W)."""
+
+    def __init__(self, scenes: Scenes, images: Tensor) -> None:
+        self.scenes, self.images = scenes, images
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {**self.scenes[index], "image": self.images[index].float() / 127.5 - 1}
+
+
+def _fit(
+    shop: Workshop,
+    part: str,
+    model: Mask2FormerForUniversalSegmentation,
+    data: Dataset[Any],
+    config: TrainConfig,
+) -> None:
+    key = shop.recipe.segmenter.model_dump_json()
+    shop.fit(part, model, _losses, data, config, key, collate=_collate)

@@ -26,7 +26,7 @@ from diffground.io.panoptic import MAX_ID, encode_panoptic
 from diffground.progress import progress
 from diffground.store.manifest import Manifest, make_folder
 from diffground.world.captions import Caption, narrative
-from diffground.world.config import WorldConfig
+from diffground.world.config import Canvas, WorldConfig
 from diffground.world.pictures import bounding_box, write_jpeg
 from diffground.world.render import Rendering, render
 from diffground.world.scene import rng_for, sample_scene
@@ -48,7 +48,7 @@ def make_coco_panoptic(folder: Path, config: WorldConfig) -> Manifest:
     def make(partial: Path) -> None:
         counts = (config.coco_panoptic.train, config.coco_panoptic.val)
         for split, seed, count in zip(SPLITS, (config.seed, config.eval_seed), counts, strict=True):
-            _write_split(partial, split, seed, count, config.size)
+            _write_split(partial, split, seed, count, config.canvas)
 
     return make_folder(folder, config.recipe("coco_panoptic", CODE_VERSION), make)
 
@@ -120,15 +120,15 @@ def narrative_row(
     }
 
 
-def _write_split(root: Path, split: str, seed: int, count: int, size: int) -> None:
+def _write_split(root: Path, split: str, seed: int, count: int, canvas: Canvas) -> None:
     pictures = root / "images" / split
     maps = root / "annotations" / "panoptic_segmentation" / split
     images, annotations, narratives = [], [], []
     for folder in (pictures, maps):
         folder.mkdir(parents=True)
     for index in progress(range(count), f"COCO panoptic {split}"):
-        scene = sample_scene(seed, index)
-        rendering = render(scene, size)
+        scene = sample_scene(seed, index, canvas.sizes)
+        rendering = render(scene, canvas.size)
         number = image_id(split, index)
         ids = segment_ids(seed, index, rendering)
         write_jpeg(pictures / f"{number:012d}.jpg", rendering.image)
@@ -137,8 +137,8 @@ def _write_split(root: Path, split: str, seed: int, count: int, size: int) -> No
             {
                 "license": 1,
                 "file_name": f"{number:012d}.jpg",
-                "height": size,
-                "width": size,
+                "height": canvas.size,
+                "width": canvas.size,
                 "id": number,
             }
         )

@@ -59,7 +59,7 @@ def _write(root: Path, config: WorldConfig) -> None:
         for index in progress(range(count), f"COCO2014 {split}"):
             number = f"{FIRST[split] + index:012d}"
             token = f"COCO_{split}2014_{number}"
-            rendering = render(sample_scene(seed, index), config.size)
+            rendering = render(sample_scene(seed, index, config.sizes), config.size)
             labels = class_mask(rendering, borders=False)
             write_jpeg(pictures / f"{token}.jpg", rendering.image)
             write_png(base / "Annotations" / f"{number}.png", labels)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, NamedTuple
 
-from pydantic import NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from diffground.config import Config
 
@@ -42,6 +42,13 @@ class Mug19Counts(Config):
         return self
 
 
+class Canvas(NamedTuple):
+    """How a scene is drawn."""
+
+    size: int  # pixels of a side
+    sizes: tuple[float, ...]  # heights of things, see :class:`WorldConfig`
+
+
 class WorldConfig(Config):
     """``world`` in the parameters.
 
@@ -51,6 +58,8 @@ class WorldConfig(Config):
 
     make: bool  # False: the datasets are somebody's own, and are only looked at
     size: PositiveInt  # canvas, pixels
+    # Heights of things where a scene has 1, 2, ... of them (more: the last): fractions of its own.
+    sizes: tuple[Annotated[float, Field(gt=0, le=0.8)], ...] = Field(min_length=1)
     seed: NonNegativeInt
     eval_seed: NonNegativeInt  # of held-out scenes
     coco_panoptic: CocoCounts
@@ -80,6 +89,11 @@ class WorldConfig(Config):
             raise ValueError(f"mug19.scene_width {width} is not 1.5 times the height {self.size}")
         return self
 
+    @property
+    def canvas(self) -> Canvas:
+        """How a scene is drawn."""
+        return Canvas(self.size, self.sizes)
+
     def recipe(self, dataset: str, code: int) -> dict[str, Any]:
         """All that the files of one dataset depend on: the configuration of its manifest.
 
@@ -89,6 +103,7 @@ class WorldConfig(Config):
             "dataset": dataset,
             "code": {dataset: code},
             "size": self.size,
+            "sizes": self.sizes,
             "seed": self.seed,
             "eval_seed": self.eval_seed,
             **getattr(self, dataset).model_dump(),

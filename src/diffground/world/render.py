@@ -250,24 +250,24 @@ def _stuff(name: str, rng: np.random.Generator, size: int, height: int, width: i
         case "wall":
             rows = np.floor((y + shift) / 16)
             bricks = ((y + shift) % 16 < 2.5) | ((x + 14 * (rows % 2)) % 28 < 2.5)  # noqa: PLR2004
-            return blend((214, 196, 166), (170, 150, 122), 0.75 * bricks + 0.12 * soft)
+            return blend((214, 196, 166), (170, 150, 122), 0.5 * bricks + 0.12 * soft)
         case "forest":
             trunks = 0.5 + 0.5 * np.sin(2 * np.pi * (x + shift) / 15 + 0 * y)
-            return blend((16, 56, 34), (74, 112, 52), 0.65 * trunks + 0.4 * soft)
+            return blend((16, 56, 34), (74, 112, 52), 0.5 * trunks + 0.3 * soft)
         case "grass":
             return blend((78, 156, 56), (148, 196, 84), 0.4 + 0.8 * soft)
         case "sand":
             return blend((228, 204, 146), (204, 174, 112), 0.45 + 0.5 * soft)
         case "water":
             waves = 0.5 + 0.5 * np.sin(2 * np.pi * (y + 2.5 * np.sin(x / 9 + shift)) / 13)
-            return blend((24, 92, 150), (86, 160, 198), 0.7 * waves + 0.25 * soft)
+            return blend((24, 92, 150), (86, 160, 198), 0.5 * waves + 0.2 * soft)
         case "road":
             middle = np.abs(v - 0.5) < 0.055  # noqa: PLR2004
             marks = middle & ((x + shift) % 36 < 20)  # noqa: PLR2004
             return blend((92, 92, 98), (222, 220, 208), 0.95 * marks + 0.07 * soft)
         case "floor":
             planks = (y + shift) % 14 < 2  # noqa: PLR2004
-            return blend((176, 116, 70), (126, 78, 44), 0.7 * planks + 0.25 * soft)
+            return blend((176, 116, 70), (126, 78, 44), 0.5 * planks + 0.2 * soft)
         case "snow":
             return blend((232, 238, 248), (198, 212, 232), 0.3 + 0.6 * soft)
         case _:

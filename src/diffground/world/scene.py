@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -74,20 +75,27 @@ def rng_for(seed: int, index: int, draw: str) -> np.random.Generator:
     return np.random.default_rng(derive_seed(seed, index, draw))
 
 
-def sample_scene(seed: int, index: int) -> Scene:
-    """Draws scene ``index`` of the world ``seed``: one to three groups of things on a ground."""
+def sample_scene(seed: int, index: int, sizes: Sequence[float], *, simple: bool = False) -> Scene:
+    """Draws scene ``index`` of the world ``seed``: one to three groups of things on a ground.
+
+    Args:
+        sizes: heights of things, as fractions of the canvas', where there are 1, 2, ... of them;
+            where there are more, the last.
+        simple: one thing, or two of two kinds.
+    """
     rng = rng_for(seed, index, "scene")
     weights = np.array([setting.weight for setting in SETTINGS.values()])
     setting = list(SETTINGS.values())[int(rng.choice(len(weights), p=weights / weights.sum()))]
     above = BY_NAME[str(rng.choice(setting.above))]
     below = BY_NAME[str(rng.choice(setting.below))]
     groups: list[Group] = []
-    for _ in range(int(rng.choice((1, 2, 3), p=(0.25, 0.5, 0.25)))):
-        group = _group(rng, setting.things, bool(groups))
+    number = int(rng.choice((1, 2, 3), p=(0.5, 0.5, 0.0) if simple else (0.25, 0.5, 0.25)))
+    for _ in range(number):
+        group = _group(rng, setting.things, bool(groups), alone=simple)
         if all((g.category, g.colour) != (group.category, group.colour) for g in groups):
             groups.append(group)
     horizon = float(rng.uniform(0.36, 0.56))
-    things = _place(rng, groups, horizon)
+    things = _place(rng, groups, horizon, sizes)
     light = (
         float(rng.uniform(0.86, 1.08)),
         float(rng.uniform(-0.1, 0.1)),
@@ -111,7 +119,9 @@ def mixed_scene(scene: Scene, share: float) -> Scene:
     return replace(scene, above=above, below=below)
 
 
-def _group(rng: np.random.Generator, usual: tuple[str, ...], others: bool) -> Group:
+def _group(
+    rng: np.random.Generator, usual: tuple[str, ...], others: bool, *, alone: bool = False
+) -> Group:
     name = str(rng.choice(usual))
     if rng.random() < STRAY:
         stray = THINGS[int(rng.integers(len(THINGS)))]
@@ -121,17 +131,19 @@ def _group(rng: np.random.Generator, usual: tuple[str, ...], others: bool) -> Gr
     colour = str(rng.choice(tuple(COLOURS)))
     pattern = PATTERNS[int(rng.choice(3, p=(0.6, 0.2, 0.2)))]
     draw = rng.random()
-    if draw < 0.05 and name in ("bird", "tree", "cat", "ball") and not others:
+    if not alone and draw < 0.05 and name in ("bird", "tree", "cat", "ball") and not others:
         return Group(category, colour, "plain", CROWD, crowd=True)
-    count = 1 if draw < 0.72 else 2 if draw < 0.92 else 3
+    count = 1 if alone or draw < 0.72 else 2 if draw < 0.92 else 3
     content = str(rng.choice(tuple(CONTENTS))) if name == "mug" and rng.random() < 0.6 else ""
     return Group(category, colour, pattern, count, content=content)
 
 
-def _place(rng: np.random.Generator, groups: list[Group], horizon: float) -> tuple[Thing, ...]:
+def _place(
+    rng: np.random.Generator, groups: list[Group], horizon: float, sizes: Sequence[float]
+) -> tuple[Thing, ...]:
     """Puts every instance where it overlaps the others little; gives up on the last of a group."""
     total = sum(group.count for group in groups)
-    base = {1: 0.46, 2: 0.40, 3: 0.35, 4: 0.31, 5: 0.28}.get(total, 0.24)
+    base = sizes[min(total, len(sizes)) - 1]
     placed: list[Thing] = []
     for index, group in enumerate(groups):
         flying = group.category.name in FLYING

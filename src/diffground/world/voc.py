@@ -76,7 +76,7 @@ def _write(root: Path, config: WorldConfig) -> None:
         seed = derive_seed(config.eval_seed if held_out else config.seed, "voc2012", part)
         names[part] = [image_name(part, index) for index in range(count)]
         for index, name in enumerate(progress(names[part], f"VOC2012 {part}")):
-            rendering = render(sample_scene(seed, index), config.size)
+            rendering = render(sample_scene(seed, index, config.sizes), config.size)
             write_jpeg(base / "JPEGImages" / f"{name}.jpg", rendering.image)
             if part == "test":
                 continue

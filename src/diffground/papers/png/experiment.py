@@ -30,7 +30,7 @@ import torch
 
 from diffground.backbone.captions import check_caption
 from diffground.data.png_benchmark import PngSample
-from diffground.data.png_reading import HELD_OUT, Narratives
+from diffground.data.png_reading import Narratives
 from diffground.errors import InputError
 from diffground.io.files import read_json, write_json
 from diffground.io.notes import FileNote, is_unchanged, note_of
@@ -54,16 +54,10 @@ OnLog = Callable[[dict[str, float], int], None]
 
 
 def read_training(config: PngConfig, coco: Path) -> Narratives:
-    """The training split; of held-out nouns too, whose features serve other trainings.
-
-    Raises:
-        InputError: the split is missing, or a noun that is held out is no category of it.
-    """
+    """What the model is trained on."""
     splits, phrases = config.splits, config.data.max_phrases
     limit = splits.train_limit
-    read = Narratives.read(coco, splits.train, splits.layout, limit=limit, max_phrases=phrases)
-    read.ids_of(splits.held_out, HELD_OUT)  # a wrong name is said before hours of work
-    return read
+    return Narratives.read(coco, splits.train, splits.layout, limit=limit, max_phrases=phrases)
 
 
 def read_validation(config: PngConfig, coco: Path) -> Narratives:
@@ -112,7 +106,7 @@ def train_variant(
         # What is wrong with the validation split is said before the training.
         val = validation or read_validation(config, variant.folders.coco)
         read = narratives or read_training(config, variant.folders.coco)
-        model, summary = _train(variant, read.without(config.splits.held_out), val, broken, on_log)
+        model, summary = _train(variant, read, val, broken, on_log)
         if processes().is_main_process:
             write_json(folder / TRAINING, summary, sealed=True)
             model.save(folder)
@@ -200,7 +194,7 @@ def evaluate_variant(
         variant.claim()
         if not path.exists():
             say_why(path, variant.rule, path.parent.glob("evaluation-*.json"), "key")
-    result = evaluate(model, dataset, config.eval, read.ids_of(config.splits.held_out, HELD_OUT))
+    result = evaluate(model, dataset, config.eval)
     metrics: dict[str, Any] = {
         "protocol": config.eval.protocol,
         "plural_rule": config.eval.plural_rule,
@@ -273,11 +267,10 @@ def _encodable(variant: Variant, samples: list[PngSample]) -> list[PngSample]:
 
 
 def _evaluator(variant: Variant, validation: Narratives) -> Callable[[Any], dict[str, float]]:
-    config, dataset = variant.config, _dataset(variant, validation)
-    held_out = validation.ids_of(config.splits.held_out, HELD_OUT)
+    dataset = _dataset(variant, validation)
 
     def measure(model: Any) -> dict[str, float]:
-        recall = evaluate(model, dataset, config.eval, held_out).recall
+        recall = evaluate(model, dataset, variant.config.eval).recall
         return {group: value for group, value in recall.result().items() if value is not None}
 
     return measure

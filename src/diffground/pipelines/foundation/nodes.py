@@ -21,58 +21,75 @@ log = logging.getLogger(__name__)
 SHOWN = 6  # scenes in the grid of attention maps
 
 
-def _shop(recipe: FoundationRecipe, work: Path, part: str) -> Workshop:
+def _shop(recipe: FoundationRecipe, world: WorldConfig, work: Path, part: str) -> Workshop:
     from diffground.foundation.fitting import Workshop
 
     def on_log(values: dict[str, float], step: int) -> None:
         get_tracker().log_metrics({f"{part}/{k}": v for k, v in values.items()}, step)
 
-    return Workshop(recipe, work, on_log)
+    return Workshop(recipe, world.canvas, work, on_log)
 
 
-def autoencoder(recipe: FoundationRecipe, work: Path) -> Path:
+def draft(recipe: FoundationRecipe, world: WorldConfig, work: Path) -> Path:
+    """Trains a first segmenter, whose features judge the autoencoder."""
+    from diffground.foundation.build import make_draft
+
+    return make_draft(_shop(recipe, world, work, "draft"))
+
+
+def autoencoder(recipe: FoundationRecipe, world: WorldConfig, work: Path, draft: Path) -> Path:
     """Trains the VAE."""
     from diffground.foundation.build import make_autoencoder
 
-    return make_autoencoder(_shop(recipe, work, "autoencoder"))
+    return make_autoencoder(_shop(recipe, world, work, "autoencoder"), draft)
 
 
-def diffusion(recipe: FoundationRecipe, work: Path, vae: Path) -> Path:
+def diffusion(recipe: FoundationRecipe, world: WorldConfig, work: Path, vae: Path) -> Path:
     """Trains UNet and text encoder on the VAE's latents."""
     from diffground.foundation.build import make_diffusion
 
-    return make_diffusion(_shop(recipe, work, "diffusion"), vae)
+    return make_diffusion(_shop(recipe, world, work, "diffusion"), vae)
 
 
-def clip(recipe: FoundationRecipe, work: Path, words: Path, target: Path) -> Path:
+def clip(
+    recipe: FoundationRecipe, world: WorldConfig, work: Path, words: Path, target: Path
+) -> Path:
     """Trains CLIP with the tokenizer of the diffusion model."""
     from diffground.foundation.build import make_clip
 
-    return make_clip(_shop(recipe, work, "clip"), words, target)
+    return make_clip(_shop(recipe, world, work, "clip"), words, target)
 
 
-def segmenter(recipe: FoundationRecipe, work: Path, target: Path) -> Path:
-    """Trains the Mask2Former."""
+def segmenter(
+    recipe: FoundationRecipe, world: WorldConfig, work: Path, draft: Path, vae: Path, target: Path
+) -> Path:
+    """Trains the Mask2Former on, on reconstructions too."""
     from diffground.foundation.build import make_segmenter
 
-    return make_segmenter(_shop(recipe, work, "segmenter"), target)
+    return make_segmenter(_shop(recipe, world, work, "segmenter"), draft, vae, target)
 
 
 def assemble(
-    recipe: FoundationRecipe, quality: QualityConfig, vae: Path, parts: Path, target: Path
+    recipe: FoundationRecipe,
+    world: WorldConfig,
+    quality: QualityConfig,
+    vae: Path,
+    parts: Path,
+    target: Path,
 ) -> Path:
     """Writes the Stable Diffusion folder with its layer table."""
     from diffground.foundation.build import assemble as build
 
-    return build(recipe, quality, vae, parts, target)
+    return build(recipe, world.canvas, quality, vae, parts, target)
 
 
-def card(recipe: FoundationRecipe, work: Path, quality: dict[str, Any]) -> str:
+def card(recipe: FoundationRecipe, world: WorldConfig, work: Path, quality: dict[str, Any]) -> str:
     """The Markdown of the model card."""
     from diffground.foundation.card import model_card
     from diffground.foundation.fitting import Workshop
 
-    return model_card(recipe, Workshop(recipe, work).last_losses(), quality)
+    losses = Workshop(recipe, world.canvas, work).last_losses()
+    return model_card(recipe, world.size, losses, quality)
 
 
 def assess(
@@ -86,7 +103,7 @@ def assess(
     from diffground.foundation.pictures import attention_grid, generation_grid
     from diffground.foundation.scenes import captioned_scenes
 
-    scenes = captioned_scenes(world.eval_seed, config.scenes, world.size)
+    scenes = captioned_scenes(world.eval_seed, config.scenes, world.canvas)
     figures, prompts, images = quality.assess(diffusion, clip, segmenter, scenes, config)
     for name, value in figures.items():
         if isinstance(value, float):

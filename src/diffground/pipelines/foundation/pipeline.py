@@ -15,58 +15,28 @@ def create_pipeline(parts: Sequence[str] = ("training", "quality")) -> Pipeline:
 
 def training() -> Pipeline:
     """From a recipe to the shipped folders and their model card."""
-    return Pipeline(
-        [
-            Node(
-                nodes.autoencoder,
-                ["params:foundation", "foundation_work"],
-                "foundation_autoencoder",
-                name="train_autoencoder",
-            ),
-            Node(
-                nodes.diffusion,
-                ["params:foundation", "foundation_work", "foundation_autoencoder"],
-                "foundation_diffusion",
-                name="train_diffusion",
-            ),
-            Node(
-                nodes.clip,
-                [
-                    "params:foundation",
-                    "foundation_work",
-                    "foundation_diffusion",
-                    "mini_clip_folder",
-                ],
-                "mini_clip",
-                name="train_clip",
-            ),
-            Node(
-                nodes.segmenter,
-                ["params:foundation", "foundation_work", "mini_segmenter_folder"],
-                "mini_segmenter",
-                name="train_segmenter",
-            ),
-            Node(
-                nodes.assemble,
-                [
-                    "params:foundation",
-                    "params:foundation_quality",
-                    "foundation_autoencoder",
-                    "foundation_diffusion",
-                    "mini_sd_folder",
-                ],
-                "mini_sd",
-                name="assemble_mini_sd",
-            ),
-            Node(
-                nodes.card,
-                ["params:foundation", "foundation_work", "foundation_quality"],
-                "mini_model_card",
-                name="write_model_card",
-            ),
-        ],
-        tags=["foundation"],
-    )
+    settings = ["params:foundation", "params:world"]
+    work = [*settings, "foundation_work"]
+    parts = ["foundation_autoencoder", "foundation_diffusion"]
+    made = {
+        "train_draft_segmenter": (nodes.draft, work, "foundation_draft"),
+        "train_autoencoder": (nodes.autoencoder, [*work, "foundation_draft"], parts[0]),
+        "train_diffusion": (nodes.diffusion, [*work, parts[0]], parts[1]),
+        "train_clip": (nodes.clip, [*work, parts[1], "mini_clip_folder"], "mini_clip"),
+        "train_segmenter": (
+            nodes.segmenter,
+            [*work, "foundation_draft", parts[0], "mini_segmenter_folder"],
+            "mini_segmenter",
+        ),
+        "assemble_mini_sd": (
+            nodes.assemble,
+            [*settings, "params:foundation_quality", *parts, "mini_sd_folder"],
+            "mini_sd",
+        ),
+        "write_model_card": (nodes.card, [*work, "foundation_quality"], "mini_model_card"),
+    }
+    nodes_made = [Node(how, of, gives, name=name) for name, (how, of, gives) in made.items()]
+    return Pipeline(nodes_made, tags=["foundation"])
 
 
 def quality() -> Pipeline:
