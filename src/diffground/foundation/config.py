@@ -28,13 +28,13 @@ class AutoencoderRecipe(Config):
     train: TrainConfig
 
 
-class Refinement(Config):
-    """A second training of the diffusion model, from the weights of the first.
+class DiffusionPhase(Config):
+    """A stretch of the diffusion model's training, from the averaged weights of the one before.
 
-    The first leans towards noise, where words decide what is where; this one is for shapes.
+    Early ones lean towards noise, where words decide what is where; later ones are for shapes.
     """
 
-    timestep_power: float = Field(gt=0)
+    timestep_power: float = Field(gt=0)  # t = 1000 * u**power; 1 = uniform
     bare: float = Field(ge=0, le=1)  # share of prompts without colours and patterns
     train: TrainConfig
 
@@ -53,9 +53,7 @@ class DiffusionRecipe(Config):
     narratives: float = Field(default=0.4, ge=0, le=1)  # share of narratives among the captions
     mixed: float = Field(ge=0, le=1)  # share of scenes' stuff drawn anew
     empty: float = Field(default=0.1, ge=0, le=1)  # share of empty captions, for guidance
-    timestep_power: float = Field(default=0.5, gt=0)  # t = 1000 * u**power; 1 = uniform
-    train: TrainConfig
-    refine: Refinement | None = None
+    phases: tuple[DiffusionPhase, ...] = Field(min_length=1)
 
 
 class ClipRecipe(Config):

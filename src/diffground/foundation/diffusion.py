@@ -85,7 +85,7 @@ class _Objective(nn.Module):
     ) -> None:
         super().__init__()
         self.unet, self.text, self.recipe = unet, text, recipe
-        self.timestep_power, self.bare = recipe.timestep_power, 0.0
+        self.phase = recipe.phases[0]
         self.scheduler = build_scheduler()
         self.register_buffer("empty", empty, persistent=False)
 
@@ -96,9 +96,9 @@ class _Objective(nn.Module):
         count = len(latents)
         told = torch.rand(count, 1) < self.recipe.narratives
         silent = torch.rand(count, 1) < self.recipe.empty
-        draw = torch.rand(count).pow(self.timestep_power)
+        draw = torch.rand(count).pow(self.phase.timestep_power)
         noise = torch.randn(latents.shape)
-        bare = torch.rand(count, 1) < self.bare
+        bare = torch.rand(count, 1) < self.phase.bare
         timesteps = (draw * self.scheduler.config["num_train_timesteps"]).long()
         device = latents.device
         told, silent, bare, noise, timesteps = (
@@ -124,14 +124,14 @@ def train_diffusion(
             ``prompt``, the same without colours (``bare``), and a ``narrative``.
     """
     recipe = shop.recipe.diffusion
-    torch.manual_seed(recipe.train.seed)
+    torch.manual_seed(recipe.phases[0].train.seed)
     unet = build_unet(recipe, data[0]["latents"].shape[-1]).to(memory_format=torch.channels_last)
     width, layers, heads = recipe.text_width, recipe.text_layers, recipe.text_heads
     text = CLIPTextModel(text_config(tokenizer, width, layers, heads, width))
     objective = _Objective(unet, text, token_ids(tokenizer, [""]), recipe)
     fit = partial(shop.fit, "diffusion", objective, lambda model, batch: model(batch), data)
-    fit(recipe.train, key=recipe.model_dump_json(exclude={"refine"}))
-    if (refine := recipe.refine) is not None:
-        objective.timestep_power, objective.bare = refine.timestep_power, refine.bare
-        fit(refine.train, key=recipe.model_dump_json(), below="refine")
+    for number, phase in enumerate(recipe.phases, 1):
+        objective.phase = phase
+        known = recipe.model_copy(update={"phases": recipe.phases[:number]})
+        fit(phase.train, key=known.model_dump_json(), below=f"phase-{number}")
     return unet, text
