@@ -68,6 +68,23 @@ class ClipRecipe(Config):
     train: TrainConfig
 
 
+class VitRecipe(Config):
+    """The self-supervised image encoder."""
+
+    width: PositiveInt = 96
+    layers: PositiveInt = 4
+    heads: PositiveInt = 4
+    patch: PositiveInt = 8  # pixels
+    bottleneck: PositiveInt = 64  # channels of the head
+    prototypes: PositiveInt = 256
+    large: PositiveInt = 96  # pixels of the crops that the teacher sees, multiples of the patch
+    small: PositiveInt = 48
+    views: PositiveInt = 4  # small crops of each image
+    momentum: float = Field(default=0.99, ge=0, lt=1)  # of the teacher, per step
+    scenes: PositiveInt
+    train: TrainConfig
+
+
 class SegmenterRecipe(Config):
     """The Mask2Former that plays the off-the-shelf instance segmenter."""
 
@@ -92,6 +109,7 @@ class FoundationRecipe(Config):
     autoencoder: AutoencoderRecipe
     diffusion: DiffusionRecipe
     clip: ClipRecipe
+    vit: VitRecipe
     segmenter: SegmenterRecipe
 
 
