@@ -2,14 +2,17 @@
 
 Trained in the manner of DINO (Caron et al., ICCV 2021): a student that sees crops of a scene, small
 ones too, is to say what a teacher says of its large crops; the teacher is the student's moving
-average. Neither words nor masks are seen.
+average. As patches are what is described, it is also asked of patches: what the teacher says of the
+same place in another crop (iBOT and DINOv2 ask that of patches that were masked).
+Neither words nor masks are seen.
 
-``B`` images · ``V`` crops of each · ``P`` prototypes
+``B`` images · ``n`` crops, several of each image · ``P`` prototypes · ``h`` patches of a side
 """
 
 from __future__ import annotations
 
-from typing import Any, Final, cast
+from dataclasses import dataclass
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +58,7 @@ def build_processor(size: int) -> ViTImageProcessorPil:
 
 
 class _Student(nn.Module):
-    """The encoder, and behind its class token the head that is thrown away after training."""
+    """The encoder, and behind its tokens the head that is thrown away after training."""
 
     def __init__(self, recipe: VitRecipe, size: int) -> None:
         super().__init__()
@@ -66,9 +69,9 @@ class _Student(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, bottleneck) of length 1, of images (B, 3, h, w)."""
+        """(B, 1 + patches, bottleneck) of length 1, the class token first, of (B, 3, h, w)."""
         output = self.vit(pixel_values=images, interpolate_pos_encoding=True)
-        return functional.normalize(self.head(output.last_hidden_state[:, 0]), dim=-1)
+        return functional.normalize(self.head(output.last_hidden_state), dim=-1)
 
 
 class Distillation(nn.Module):
@@ -81,7 +84,7 @@ class Distillation(nn.Module):
         self.prototypes = nn.Parameter(torch.randn(recipe.prototypes, recipe.bottleneck))
         for name, weights in self._weights().items():
             self.register_buffer(_buffer(name), weights.clone())
-        self.register_buffer("centre", torch.zeros(recipe.prototypes))
+        self.register_buffer("centres", torch.zeros(2, recipe.prototypes))  # of images, of patches
 
     def _weights(self) -> dict[str, Tensor]:
         """What the teacher averages: the student's weights, and the prototypes."""
@@ -99,41 +102,75 @@ class Distillation(nn.Module):
         for name, weights in self._weights().items():
             self.get_buffer(_buffer(name)).lerp_(weights, 1 - self.recipe.momentum)
 
+    @torch.no_grad()
+    def _told(self, crops: Crops) -> tuple[Tensor, Tensor]:
+        """What the teacher says of crops, (G * B, P), and of their patches, (G * B, P, h, h)."""
+        states = functional_call(self.student, self.teacher(), (crops.images,))
+        logits = states @ functional.normalize(self.get_buffer(_buffer("prototypes")), dim=-1).T
+        means = torch.stack([logits[:, 0].mean(0), logits[:, 1:].mean((0, 1))])
+        centres = self.get_buffer("centres")
+        whole = ((logits[:, 0] - centres[0]) / TEACHER_TEMPERATURE).softmax(-1)
+        patches = ((logits[:, 1:] - centres[1]) / TEACHER_TEMPERATURE).softmax(-1)
+        centres.lerp_(means, 1 - CENTRE_MOMENTUM)
+        side = crops.images.shape[-1] // self.recipe.patch
+        return whole, patches.transpose(1, 2).unflatten(-1, (side, side))
+
+    def _said(self, crops: Crops) -> tuple[Tensor, Tensor]:
+        """The logarithms of what the student says of crops, (n, P), and patches, (n, h * h, P)."""
+        states = self.student(crops.images)
+        logits = states @ functional.normalize(self.prototypes, dim=-1).T / STUDENT_TEMPERATURE
+        found = logits.log_softmax(-1)
+        return found[:, 0], found[:, 1:]
+
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """The loss of images (B, 3, H, W) in [-1, 1], under crops drawn anew.
 
-        ``entropy`` of what the teacher says tells of a collapse: to 0 if it says one thing always
-        (so does ``spread``, the entropy of its mean), to log P if it says nothing.
+        The mean of two: that of whole crops, DINO's, and that of the patches of two crops that lie
+        on the same place of the image. ``entropy`` of what the teacher says of crops, and
+        ``spread``, the entropy of its mean, tell of a collapse: both fall to 0 if it always says
+        one thing, and rise to log P if it says nothing.
         """
         self.follow()
-        recipe = self.recipe
-        large = crops(images, GLOBALS, LARGE, recipe.large)
-        small = crops(images, recipe.views, SMALL, recipe.small)
-        with torch.no_grad():
-            told = functional_call(self.student, self.teacher(), (large,))
-            logits = told @ functional.normalize(self.get_buffer(_buffer("prototypes"))).T
-            centre = cast(Tensor, self.centre)
-            target = ((logits - centre) / TEACHER_TEMPERATURE).softmax(-1)
-            centre.lerp_(logits.mean(0), 1 - CENTRE_MOMENTUM)
-        said = torch.cat([self.student(large), self.student(small)])
-        logits = said @ functional.normalize(self.prototypes).T / STUDENT_TEMPERATURE
-        found = logits.log_softmax(-1).unflatten(0, (GLOBALS + recipe.views, -1))  # (V, B, P)
-        wanted = target.unflatten(0, (GLOBALS, -1))
-        losses = [
-            -(wanted[t] * found[v]).sum(-1).mean()
-            for t in range(GLOBALS)
-            for v in range(len(found))
-            if t != v  # a crop need not agree with itself
-        ]
+        recipe, number = self.recipe, len(images)
+        large = draw_crops(images, GLOBALS, LARGE, recipe.large)
+        small = draw_crops(images, recipe.views, SMALL, recipe.small)
+        whole, patches = self._told(large)
+        wholes: list[Tensor] = []
+        dense: list[Tensor] = []
+        for crops in (large, small):
+            said, said_patches = self._said(crops)
+            for view, rows in enumerate(_rows(len(crops.images), number)):
+                for told, target in enumerate(_rows(len(large.images), number)):
+                    if crops is large and view == told:  # a crop need not agree with itself
+                        continue
+                    wholes.append(-(whole[target] * said[rows]).sum(-1).mean())
+                    wanted, seen = _same_place(
+                        patches[target], large.places[target], crops.places[rows], crops.images,
+                        recipe.patch,
+                    )  # fmt: skip
+                    loss = -(wanted * said_patches[rows]).sum(-1)
+                    dense.append((loss * seen).sum() / seen.sum().clamp_min(1))
+        image_loss, patch_loss = torch.stack(wholes).mean(), torch.stack(dense).mean()
         return {
-            "loss": torch.stack(losses).mean(),
-            "entropy": torch.special.entr(target).sum(-1).mean(),
-            "spread": torch.special.entr(target.mean(0)).sum(),
+            "loss": (image_loss + patch_loss) / 2,
+            "images": image_loss,
+            "patches": patch_loss,
+            "entropy": torch.special.entr(whole).sum(-1).mean(),
+            "spread": torch.special.entr(whole.mean(0)).sum(),
         }
 
 
-def crops(images: Tensor, count: int, areas: tuple[float, float], size: int) -> Tensor:
-    """``count`` random crops of every image, (count * B, 3, size, size), the first of all first.
+@dataclass(frozen=True)
+class Crops:
+    """``images`` (n, 3, s, s), and where they lie: ``places`` (n, 2, 3), from the crop's
+    coordinates to the image's, as :func:`torch.nn.functional.affine_grid` takes them."""
+
+    images: Tensor
+    places: Tensor
+
+
+def draw_crops(images: Tensor, count: int, areas: tuple[float, float], size: int) -> Crops:
+    """``count`` random crops of every image (B, 3, H, W), the first of all images first.
 
     Each has an area of the image and an aspect of its own, may be mirrored, and is brighter or
     darker, of more or less contrast and of stronger or weaker colours.
@@ -145,21 +182,42 @@ def crops(images: Tensor, count: int, areas: tuple[float, float], size: int) -> 
     low, high = ASPECT
     aspect = low * (high / low) ** draw[1]
     wide, tall = (area * aspect).sqrt().clamp(max=1), (area / aspect).sqrt().clamp(max=1)
-    theta = images.new_zeros(number, 2, 3)
-    theta[:, 0, 0] = wide * (draw[2] < 0.5).float().mul(2).sub(1)
-    theta[:, 1, 1] = tall
-    theta[:, 0, 2] = (2 * draw[3] - 1) * (1 - wide)
-    theta[:, 1, 2] = (2 * draw[4] - 1) * (1 - tall)
-    grid = functional.affine_grid(theta, [number, 3, size, size], align_corners=False)
+    places = images.new_zeros(number, 2, 3)
+    places[:, 0, 0] = wide * (draw[2] < 0.5).float().mul(2).sub(1)  # noqa: PLR2004
+    places[:, 1, 1] = tall
+    places[:, 0, 2] = (2 * draw[3] - 1) * (1 - wide)
+    places[:, 1, 2] = (2 * draw[4] - 1) * (1 - tall)
+    grid = functional.affine_grid(places, [number, 3, size, size], align_corners=False)
     cut = functional.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
-    light, contrast, colour = (
-        1 + JITTER * (2 * torch.rand(3, number, 1, 1, 1, device=images.device) - 1)
+    light, contrast, colour = 1 + JITTER * (
+        2 * torch.rand(3, number, 1, 1, 1, device=images.device) - 1
     )
     cut = (cut + 1) * light - 1
     mean = cut.mean((1, 2, 3), keepdim=True)
     cut = mean + (cut - mean) * contrast
     grey = cut.mean(1, keepdim=True)
-    return (grey + (cut - grey) * colour).clamp(-1, 1)
+    return Crops((grey + (cut - grey) * colour).clamp(-1, 1), places)
+
+
+def _same_place(
+    told: Tensor, told_places: Tensor, places: Tensor, images: Tensor, patch: int
+) -> tuple[Tensor, Tensor]:
+    """What a teacher's maps (B, P, g, g) say where the patches of other crops are.
+
+    Returns (B, h * h, P), and (B, h * h), 1 for a patch that lies in the teacher's crop, else 0.
+    """
+    side = images.shape[-1] // patch
+    there = functional.affine_grid(places, [len(places), 1, side, side], align_corners=False)
+    scale = torch.stack([told_places[:, 0, 0], told_places[:, 1, 1]], -1)[:, None, None]
+    grid = (there - told_places[:, None, None, :, 2]) / scale
+    found = functional.grid_sample(told, grid, padding_mode="border", align_corners=False)
+    seen = (grid.abs() <= 1).all(-1).flatten(1).to(told)
+    return found.flatten(2).transpose(1, 2), seen
+
+
+def _rows(total: int, number: int) -> list[slice]:
+    """The rows of each crop of all images: crops of one draw lie side by side."""
+    return [slice(start, start + number) for start in range(0, total, number)]
 
 
 def train_vit(shop: Workshop) -> ViTModel:

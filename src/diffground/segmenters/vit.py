@@ -85,9 +85,7 @@ class VitDescriptors:
         return len(self._keys)
 
     @torch.no_grad()
-    def __call__(
-        self, image: NDArray[np.uint8], *, short_side: int, layer: int = -1
-    ) -> Described:
+    def __call__(self, image: NDArray[np.uint8], *, short_side: int, layer: int = -1) -> Described:
         """Describes an image, uint8 RGB (H, W, 3).
 
         It is resized (bilinear) so that its short side has about ``short_side`` pixels, both sides
@@ -126,7 +124,8 @@ class VitDescriptors:
             return tokens[1:].T.unflatten(-1, (height, width)).cpu()  # the first is the class token
 
         queries, keys = (
-            kept[name].unflatten(-1, (self.heads, -1)).transpose(0, 1) for name in ("queries", "last")
+            kept[name].unflatten(-1, (self.heads, -1)).transpose(0, 1)
+            for name in ("queries", "last")
         )
         scores = queries[:, :1] @ keys.transpose(1, 2) / math.sqrt(keys.shape[-1])
         attention = scores.softmax(-1)[:, 0, 1:].mean(0).unflatten(0, (height, width)).cpu()
