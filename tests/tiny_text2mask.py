@@ -11,8 +11,9 @@ import tiny_png
 from recipes import recipe
 from tiny_world import SMALL
 
+from diffground.backbone.on_demand import Frozen
 from diffground.papers.text2mask.config import Text2MaskConfig
-from diffground.papers.text2mask.keys import Frozen, Split
+from diffground.papers.text2mask.keys import Split
 from diffground.papers.text2mask.tables_config import Text2MaskTablesConfig
 from diffground.world.coco_segmentation import make_coco2014
 from diffground.world.config import WorldConfig

@@ -199,6 +199,23 @@ def _peaks(maps: Tensor) -> Tensor:
     return maps.amax(dim=0, keepdim=True)
 
 
+def spread(self_map: Tensor, cross: Tensor, config: AggregationConfig) -> Tensor:
+    """SelfCross (K, h, w) in [0, 1], eq. 3 and 4: Cross (K, h, w) along Self (N, N).
+
+    ``cross`` is as :func:`aggregate_cross` gives it. The map itself may come of another pass over
+    the same noisy latents.
+    """
+    start = cross
+    if config.compat == "official":
+        # (Self^i ∘ mask on its columns) · c = Self^i · (mask ∘ c)
+        stretched = minmax(cross)
+        start = stretched * box_mask(stretched, config.thresholds[0])
+    # Rows of Self sum to 1, so a constant passes through and the min-max drops it. Without it, a
+    # nearly uniform Self leaves differences that float32 still resolves.
+    start = start - start.mean(dim=(-2, -1), keepdim=True)
+    return minmax(propagate(self_map, start, config.iterations, config.sharpen))
+
+
 class _Words(NamedTuple):
     """What is read of a prompt: the tokens of each class, and of the words that name nothing."""
 
@@ -339,14 +356,7 @@ def _normalised_maps(
     self_map = result.self_[table.self_layer][0]
     if config.method == "cbp":
         return minmax(cbp(self_map, cross, SEGMENTS, seed)), cross, there
-    start = raw
-    if config.compat == "official":
-        # (Self^i ∘ mask on its columns) · c = Self^i · (mask ∘ c)
-        start = cross * box_mask(cross, config.thresholds[0])
-    # Rows of Self sum to 1, so a constant passes through and the min-max drops it. Without it, a
-    # nearly uniform Self leaves differences that float32 still resolves.
-    start = start - start.mean(dim=(-2, -1), keepdim=True)
-    maps = minmax(propagate(self_map, start, config.iterations, config.sharpen))
+    maps = spread(self_map, raw, config)
     if config.method == "cross+selfcross":
         maps = (maps + cross) / 2
     return maps, cross, there

@@ -63,10 +63,39 @@ def denoised(scheduler: Any, latents: Tensor, timestep: int, output: Tensor, whe
     if kind == "v_prediction":
         return signal * latents - noise * output
     if kind != "epsilon":
-        raise InputError(where, "prediction_type", f"{kind!r}: epsilon, v_prediction or sample")
+        raise _other_prediction(where, kind)
     if not signal:
         raise InputError("noise", "timestep", f"{timestep} is pure noise: ε does not tell z_0")
     return (latents - noise * output) / signal
+
+
+def lesson(
+    scheduler: Any, latents: Tensor, noise: Tensor, timesteps: Tensor, where: str
+) -> tuple[Tensor, Tensor]:
+    """What a UNet is trained on: noisy latents, and the output that it should give for them.
+
+    Args:
+        latents, noise: ``z_0`` and ``ε``, both (B, 4, h, w).
+        timesteps: (B,), 0-based indices into the training schedule.
+
+    Returns:
+        ``z_t`` and, by the scheduler's ``prediction_type``, what :func:`denoised` reads.
+
+    Raises:
+        InputError: naming ``where``, for another prediction type.
+    """
+    alphas = torch.tensor([alpha_bar(scheduler, int(t)) for t in timesteps], dtype=torch.float64)
+    signal, noisiness = (root.sqrt().to(latents).view(-1, 1, 1, 1) for root in (alphas, 1 - alphas))
+    noisy = signal * latents + noisiness * noise
+    match scheduler.config.prediction_type:
+        case "epsilon":
+            return noisy, noise
+        case "v_prediction":
+            return noisy, signal * noise - noisiness * latents
+        case "sample":
+            return noisy, latents
+        case kind:
+            raise _other_prediction(where, kind)
 
 
 def decoder_width(vae: AutoencoderKL) -> int:
@@ -97,3 +126,7 @@ def _doubling_block(vae: AutoencoderKL) -> int:
         if block.upsamplers is not None:
             return number
     raise InputError("vae", "block_out_channels", "the decoder never enlarges: no 1/4 feature")
+
+
+def _other_prediction(where: str, kind: str) -> InputError:
+    return InputError(where, "prediction_type", f"{kind!r}: epsilon, v_prediction or sample")

@@ -147,7 +147,7 @@ def worn(
         changes = []
         for index, encoder in enumerate(model.text_encoders):
             rows = [token.embeddings[index] for token in tokens]
-            table = _input_table(encoder)
+            table = input_table(encoder)
             changes.append((table, "weight", _with_rows(table.weight, ids[index], rows)))
         for name, delta in deltas.items():
             path, _, leaf = name.rpartition(".")
@@ -187,7 +187,7 @@ def introduced(model: FrozenDiffusion, names: Sequence[str]) -> Iterator[list[li
 
 def check_fit(model: FrozenDiffusion, token: PersonalToken, *, other_models: bool = False) -> None:
     """Passes a token that ``model`` can wear; see :func:`worn` for the errors."""
-    widths = [_input_table(encoder).embedding_dim for encoder in model.text_encoders]
+    widths = [input_table(encoder).embedding_dim for encoder in model.text_encoders]
     found = [tuple(each.shape) for each in token.embeddings]
     if found != [(width,) for width in widths]:
         reason = (
@@ -246,7 +246,7 @@ def _add(tokenizer: Any, name: str) -> int:
     return added
 
 
-def _input_table(encoder: Any) -> nn.Embedding:
+def input_table(encoder: Any) -> nn.Embedding:
     """The table of a text encoder's token embeddings."""
     table = encoder.get_input_embeddings()
     assert isinstance(table, nn.Embedding), type(table)

@@ -21,15 +21,17 @@ class Method(Protocol):
     """One way to find personal objects in a scene.
 
     A scene is an RGB image, uint8 ``(H, W, 3)`` of any sides, with a name; ``(seed, item)`` decides
-    all that is random in it. ``queries``, at least one, are all that is asked of it: they share
-    their class word. Both verbs are asked for the same scene one after the other, so that what is
-    costly may be kept between them.
+    all that is random in it. ``queries``, at least one, share their class word. Both verbs are
+    asked for the same scene one after the other, so that what is costly may be kept between them.
     """
 
     def segments(
         self, image: NDArray[np.uint8], queries: Sequence[Query], *, item: str, seed: int
     ) -> NDArray[np.bool_]:
-        """The regions that may be objects, bool ``(S, H, W)``; none overlap, and S may be 0."""
+        """The regions that may be objects, bool ``(S, H, W)``; none overlap, and S may be 0.
+
+        ``queries``: one for each object of the scene.
+        """
         ...
 
     def relevance(

@@ -17,11 +17,12 @@ from typing import Any
 
 from filelock import FileLock
 
+from diffground.backbone.on_demand import Frozen
 from diffground.errors import ProblemReport
 from diffground.io.files import read_json, write_json
 from diffground.masks.mask_files import Layer, write_masks
 from diffground.masks.measure import measure as score_masks
-from diffground.papers.text2mask.keys import Frozen, Split
+from diffground.papers.text2mask.keys import Split
 from diffground.papers.text2mask.map_files import maps_path, write_maps
 from diffground.papers.text2mask.text_to_mask import TextToMask
 from diffground.store.items import Summary

@@ -15,19 +15,15 @@ import hashlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import torch
 
 from diffground.attention import aggregate, baselines
 from diffground.attention.aggregate import ClassMaps, image_scores, initial_labels
 from diffground.attention.config import AggregationConfig
 from diffground.backbone import frozen
-from diffground.backbone.folder import ModelFolder
-from diffground.backbone.frozen import FrozenDiffusion
 from diffground.data.image_lists import FolderList, FolderSource, open_list
 from diffground.data.labelled_images import LabelledImage, folder_vocabulary, read_samples
 from diffground.data.vocabulary import BACKGROUND, Vocabulary
@@ -42,30 +38,10 @@ from diffground.papers.text2mask.config import (
 from diffground.papers.text2mask.map_files import read_maps
 from diffground.provenance import RECIPE, Made, code_of
 from diffground.store.manifest import config_hash, read_manifest
-from diffground.training.processes import chosen_device
 
 log = logging.getLogger(__name__)
 
 READ_WITH = ("source", "val", "test", "vocabulary", "limit")  # the settings that name samples
-
-
-class Frozen:
-    """The frozen model's folder: its hash, and the model itself once it is asked for."""
-
-    def __init__(self, folder: Path, config: Text2MaskConfig) -> None:
-        self._folder, self._config = folder, config
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Of the files, without loading them; a second for a full-size model."""
-        return ModelFolder.check(self._folder).fingerprint()
-
-    @cached_property
-    def model(self) -> FrozenDiffusion:
-        """On the device and in the precision asked for."""
-        dtype: torch.dtype = getattr(torch, self._config.precision)
-        device = chosen_device(self._config.device)
-        return FrozenDiffusion.from_pretrained(self._folder, device=device, dtype=dtype)
 
 
 @dataclass(frozen=True)

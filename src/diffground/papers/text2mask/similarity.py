@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from scipy.stats import linregress
 from torch.nn import functional
 
+from diffground.backbone.on_demand import Frozen
 from diffground.backbone.text import phrase_means
 from diffground.data.labelled_images import LabelledImage
 from diffground.errors import InputError
@@ -26,7 +27,7 @@ from diffground.experiments.runner import Heading
 from diffground.io.labels import read_labels
 from diffground.masks.mask_files import mask_path
 from diffground.metrics.miou import Confusion
-from diffground.papers.text2mask.keys import Frozen, Split
+from diffground.papers.text2mask.keys import Split
 from diffground.papers.text2mask.tables_config import Text2MaskTablesConfig
 from diffground.papers.text2mask.text_to_mask import TextToMask
 from diffground.reporting.scale import SCALE_WORDS, Scale

@@ -14,6 +14,7 @@ from typing import Any
 
 from PIL import Image
 
+from diffground.backbone.on_demand import Frozen
 from diffground.errors import InputError
 from diffground.experiments.published import PublishedTable, changed
 from diffground.experiments.result_tables import Figures
@@ -21,7 +22,7 @@ from diffground.experiments.runner import Heading, Outcome, RowLog
 from diffground.papers.text2mask.config import AnySource, Text2MaskConfig
 from diffground.papers.text2mask.experiment import aggregate, label, mask_figures, measure
 from diffground.papers.text2mask.figures import mask_sheet
-from diffground.papers.text2mask.keys import Frozen, Split
+from diffground.papers.text2mask.keys import Split
 from diffground.papers.text2mask.segmenter_training import (
     evaluate_segmenter,
     segmenter_figures,

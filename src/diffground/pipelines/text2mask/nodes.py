@@ -41,8 +41,8 @@ def aggregate(
     splits: dict[str, Any], diffusion: Path, folder: Path, text2mask: Text2MaskConfig
 ) -> tuple[dict[str, Path], list[dict[str, Any]]]:
     """Makes the maps of the source and of the validation split, or finds them made."""
+    from diffground.backbone.on_demand import Frozen
     from diffground.papers.text2mask.experiment import aggregate as aggregate_split
-    from diffground.papers.text2mask.keys import Frozen
 
     frozen = Frozen(diffusion, text2mask)
     maps: dict[str, Path] = {}

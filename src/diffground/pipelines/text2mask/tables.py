@@ -24,10 +24,10 @@ def run_text2mask_tables(
     """The rows' segmenters, the tables as data and as text, and Figures B.8 and D.9, of matplotlib;
     finished rows are not run again.
     """
+    from diffground.backbone.on_demand import Frozen
     from diffground.experiments.runner import as_json_and_text, run_tables
     from diffground.papers.text2mask import similarity
     from diffground.papers.text2mask.figures import sweep_curves
-    from diffground.papers.text2mask.keys import Frozen
     from diffground.papers.text2mask.tables import Text2MaskTables
 
     data = {"voc2012": voc2012, "coco2014": coco2014, "folder": images}

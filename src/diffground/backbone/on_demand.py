@@ -1,0 +1,44 @@
+"""A frozen model that is loaded when it is first asked for: most runs find all made."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from diffground.backbone.folder import ModelFolder
+from diffground.backbone.frozen import FrozenDiffusion
+from diffground.training.processes import chosen_device
+
+
+class Placed(Protocol):
+    """The settings of an experiment that say where its frozen model is, and how precise."""
+
+    @property
+    def device(self) -> str:
+        """Such as cpu, cuda:1, or auto."""
+
+    @property
+    def precision(self) -> str:
+        """Such as float32, bfloat16 or float16."""
+
+
+class Frozen:
+    """The frozen model's folder: its hash, and the model itself once it is asked for."""
+
+    def __init__(self, folder: Path, config: Placed) -> None:
+        self.folder, self._config = folder, config
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the files, without loading them; a second for a full-size model."""
+        return ModelFolder.check(self.folder).fingerprint()
+
+    @cached_property
+    def model(self) -> FrozenDiffusion:
+        """On the device and in the precision asked for."""
+        dtype: torch.dtype = getattr(torch, self._config.precision)
+        device = chosen_device(self._config.device)
+        return FrozenDiffusion.from_pretrained(self.folder, device=device, dtype=dtype)
