@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel
 
 from diffground.data.config import PngSplits
+from diffground.foundation.config import FoundationRecipe, QualityConfig
 from diffground.papers.png.config import (
     DecoderConfig,
     EipaConfig,
@@ -26,6 +27,7 @@ from diffground.papers.png.config import (
 from diffground.papers.png.tables_config import PngTablesConfig
 from diffground.papers.text2mask.config import Text2MaskConfig
 from diffground.papers.text2mask.tables_config import Text2MaskTablesConfig
+from diffground.world.config import WorldConfig
 
 CONF = Path(__file__).resolve().parents[1] / "conf/base"
 #: Where the values of a class stand.
@@ -44,6 +46,9 @@ SECTIONS: Final[dict[type[BaseModel], str]] = {
     PredictConfig: "png_predict",
     Text2MaskConfig: "text2mask",
     Text2MaskTablesConfig: "text2mask_tables",
+    WorldConfig: "world",
+    FoundationRecipe: "foundation",
+    QualityConfig: "foundation_quality",
 }
 MERGED: Final = {path.rpartition(".")[2] for path in SECTIONS.values() if "." in path}
 

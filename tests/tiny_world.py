@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from recipes import recipe
+
+from diffground.world.config import WorldConfig
+
+SIZES = recipe(WorldConfig).sizes  # heights of things, as in every mini world
+
 SMALL: dict[str, Any] = {
     "make": True,
     "size": 64,
+    "sizes": SIZES,
     "seed": 2017,
     "eval_seed": 4242,
     "coco_panoptic": {"train": 1, "val": 1},

@@ -11,6 +11,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from probing import assert_same, everything
+from recipes import recipe
 from torch import Tensor
 
 from diffground.backbone.frozen import FrozenDiffusion
@@ -19,7 +20,7 @@ from diffground.backbone.probe import ProbeRequest
 from diffground.backbone.sampler import Step, sample
 from diffground.errors import InputError
 from diffground.foundation.config import QualityConfig
-from diffground.foundation.quality import generate
+from diffground.foundation.painting import generate
 from diffground.seeds import derive_seed, generator
 
 PROMPTS = ["a dog and a red cup", "two people", "a wooden table"]
@@ -109,26 +110,15 @@ def test_the_shipped_model_paints_as_the_pipeline_does(root: Path) -> None:
     pipeline = StableDiffusionPipeline.from_pretrained(folder, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
     prompt = "a photo of a red ball and a blue cat on grass under a sky"
-    config = QualityConfig(
-        scenes=1,
-        images=1,
-        timestep=100,
-        iterations=1,
-        sharpen=1.0,
-        variants=(),
-        inference_steps=4,
-        guidance=5.0,
-        found_score=0.5,
-        seed=0,
-    )
+    config = recipe(QualityConfig, inference_steps=4)
     expected = pipeline(
         prompt,
         num_inference_steps=4,
         guidance_scale=config.guidance,
-        generator=generator(config.seed, 0, "generate"),
+        generator=generator(0, 0, "generate"),
         output_type="np",
     ).images
-    (image,) = generate(FrozenDiffusion.from_pretrained(folder), [prompt], config)
+    (image,) = generate(FrozenDiffusion.from_pretrained(folder), [prompt], config, seed=0)
     assert np.array_equal(image, (expected[0] * 255).round().astype(np.uint8))
     assert image.std() > 20
 

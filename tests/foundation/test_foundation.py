@@ -1,67 +1,33 @@
-"""The recipes from end to end at a tiny size, and the figures that judge the result."""
+"""The recipes from end to end at a tiny size, and what their steps promise."""
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import AutoencoderKL, StableDiffusionPipeline
+from tiny_foundation import CANVAS, PHASES, RECIPE, TRAIN
 from transformers import CLIPModel, CLIPTokenizer
 
 from diffground.backbone.frozen import FrozenDiffusion
 from diffground.backbone.layers import CROSS_SITES
-from diffground.backbone.probe import ProbeResult
 from diffground.foundation import build
-from diffground.foundation.card import model_card
-from diffground.foundation.config import FoundationRecipe, QualityConfig
+from diffground.foundation.autoencoder import _Objective, build_autoencoder, decode
+from diffground.foundation.config import DiffusionRecipe, FoundationRecipe
 from diffground.foundation.fitting import Workshop
-from diffground.foundation.localise import Located, argmax_iou
-from diffground.foundation.pictures import attention_grid, generation_grid
-from diffground.foundation.quality import assess, two_object_prompts
-from diffground.foundation.scenes import captioned_scenes, to_image, to_tensor
+from diffground.foundation.scenes import captioned_scenes, pictures, to_image, to_tensor
 from diffground.foundation.tokenizer import train_tokenizer
 from diffground.world.vocabulary import CATEGORIES, COLOURS
 
-TRAIN = {"max_steps": 2, "batch_size": 4, "learning_rate": 1e-3}
-RECIPE = FoundationRecipe.model_validate(
-    {
-        "name": "test",
-        "scenes": {"seed": 7, "count": 8, "size": 64},
-        "autoencoder": {"channels": [8, 8, 8, 8], "crop": 32, "whole_share": 0.4, "scenes": 8,
-                        "train": TRAIN},
-        "diffusion": {"channels": [8, 8, 16, 16], "text_width": 16, "text_heads": 2,
-                      "text_layers": 0, "mixed": 0.4,
-                      "refine": {"timestep_power": 1.0, "bare": 0.25, "train": TRAIN},
-                      "train": TRAIN},
-        "clip": {"width": 16, "layers": 1, "heads": 2, "train": TRAIN},
-        "segmenter": {
-            "stem": 8, "channels": [8, 8, 16, 16], "width": 32, "heads": 2, "encoder_layers": 1,
-            "decoder_layers": 1, "points": 64, "scenes": 8, "train": TRAIN,
-        },
-    }
-)  # fmt: skip
-QUALITY = QualityConfig(
-    scenes=32, images=2, timestep=100, iterations=1, sharpen=1.0, inference_steps=2, guidance=5.0,
-    variants=((1, 1.0), (2, 1.0), (2, 4.0)), found_score=0.5, seed=0,
-)  # fmt: skip
 
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """All parts, trained for two steps, and assembled."""
-    root = tmp_path_factory.mktemp("foundation")
-    work = root / "work"
-    shop = Workshop(RECIPE, work)
-    vae = build.make_autoencoder(shop)
-    words = build.make_diffusion(shop, vae)
-    return {
-        "work": work,
-        "sd": build.assemble(RECIPE, QUALITY, vae, words, root / "mini-sd"),
-        "clip": build.make_clip(shop, words, root / "mini-clip"),
-        "segmenter": build.make_segmenter(shop, root / "mini-segmenter"),
-    }
+def checkpoint(made: dict[str, Path], part: str) -> dict[str, Any]:
+    (path,) = (made["work"] / "checkpoints").glob(f"*/{part}/last.pt")
+    return torch.load(path, weights_only=True)
 
 
 def test_the_folder_is_a_stable_diffusion(made: dict[str, Path]) -> None:
@@ -82,41 +48,90 @@ def test_the_folder_is_a_stable_diffusion(made: dict[str, Path]) -> None:
 
 def test_latents_have_unit_variance(made: dict[str, Path]) -> None:
     model = FrozenDiffusion.from_pretrained(made["sd"])
-    scenes = captioned_scenes(7, 8, 64)
+    scenes = captioned_scenes(7, 8, CANVAS, simple=RECIPE.scenes.simple)
     latents = model.encode_images(torch.stack([to_tensor(s.rendering.image) for s in scenes]))
     assert float(latents.std()) == pytest.approx(1.0, abs=0.02)
 
 
-def test_figures_card_and_pictures(made: dict[str, Path]) -> None:
-    scenes = captioned_scenes(11, QUALITY.scenes, 64)
-    figures, prompts, images = assess(made["sd"], made["clip"], made["segmenter"], scenes, QUALITY)
-    required = ("vae_psnr", "cross_thing_iou", "cross_stuff_iou", "selfcross_thing_iou")
-    required += ("segmenter_ap50", "generation_both_found")
-    assert all(isinstance(figures[name], float) for name in required)
-    assert all(0 <= figures[name] <= 1 for name in required[1:])
-    assert figures["self_effective_positions"] <= 64
-    card = model_card(RECIPE, Workshop(RECIPE, made["work"]).last_losses(), figures)
-    assert (
-        "Recipe `test`" in card
-        and "its refinement" in card
-        and f"{figures['vae_psnr']:.3f}" in card
-    )
-    assert images[0].shape == (64, 64, 3) and images[0].dtype == np.uint8
-    assert generation_grid([p.text for p in prompts], images).axes[0].get_title()
-    model = FrozenDiffusion.from_pretrained(made["sd"])
-    assert len(attention_grid(model, scenes[:2], QUALITY).axes) >= 4 * 2
-
-
-def test_finished_steps_are_not_trained_again(made: dict[str, Path]) -> None:
-    before = torch.load(
-        next((made["work"] / "checkpoints").rglob("segmenter/last.pt")), weights_only=True
-    )
-    build.make_segmenter(Workshop(RECIPE, made["work"]), made["segmenter"])
-    after = torch.load(
-        next((made["work"] / "checkpoints").rglob("segmenter/last.pt")), weights_only=True
-    )
+@pytest.mark.parametrize("part", ["diffusion/phase-1", "diffusion/phase-2", "segmenter"])
+def test_finished_steps_are_not_trained_again(made: dict[str, Path], part: str) -> None:
+    before = checkpoint(made, part)
+    shop = Workshop(RECIPE, CANVAS, made["work"])
+    if part == "segmenter":
+        build.make_segmenter(shop, made["draft"], made["vae"], made["segmenter"])
+    else:
+        build.make_diffusion(shop, made["vae"])
+    after = checkpoint(made, part)
     assert before["record"]["step"] == after["record"]["step"] == TRAIN["max_steps"]
     assert all(torch.equal(before["model"][k], after["model"][k]) for k in before["model"])
+
+
+def test_a_phase_can_be_added_and_goes_on_from_the_averages(
+    made: dict[str, Path], tmp_path: Path
+) -> None:
+    """Of a recipe with one phase more, the phases that were finished are kept as they are."""
+    shutil.copytree(made["work"], tmp_path / "work")
+    still: Any = {**PHASES[1], "train": {**TRAIN, "max_steps": 1, "learning_rate": 1e-12}}
+    recipe = RECIPE.diffusion.model_dump() | {"phases": [*PHASES, still]}
+    longer = RECIPE.model_copy(update={"diffusion": DiffusionRecipe.model_validate(recipe)})
+    folder = build.make_diffusion(Workshop(longer, CANVAS, tmp_path / "work"), made["vae"])
+    assert folder == tmp_path / "work/diffusion"
+    copied = {"work": tmp_path / "work"}
+    for part in ("diffusion/phase-1", "diffusion/phase-2"):
+        kept, now = checkpoint(made, part), checkpoint(copied, part)
+        assert all(torch.equal(kept["model"][k], now["model"][k]) for k in kept["model"])
+    before, after = checkpoint(made, "diffusion/phase-2"), checkpoint(copied, "diffusion/phase-3")
+    for name, weight in after["model"].items():
+        torch.testing.assert_close(weight, (before["average"] or before["model"])[name])
+    first = checkpoint(made, "diffusion/phase-1")["model"]
+    assert any(not torch.equal(first[k], before["model"][k]) for k in first), "phase 2 trains"
+
+
+def test_the_autoencoder_is_judged_by_features_of_whole_images() -> None:
+    """The loss is what the recipe says; crops have no features, and no part of them counts."""
+    torch.manual_seed(0)
+    images = pictures(captioned_scenes(7, 4, CANVAS))
+    seen = []
+
+    def features(batch: torch.Tensor) -> list[torch.Tensor]:
+        seen.append(batch)
+        return [batch[:, :, ::2, ::2], batch.mean(1)]
+
+    def losses(**changes: Any) -> dict[str, torch.Tensor]:
+        recipe = RECIPE.autoencoder.model_copy(update=changes)
+        objective = _Objective(build_autoencoder(recipe), features, recipe)
+        return objective(images)
+
+    whole = losses(whole_share=1.0, feature_weight=0.5, kl_weight=0.1)
+    expected = whole["l1"] + 4 * whole["l2"] + 0.1 * whole["kl"] + 0.5 * whole["features"]
+    torch.testing.assert_close(whole["loss"], expected)
+    true, made = seen  # wanted first; a quarter of the images, which cost as much as the crops
+    assert torch.equal(true, images[:1]) and made.requires_grad
+    made = made.detach()
+    pairs = [(made[:, :, ::2, ::2], true[:, :, ::2, ::2]), (made.mean(1), true.mean(1))]
+    parts = [float((a - b).abs().mean() / b.abs().mean()) for a, b in pairs]
+    assert float(whole["features"]) == pytest.approx(np.mean(parts), rel=1e-5)
+    crop = losses(whole_share=0.0)
+    assert "features" not in crop and len(seen) == 2
+
+
+def test_the_segmenter_also_learns_from_reconstructions(
+    made: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of its samples are what the autoencoder makes of the scenes, with the scenes' masks."""
+    data: list[Any] = []
+    monkeypatch.setattr(Workshop, "fit", lambda *args, **kwargs: data.append(args[4]))
+    shop = Workshop(RECIPE, CANVAS, made["work"])
+    build.make_segmenter(shop, made["draft"], made["vae"], made["work"].parent / "again")
+    samples, count = data[0], RECIPE.segmenter.scenes
+    assert len(samples) == 2 * count
+    vae = AutoencoderKL.from_pretrained(made["vae"], local_files_only=True)
+    decoded = decode(vae, shop.scenes(count))
+    for index in range(count):
+        true, other = samples[index], samples[count + index]
+        assert torch.equal(true["masks"], other["masks"])
+        assert torch.equal(((other["image"] + 1) * 127.5).round().byte(), decoded[index])
+        assert not torch.equal(true["image"], other["image"])
 
 
 def test_clip_scores_pairs(made: dict[str, Path]) -> None:
@@ -126,7 +141,7 @@ def test_clip_scores_pairs(made: dict[str, Path]) -> None:
 
 
 def test_tokenizer_has_whole_words_and_covers_unseen_ones(tmp_path: Path) -> None:
-    texts = [s.prompt.text for s in captioned_scenes(7, 300, 32)]
+    texts = [s.prompt.text for s in captioned_scenes(7, 300, CANVAS)]
     tokenizer = train_tokenizer(texts, 1200)
     for word in [*(c.name for c in CATEGORIES), *COLOURS]:
         assert len(tokenizer.tokenize(word)) == 1, word
@@ -141,33 +156,38 @@ def test_tokenizer_has_whole_words_and_covers_unseen_ones(tmp_path: Path) -> Non
 
 
 def test_images_survive_the_tensor() -> None:
-    image = captioned_scenes(7, 1, 64)[0].rendering.image
+    image = captioned_scenes(7, 1, CANVAS)[0].rendering.image
     assert np.array_equal(to_image(to_tensor(image)), image)
 
 
-def test_perfect_maps_have_iou_one() -> None:
-    scene = captioned_scenes(7, 1, 64)[0]
-    masks = np.stack([scene.rendering.mask(p.groups[0]) for p in scene.prompt.phrases])
-    located = Located(ProbeResult(), [], masks, np.ones(len(masks), bool))
-    assert argmax_iou(torch.from_numpy(masks).float(), located) == pytest.approx(1.0)
-    assert argmax_iou(torch.from_numpy(~masks).float(), located).max() < 0.5
-
-
-def test_two_object_prompts_depend_on_their_index_only() -> None:
-    few, many = two_object_prompts(3, 0), two_object_prompts(9, 0)
-    assert few == many[:3]
-    assert all(len(set(p.names)) == 2 and all(name in p.text for name in p.names) for p in many)
-    assert two_object_prompts(3, 1) != few
-
-
-@pytest.mark.parametrize(("env", "name", "steps"), [("mini", "cpu", 3000), ("long", "long", 11000)])
-def test_recipes_for_a_processor_differ_in_the_refinement_only(conf, env, name, steps):
-    recipes = [
-        FoundationRecipe.model_validate(conf(which)["parameters"]["foundation"])
-        for which in (env, "mini")
-    ]
-    assert recipes[0].name == name and recipes[0].diffusion.refine.train.max_steps == steps
-    first, base = (
-        recipe.model_dump(exclude={"name": True, "diffusion": {"refine"}}) for recipe in recipes
+def test_a_share_of_the_training_scenes_is_simple() -> None:
+    """Which ones depends on the scene, not on how many are drawn."""
+    none, some, every = (
+        [s.scene for s in captioned_scenes(7, 200, CANVAS, simple=share)] for share in (0, 0.5, 1)
     )
-    assert first == base
+    chosen = [a == b for a, b in zip(some, every, strict=True)]
+    assert all(a == b for a, b, simple in zip(some, none, chosen, strict=True) if not simple)
+    both = [a == b for a, b in zip(none, every, strict=True)]  # simple as it is
+    assert 0.35 < (sum(chosen) - sum(both)) / (len(both) - sum(both)) < 0.65
+    assert [s.scene for s in captioned_scenes(7, 20, CANVAS, simple=0.5)] == some[:20]
+
+
+@pytest.mark.parametrize(("env", "name"), [("mini", "cpu"), ("gpu", "gpu")])
+def test_recipes_make_the_same_networks(conf: Callable[[str], Any], env: str, name: str) -> None:
+    """They differ in scenes and steps: what one trains, the other one's folders can hold."""
+    recipe = FoundationRecipe.model_validate(conf(env)["parameters"]["foundation"])
+    assert recipe.name == name
+    base = FoundationRecipe.model_validate(conf("base")["parameters"]["foundation"])
+
+    def networks(recipe: FoundationRecipe) -> dict[str, Any]:
+        told = {"train", "refine", "scenes", "phases", "crop"}
+        parts = ("autoencoder", "diffusion", "clip", "segmenter")
+        return {part: getattr(recipe, part).model_dump(exclude=told) for part in parts}
+
+    assert networks(recipe) == networks(base)
+    phases = recipe.diffusion.phases
+    assert [p.train.schedule for p in phases] == ["constant", "constant", "cosine"]
+    assert [(p.timestep_power, p.bare) for p in phases] == [
+        (p.timestep_power, p.bare) for p in base.diffusion.phases
+    ]
+    assert len({p.train.seed for p in phases}) == len(phases), "other samples in every phase"

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_world import SMALL
+from tiny_world import SIZES, SMALL
 
 from diffground.data.png_benchmark import PngBenchmark, load_targets
 from diffground.io.panoptic import read_panoptic
@@ -113,7 +113,7 @@ def test_the_projects_reader_reads_all_of_it(world: Path, split: str) -> None:
     samples, report = benchmark.read(max_phrases=None)
     assert report.to_dict()["skipped"] == 0 and len(samples) == SPLITS[split][0]
     for index, sample in enumerate(samples[:6]):
-        rendering = render(sample_scene(SPLITS[split][1], index), 64)
+        rendering = render(sample_scene(SPLITS[split][1], index, SIZES), 64)
         for mask in load_targets(sample):
             numbers = set(rendering.ids[mask].tolist())
             assert (np.isin(rendering.ids, list(numbers)) == mask).all()

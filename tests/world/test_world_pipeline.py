@@ -40,8 +40,10 @@ def test_configuration(conf: Callable[[str], ProjectConfigLoader], env: str) -> 
     loader = conf(env)
     config = WorldConfig.model_validate(loader["parameters"]["world"])
     assert config.make == (env == "mini")
-    seeds = {config.seed, config.eval_seed, loader["parameters"]["foundation"]["scenes"]["seed"]}
-    assert len(seeds) == 3, "models, training data and held-out data are drawn apart"
+    parameters = loader["parameters"]
+    trained = {config.seed, parameters["foundation"]["scenes"]["seed"]}
+    held_out = {config.eval_seed, *parameters["foundation_quality"]["eval_seeds"]}
+    assert len(trained) == 2 and not trained & held_out, "what judges is drawn apart"
     for name in DATASETS:
         entry, target = loader["catalog"][name], loader["catalog"][f"{name}_folder"]
         assert entry["filepath"] == target["filepath"]
@@ -53,6 +55,8 @@ def test_configuration(conf: Callable[[str], ProjectConfigLoader], env: str) -> 
     [
         ({"eval_seed": 2017}, "eval_seed must differ"),
         ({"size": 100}, "size 100 is no multiple of 8"),
+        ({"sizes": []}, "at least 1 item"),
+        ({"sizes": [0.9]}, "less than or equal to 0.8"),
         ({"mug19": {"scene_width": 64}}, "is not 1.5 times the height"),
         ({"mug19": {"min_references": 11}}, "min_references 11 > max_references 6"),
         ({"voc2012": {"train": -1}}, "greater than or equal to 0"),
@@ -89,6 +93,8 @@ def test_what_is_valid_is_not_made_again(tmp_path: Path, config: WorldConfig) ->
     other = config.model_copy(update={"coco2014": type(config.coco2014)(train=1, val=1)})
     make_voc2012(other, folder)  # another dataset's counts are no reason
     assert times == {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    smaller = config.model_copy(update={"sizes": (0.3,)})
+    assert not is_valid(folder, smaller.recipe("voc2012", voc.CODE_VERSION))
     fewer = with_voc(config, aug=1)
     make_voc2012(fewer, folder)
     assert len(list((folder / VOC / "JPEGImages").iterdir())) == 12

@@ -8,18 +8,28 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from tiny_world import SIZES
 
-from diffground.world.captions import Caption, narrative, prompt
+from diffground.world.captions import Caption, class_names, narrative, prompt
 from diffground.world.render import Rendering, render
 from diffground.world.scene import Group, Scene, Thing, mixed_scene, sample_scene
-from diffground.world.vocabulary import BELOW, BY_NAME, CATEGORIES, PERSONAL_MUGS, THINGS
+from diffground.world.vocabulary import (
+    BELOW,
+    BY_NAME,
+    CATEGORIES,
+    CLASS_SPLITS,
+    PERSONAL_MUGS,
+    SETTINGS,
+    THINGS,
+    seen_and_unseen,
+)
 
 Captioned = list[tuple[Scene, Rendering]]
 
 
 @pytest.fixture(scope="module")
 def scenes() -> Captioned:
-    return [(scene := sample_scene(3, i), render(scene, 64)) for i in range(120)]
+    return [(scene := sample_scene(3, i, SIZES), render(scene, 64)) for i in range(120)]
 
 
 @pytest.mark.parametrize("write", [prompt, narrative])
@@ -51,7 +61,7 @@ def test_a_group_spoken_of_again_is_named_unmistakably() -> None:
     """It is "The bird" where all birds are of one group, and "The blue bird" where they are not."""
     with_colour = 0
     for index in range(600):
-        scene = sample_scene(3, index)
+        scene = sample_scene(3, index, SIZES)
         rendering = render(scene, 64)
         caption = narrative(scene, rendering)
         seen = {segment.group for segment in rendering.segments if segment.group >= 0}
@@ -73,11 +83,26 @@ def test_a_group_spoken_of_again_is_named_unmistakably() -> None:
     assert with_colour > 3
 
 
+def test_class_names_are_said_once_and_mean_all_of_their_kind(scenes: Captioned) -> None:
+    several = 0
+    for scene, rendering in scenes:
+        caption = class_names(scene, rendering)
+        seen = rendering.segments
+        assert {p.text for p in caption.phrases} == {s.category.name for s in seen}
+        assert len({p.text for p in caption.phrases}) == len(caption.phrases)
+        for phrase in caption.phrases:
+            assert caption.text[phrase.start : phrase.end] == phrase.text
+            meant = {s.group for s in seen if s.category.name == phrase.text}
+            assert set(phrase.groups) == meant
+            several += len(meant) > 1
+    assert several > 3
+
+
 def test_same_index_same_scene() -> None:
-    first, again = (render(sample_scene(5, 17), 64) for _ in range(2))
+    first, again = (render(sample_scene(5, 17, SIZES), 64) for _ in range(2))
     assert (first.image == again.image).all() and (first.ids == again.ids).all()
-    assert (first.image != render(sample_scene(5, 18), 64).image).any()
-    assert (first.image != render(sample_scene(6, 17), 64).image).any()
+    assert (first.image != render(sample_scene(5, 18, SIZES), 64).image).any()
+    assert (first.image != render(sample_scene(6, 17, SIZES), 64).image).any()
 
 
 def test_every_pixel_has_a_segment(scenes: Captioned) -> None:
@@ -101,14 +126,14 @@ def test_boats_are_nearly_always_on_water() -> None:
     """What lets a method confuse a thing with its usual surroundings."""
     below = Counter(
         scene.below.name
-        for scene in (sample_scene(3, index) for index in range(1500))
+        for scene in (sample_scene(3, index, SIZES) for index in range(1500))
         if any(group.category.name == "boat" for group in scene.groups)
     )
     assert below["water"] > 0.9 * below.total() > 100
 
 
 def test_mixing_changes_the_stuff_and_nothing_else() -> None:
-    plain = [sample_scene(3, i) for i in range(400)]
+    plain = [sample_scene(3, i, SIZES) for i in range(400)]
     mixed = [mixed_scene(scene, 0.4) for scene in plain]
     assert [mixed_scene(scene, 0.0) for scene in plain] == plain
     assert all(
@@ -121,10 +146,45 @@ def test_mixing_changes_the_stuff_and_nothing_else() -> None:
 
 
 def test_every_category_and_kind_of_group_comes_up() -> None:
-    groups = [group for index in range(800) for group in sample_scene(3, index).groups]
+    groups = [group for index in range(800) for group in sample_scene(3, index, SIZES).groups]
     assert {group.category for group in groups} == set(THINGS)
     assert {1, 2, 3} <= {group.count for group in groups} and any(g.crowd for g in groups)
     assert {g.content for g in groups} == {"", "cola", "milk", "juice", "tea"}
+
+
+def test_things_are_as_large_as_the_world_says() -> None:
+    """The fewer, the larger; the sizes are fractions of the height."""
+    alone, crowded = [], []
+    for index in range(300):
+        things = sample_scene(3, index, SIZES, simple=True).things
+        (alone if len(things) == 1 else crowded).extend(thing.size for thing in things)
+        assert all(0 < thing.size < 0.9 for thing in things)
+    assert abs(np.median(alone) - SIZES[0]) < 0.1
+    assert abs(np.median(crowded) - SIZES[1]) < 0.1
+    small = [sample_scene(3, index, (0.2,)).things for index in range(100)]
+    assert max(thing.size for things in small for thing in things) < 0.35
+
+
+def test_simple_scenes_have_one_or_two_single_things() -> None:
+    groups = [sample_scene(3, index, SIZES, simple=True).groups for index in range(300)]
+    assert {len(some) for some in groups} == {1, 2}
+    assert all(group.count == 1 and not group.crowd for some in groups for group in some)
+
+
+def test_things_are_parted_into_seen_and_unseen_ones() -> None:
+    unseen = []
+    for split in range(1, CLASS_SPLITS + 1):
+        seen, left_out = seen_and_unseen(split)
+        assert sorted((*seen, *left_out), key=THINGS.index) == list(THINGS)
+        assert 0.2 < len(left_out) / len(THINGS) < 0.3
+        for setting in SETTINGS.values():
+            assert {thing.name for thing in seen} & set(setting.things)
+        unseen += left_out
+    assert sorted(unseen, key=THINGS.index) == list(THINGS), "each is unseen in one split"
+    assert [thing.name for thing in seen_and_unseen(4)[1]] == ["cart", "tree", "vase"]
+    for split in (0, CLASS_SPLITS + 1):
+        with pytest.raises(ValueError, match=f"class split {split} is not in 1"):
+            seen_and_unseen(split)
 
 
 def test_names_and_shapes_that_are_alike() -> None:
@@ -140,7 +200,7 @@ def test_speed() -> None:
     """Seconds of one core for captioned scenes of 128 pixels."""
     start = time.process_time()
     for index in range(200):
-        scene = sample_scene(3, index)
+        scene = sample_scene(3, index, SIZES)
         narrative(scene, render(scene, 128))
     assert 200 / (time.process_time() - start) >= 50
 

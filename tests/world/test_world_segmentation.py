@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_world import SIZES
 
 from diffground.io.labels import colour_map
 from diffground.world.coco_segmentation import make_coco2014
@@ -58,7 +59,7 @@ def test_voc_masks(voc: Path) -> None:
 
 
 def test_borders_lie_on_outlines_only() -> None:
-    rendering = render(sample_scene(3, 1), 64)
+    rendering = render(sample_scene(3, 1, SIZES), 64)
     plain, bordered = (class_mask(rendering, borders=b) for b in (False, True))
     edge = bordered == 255
     assert (plain[~edge] == bordered[~edge]).all() and 0.005 < edge.mean() < 0.3

@@ -12,8 +12,8 @@ from diffground.errors import InputError
 
 DEFAULT_ENV = "mini"  # what a run takes that names none
 LOCAL = "local"  # no environment, but what belongs to this machine
-#: What lies between base and an environment: longer recipes of the mini models, in their world.
-BUILDS_ON = {"gpu": (DEFAULT_ENV,), "long": (DEFAULT_ENV,)}
+#: What lies between base and an environment: a longer recipe of the mini models, in their world.
+BUILDS_ON = {"gpu": (DEFAULT_ENV,)}
 #: What Kedro gives the loader, see :mod:`diffground.settings`.
 LOADER_ARGS: dict[str, Any] = {
     "base_env": "base",

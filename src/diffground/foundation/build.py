@@ -20,11 +20,18 @@ from diffground.foundation.clip import train_clip
 from diffground.foundation.config import FoundationRecipe, QualityConfig
 from diffground.foundation.diffusion import token_ids, train_diffusion
 from diffground.foundation.fitting import Workshop
-from diffground.foundation.folders import save_clip, save_diffusion, save_layers, save_segmenter
+from diffground.foundation.folders import (
+    save_clip,
+    save_diffusion,
+    save_layers,
+    save_segmenter,
+    save_vit,
+)
 from diffground.foundation.localise import choose_layers
 from diffground.foundation.scenes import captioned_scenes
 from diffground.foundation.segmenter import train_draft, train_segmenter
 from diffground.foundation.tokenizer import train_tokenizer
+from diffground.foundation.vit import train_vit
 from diffground.segmenters.instance import InstanceSegmenter
 from diffground.world.config import Canvas
 
@@ -70,6 +77,11 @@ def make_clip(shop: Workshop, diffusion: Path, target: Path) -> Path:
     """Trains CLIP with the diffusion model's tokenizer and writes the folder that is shipped."""
     tokenizer = CLIPTokenizer.from_pretrained(diffusion / "tokenizer", local_files_only=True)
     return save_clip(target, train_clip(shop, tokenizer).cpu(), tokenizer)
+
+
+def make_vit(shop: Workshop, target: Path) -> Path:
+    """Trains the ViT and writes the folder that is shipped."""
+    return save_vit(target, train_vit(shop).cpu())
 
 
 def make_segmenter(shop: Workshop, draft: Path, autoencoder: Path, target: Path) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 
 from diffground.config import Config
 from diffground.training.config import TrainConfig
@@ -50,7 +50,7 @@ class DiffusionRecipe(Config):
     text_layers: int = Field(ge=0)
     text_heads: PositiveInt = 4
     vocabulary: PositiveInt = 1200  # byte-pair tokens
-    narratives: float = Field(default=0.4, ge=0, le=1)  # share of narratives among the captions
+    narratives: float = Field(ge=0, le=1)  # share of narratives among the captions
     mixed: float = Field(ge=0, le=1)  # share of scenes' stuff drawn anew
     empty: float = Field(default=0.1, ge=0, le=1)  # share of empty captions, for guidance
     phases: tuple[DiffusionPhase, ...] = Field(min_length=1)
@@ -76,9 +76,9 @@ class VitRecipe(Config):
     heads: PositiveInt = 4
     patch: PositiveInt = 8  # pixels
     bottleneck: PositiveInt = 64  # channels of the head
-    prototypes: PositiveInt = 256
-    large: PositiveInt = 96  # pixels of the crops that the teacher sees, multiples of the patch
-    small: PositiveInt = 48
+    prototypes: PositiveInt = 128
+    large: PositiveInt = 64  # pixels of the crops that the teacher sees, multiples of the patch
+    small: PositiveInt = 32
     views: PositiveInt = 4  # small crops of each image
     momentum: float = Field(default=0.99, ge=0, lt=1)  # of the teacher, per step
     scenes: PositiveInt
@@ -104,7 +104,8 @@ class SegmenterRecipe(Config):
 class FoundationRecipe(Config):
     """All the mini models."""
 
-    name: str  # as the model card calls it: "cpu", "gpu", "long"
+    name: str  # as the model card calls it: "cpu", "gpu"
+    cost: str  # hardware and hours, as they were where it was run; the card repeats it
     scenes: SceneSource
     autoencoder: AutoencoderRecipe
     diffusion: DiffusionRecipe
@@ -116,14 +117,23 @@ class FoundationRecipe(Config):
 class QualityConfig(Config):
     """How the mini models are judged."""
 
-    scenes: PositiveInt  # held-out scenes, of world.eval_seed
-    images: PositiveInt  # generated
+    # Worlds of held-out scenes, as world.eval_seed names one; every figure is measured on each.
+    eval_seeds: tuple[NonNegativeInt, ...] = Field(min_length=1)
+    scenes: PositiveInt  # of each
+    images: int = Field(ge=2)  # generated for each, of whole phrases and of bare names
     timestep: int = Field(ge=0, lt=1000)  # of the probed latents
-    iterations: PositiveInt  # of SelfCross; the paper's are 2 (002, §5.1)
+    iterations: PositiveInt  # of SelfCross; the paper's are 2 (002, section 5.1)
     sharpen: float = Field(gt=0)  # power of the self map's rows; 1 = the paper's
     # Further (iterations, sharpen), reported beside it
     variants: tuple[tuple[PositiveInt, float], ...]
     inference_steps: PositiveInt
     guidance: float = Field(gt=0)
     found_score: float = Field(gt=0, lt=1)  # a detection below is no find
-    seed: int
+    seed: int  # of the pictures' noise, and of that on which layers are chosen
+
+    @field_validator("eval_seeds")
+    @classmethod
+    def _each_once(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) < len(seeds):
+            raise ValueError(f"{list(seeds)} names a world twice")
+        return seeds

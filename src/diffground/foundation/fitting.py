@@ -18,7 +18,7 @@ from diffground.training.config import TrainConfig
 from diffground.training.loop import train
 from diffground.world.config import Canvas
 
-PARTS = ("draft", "autoencoder", "diffusion", "clip", "segmenter")
+PARTS = ("draft", "autoencoder", "diffusion", "clip", "vit", "segmenter")
 LOSSES = "losses.json"
 
 

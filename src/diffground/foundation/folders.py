@@ -12,12 +12,14 @@ from transformers import (
     CLIPTextModel,
     CLIPTokenizer,
     Mask2FormerForUniversalSegmentation,
+    ViTModel,
 )
 
 from diffground.backbone.layers import LAYERS_FILE, LayerTable
 from diffground.foundation.clip import build_processor
 from diffground.foundation.diffusion import build_scheduler
 from diffground.foundation.segmenter import image_processor
+from diffground.foundation.vit import vit_processor
 from diffground.io.files import write_sums
 
 
@@ -74,5 +76,13 @@ def save_segmenter(folder: Path, model: Mask2FormerForUniversalSegmentation, siz
     """Writes a Mask2Former folder with its image processor, in half precision."""
     model.to(torch.float16).save_pretrained(folder)
     image_processor(size).save_pretrained(folder)
+    write_sums(folder)
+    return folder
+
+
+def save_vit(folder: Path, model: ViTModel) -> Path:
+    """Writes a ViT folder with its image processor, in half precision."""
+    model.to(torch.float16).save_pretrained(folder)
+    vit_processor(model.config.image_size).save_pretrained(folder)
     write_sums(folder)
     return folder

@@ -1,11 +1,11 @@
 """How well attention finds words: the IoU of cross and SelfCross maps on captioned scenes.
 
-``K`` phrases of a scene: its groups of things, and the stuff above and below the horizon
+``K`` phrases of a scene: its groups or kinds of things, and the stuff above and below the horizon
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,10 +21,24 @@ from diffground.backbone.probe import ProbeRequest, ProbeResult
 from diffground.foundation.scenes import CaptionedScene, pictures
 from diffground.metrics.iou import mask_iou
 from diffground.seeds import derive_seed
+from diffground.world.captions import Caption, class_names
 
 BATCH = 16  # scenes per forward pass
 
 Propagation = tuple[int, float]  # iterations of SelfCross, and the power that sharpens its rows
+PAPER: Propagation = (2, 1.0)  # the paper's (002, section 5.1); it sharpens nothing
+
+Words = Callable[[CaptionedScene], Caption]  # with which words a scene is asked about
+
+
+def whole_phrases(scene: CaptionedScene) -> Caption:
+    """The scene's prompt: "a photo of a striped red ball and two blue mugs on grass under sky"."""
+    return scene.prompt
+
+
+def bare_names(scene: CaptionedScene) -> Caption:
+    """Its class names alone, see :func:`class_names`."""
+    return class_names(scene.scene, scene.rendering)
 
 
 @dataclass(frozen=True)
@@ -44,23 +58,29 @@ def probe_scenes(
     request: ProbeRequest,
     timestep: int,
     seed: int,
+    words: Words = whole_phrases,
 ) -> Iterator[Located]:
-    """Probes scenes with their own prompts, one noise each, seeded by the scene."""
+    """Probes scenes with words of their own, one noise each, seeded by the scene."""
     for start in range(0, len(scenes), BATCH):
         part = scenes[start : start + BATCH]
         images = pictures(part).to(model.device)
         seeds = [derive_seed(seed, s.scene.index, "localise") for s in part]
         noisy = model.add_noise(model.encode_images(images), timestep, seeds)
-        encoding = model.encode_prompts([s.prompt.text for s in part])
+        captions = [words(scene) for scene in part]
+        encoding = model.encode_prompts([caption.text for caption in captions])
         result = model.probe(noisy, timestep, encoding.embeddings, request)
-        for item, scene in enumerate(part):
-            phrases = scene.prompt.phrases
+        for item, (scene, caption) in enumerate(zip(part, captions, strict=True)):
+            phrases = caption.phrases
             yield Located(
                 result.item(item),
                 [encoding.token_indices(item, (p.start, p.end)) for p in phrases],
-                np.stack([scene.rendering.mask(p.groups[0]) for p in phrases]),
+                np.stack([_union(scene, p.groups) for p in phrases]),
                 np.array([p.groups[0] >= 0 for p in phrases]),
             )
+
+
+def _union(scene: CaptionedScene, groups: Sequence[int]) -> NDArray[np.bool_]:
+    return np.logical_or.reduce([scene.rendering.mask(group) for group in groups])
 
 
 def argmax_iou(maps: Tensor, located: Located) -> NDArray[np.float64]:
@@ -103,13 +123,14 @@ def measure(
     timestep: int,
     seed: int,
     propagations: Sequence[Propagation],
+    words: Words = whole_phrases,
 ) -> Localisation:
     """Cross and, for each way to propagate it, SelfCross, with the model's own layer table."""
     table = model.layers
     request = ProbeRequest(cross=table.cross, self_=(table.self_layer,))
     things, spread, cross = [], [], []
     selfcross: dict[Propagation, list[NDArray[np.float64]]] = {way: [] for way in propagations}
-    for located in probe_scenes(model, scenes, request, timestep, seed):
+    for located in probe_scenes(model, scenes, request, timestep, seed, words):
         cross.append(argmax_iou(cross_maps(located, table.cross), located))
         for (iterations, sharpen), ious in selfcross.items():
             ious.append(argmax_iou(selfcross_maps(located, table, iterations, sharpen), located))
@@ -133,7 +154,7 @@ def choose_layers(
     timestep: int,
     seed: int,
     iterations: int,
-    sharpen: float = 1.0,
+    sharpen: float,
 ) -> LayerTable:
     """Measures which layers localise: the paper's numbers mean other grids on a small canvas.
 

@@ -7,14 +7,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
+from transformers import ViTModel
 
-from diffground.foundation.scenes import CaptionedScene
+from diffground.foundation.config import QualityConfig
+from diffground.foundation.scenes import CaptionedScene, captioned_scenes
 from diffground.segmenters.pooling import pooled
 from diffground.segmenters.vit import VitDescriptors
+from diffground.world.config import Canvas
 
 NEIGHBOURS = 10
 
@@ -57,3 +63,32 @@ def neighbour_accuracy(
     right = sum(vote == name for vote, name in zip(votes, truth, strict=True))
     commonest = Counter(truth).most_common(1)[0][1]
     return right / len(truth), commonest / len(truth)
+
+
+def assess_vit(folder: Path, canvas: Canvas, config: QualityConfig) -> dict[str, Any]:
+    """How often neighbours know a thing: the ViT's, those of one of its size that learned nothing,
+    and the commonest category.
+
+    In each world of ``config.eval_seeds`` the first half of the scenes is known and the second is
+    asked about; all are held-out. Returns JSON-ready means over the worlds, and each world's.
+    """
+    trained = VitDescriptors.from_pretrained(folder)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        network: Any = trained.model
+        blank = ViTModel(network.config, add_pooling_layer=False)
+    scale = trained.mean.tolist(), trained.std.tolist()
+    vits = {"vit": trained, "untrained": VitDescriptors(blank, *scale)}
+    worlds: dict[str, dict[str, float]] = {}
+    for seed in config.eval_seeds:
+        scenes = captioned_scenes(seed, config.scenes, canvas)
+        known, asked = scenes[: len(scenes) // 2], scenes[len(scenes) // 2 :]
+        found = {name: neighbour_accuracy(vit, known, asked) for name, vit in vits.items()}
+        worlds[str(seed)] = {
+            "neighbours_vit": found["vit"][0],
+            "neighbours_untrained": found["untrained"][0],
+            "commonest": found["vit"][1],
+        }
+    first = next(iter(worlds.values()))
+    means = {name: float(np.mean([world[name] for world in worlds.values()])) for name in first}
+    return {"scale": "mini", **means, "per_eval_seed": worlds}

@@ -1,11 +1,12 @@
-"""Is the foundation sound? Figures and pictures of the mini models on held-out scenes."""
+"""Is the foundation sound? Figures of the mini models on held-out scenes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,40 +16,34 @@ from transformers import CLIPModel, CLIPProcessor
 
 from diffground.backbone.folder import without_bars
 from diffground.backbone.frozen import FrozenDiffusion
-from diffground.backbone.sampler import sample
 from diffground.foundation.config import QualityConfig
-from diffground.foundation.localise import measure
-from diffground.foundation.scenes import CaptionedScene, pictures, to_image
+from diffground.foundation.localise import PAPER, Propagation, bare_names, measure, whole_phrases
+from diffground.foundation.painting import found_names, judge_painting
+from diffground.foundation.scenes import CaptionedScene, captioned_scenes, pictures, to_image
 from diffground.metrics.detection import AveragePrecision, Instances
-from diffground.seeds import derive_seed
 from diffground.segmenters.instance import Detections, InstanceSegmenter
-from diffground.world.vocabulary import BY_NAME, COLOURS, SETTINGS, THINGS
+from diffground.world.config import Canvas
+from diffground.world.vocabulary import BY_NAME, THINGS
+
+Figures = dict[str, float]
 
 
 @dataclass(frozen=True)
-class TwoObjects:
-    """A prompt with two things, "a photo of a red ball and a blue cat on grass under a sky"."""
+class Judged:
+    """What is measured in one world of held-out scenes."""
 
-    text: str
-    names: tuple[str, str]
-
-
-def psnr(model: FrozenDiffusion, scenes: Sequence[CaptionedScene]) -> float:
-    """Mean over images of the autoencoder's peak signal-to-noise ratio, in dB."""
-    values = []
-    for start in range(0, len(scenes), 16):
-        images = pictures(scenes[start : start + 16]).to(model.device)
-        with torch.no_grad():
-            decoded = model.decode_latents(model.encode_images(images))
-        error = ((decoded - images) / 2).square().flatten(1).mean(1)
-        values.append(-10 * torch.log10(error))
-    return float(torch.cat(values).mean())
+    figures: Figures
+    variants: dict[Propagation, tuple[float, float]]  # SelfCross: IoU of things and of stuff
+    per_category: dict[str, Figures]  # of a kind of figure, by thing
 
 
 def average_precision(
     segmenter: InstanceSegmenter, scenes: Sequence[CaptionedScene]
-) -> tuple[float | None, dict[str, float]]:
-    """AP50 over things (fraction), and for each category. Crowds are no objects to find."""
+) -> tuple[float, Figures]:
+    """AP50 over things (fraction), and for each category. Crowds are no objects to find.
+
+    Raises ValueError where no scene has a thing.
+    """
     meter = AveragePrecision()
     for start in range(0, len(scenes), 16):
         part = scenes[start : start + 16]
@@ -57,55 +52,48 @@ def average_precision(
             meter.update(str(scene.scene.index), _instances(detections), _targets(scene))
     names = {category.id: category.name for category in THINGS}
     percent = meter.result()
-    mean = None if percent is None else percent / 100
-    return mean, {names[key]: value for key, value in meter.per_category().items()}
-
-
-def two_object_prompts(count: int, seed: int) -> list[TwoObjects]:
-    """Prompts of two things that go together; prompt i depends on i and ``seed`` only."""
-    prompts = []
-    for index in range(count):
-        rng = np.random.default_rng(derive_seed(seed, index, "two objects"))
-        settings = [s for s in SETTINGS.values() if len(s.things) > 1]
-        setting = settings[int(rng.integers(len(settings)))]
-        names = cast(tuple[str, str], tuple(map(str, rng.choice(setting.things, 2, replace=False))))
-        colours = rng.choice(tuple(COLOURS), 2)
-        phrases = [f"a {colour} {name}" for colour, name in zip(colours, names, strict=True)]
-        below, above = rng.choice(setting.below), rng.choice(setting.above)
-        text = f"a photo of {phrases[0]} and {phrases[1]} on {below} under {above}"
-        prompts.append(TwoObjects(text.replace("a orange", "an orange"), names))
-    return prompts
+    if percent is None:
+        raise ValueError(f"none of {len(scenes)} scenes has a thing to find")
+    return percent / 100, {names[key]: value for key, value in meter.per_category().items()}
 
 
 @torch.no_grad()
-def generate(
-    model: FrozenDiffusion, prompts: Sequence[str], config: QualityConfig
-) -> list[NDArray[np.uint8]]:
-    """Images (H, W, 3) of the prompts; image i depends on i, its prompt and the config's seed."""
-    images: list[NDArray[np.uint8]] = []
-    for start in range(0, len(prompts), 16):
-        part = prompts[start : start + 16]
-        for step in sample(
-            model,
-            model.encode_prompts(part),
-            [derive_seed(config.seed, start + i, "generate") for i in range(len(part))],
-            steps=config.inference_steps,
-            guidance=config.guidance,
-        ):
-            latents = step.latents
-        images += [to_image(image) for image in model.decode_latents(latents)]
-    return images
-
-
-def both_found(
-    prompts: Sequence[TwoObjects],
-    images: Sequence[NDArray[np.uint8]],
+def judge_reconstructions(
+    model: FrozenDiffusion,
     segmenter: InstanceSegmenter,
+    scenes: Sequence[CaptionedScene],
     score: float,
-) -> list[bool]:
-    """Whether the segmenter finds both things of each prompt in its image."""
-    found = segmenter(images, threshold=score)
-    return [set(p.names) <= set(d.labels) for p, d in zip(prompts, found, strict=True)]
+) -> Figures:
+    """The autoencoder's mean peak signal-to-noise ratio (dB), and what is still found.
+
+    ``found_in_renders``: of the kinds of things in the scenes, the share that the segmenter finds
+    in them. ``found_in_reconstructions``: the share in what the autoencoder makes of the scenes,
+    divided by that in the renders.
+    """
+    noise: list[Tensor] = []
+    decoded: list[NDArray[np.uint8]] = []
+    for start in range(0, len(scenes), 16):
+        images = pictures(scenes[start : start + 16]).to(model.device)
+        made = model.decode_latents(model.encode_images(images))
+        error = ((made - images) / 2).square().flatten(1).mean(1)
+        noise.append(-10 * torch.log10(error))
+        decoded += [to_image(image) for image in made]
+    wanted = [
+        {s.category.name for s in scene.rendering.segments if s.category.is_thing}
+        for scene in scenes
+    ]
+
+    def share(images: Sequence[NDArray[np.uint8]]) -> float:
+        found = found_names(segmenter, images, score)
+        pairs = zip(wanted, found, strict=True)
+        return float(np.mean([name in seen for names, seen in pairs for name in names]))
+
+    renders = share([scene.rendering.image for scene in scenes])
+    return {
+        "vae_psnr": float(torch.cat(noise).mean()),
+        "found_in_renders": renders,
+        "found_in_reconstructions": share(decoded) / renders if renders else 0.0,
+    }
 
 
 @torch.no_grad()
@@ -127,49 +115,112 @@ def retrieval(
     return float(torch.cat(hits).float().mean())
 
 
-def assess(
-    diffusion: Path,
-    clip: Path,
-    segmenter: Path,
+def judge_attention(
+    model: FrozenDiffusion, scenes: Sequence[CaptionedScene], config: QualityConfig, seed: int
+) -> tuple[Figures, dict[Propagation, tuple[float, float]]]:
+    """IoU of Cross and SelfCross for whole phrases and bare names, and SelfCross in other ways."""
+    own = (config.iterations, config.sharpen)
+    ways = tuple(dict.fromkeys((own, PAPER, *config.variants)))
+    whole, plain = (
+        measure(
+            model,
+            scenes,
+            timestep=config.timestep,
+            seed=seed,
+            propagations=propagations,
+            words=words,
+        )
+        for words, propagations in ((whole_phrases, ways), (bare_names, (own,)))
+    )
+    ious = {
+        "cross": whole.cross,
+        "selfcross": whole.selfcross[own],
+        "cross_bare": plain.cross,
+        "selfcross_bare": plain.selfcross[own],
+        "selfcross_paper": whole.selfcross[PAPER],
+    }
+    figures = {"self_effective_positions": whole.effective_positions}
+    for name, (things, stuff) in ious.items():
+        way, _, kind = name.partition("_")
+        end = f"_{kind}" if kind else ""
+        figures |= {f"{way}_thing_iou{end}": things, f"{way}_stuff_iou{end}": stuff}
+    return figures, whole.selfcross
+
+
+def judge(
+    model: FrozenDiffusion,
+    clip: tuple[CLIPModel, CLIPProcessor],
+    segmenter: InstanceSegmenter,
     scenes: Sequence[CaptionedScene],
     config: QualityConfig,
-) -> tuple[dict[str, Any], list[TwoObjects], list[NDArray[np.uint8]]]:
-    """All figures of the foundation, with the generated images they include."""
+    seed: int,
+) -> Judged:
+    """All figures in the world ``seed``, whose scenes are ``scenes``."""
+    attention, variants = judge_attention(model, scenes, config, seed)
+    ap50, ap50_each = average_precision(segmenter, scenes)
+    painted, painted_each = judge_painting(model, segmenter, config, seed)
+    figures = {
+        **judge_reconstructions(model, segmenter, scenes, config.found_score),
+        **attention,
+        **painted,
+        "segmenter_ap50": ap50,
+        "clip_retrieval_at_1_of_32": retrieval(*clip, scenes),
+    }
+    return Judged(figures, variants, {"segmenter_ap50": ap50_each, "found": painted_each})
+
+
+def assess(
+    diffusion: Path, clip: Path, segmenter: Path, canvas: Canvas, config: QualityConfig
+) -> dict[str, Any]:
+    """All figures of the foundation: means over the worlds ``config.eval_seeds``.
+
+    ``deviation`` has their standard deviations (n - 1; none of one world), ``per_eval_seed`` those
+    of each world.
+    """
     model = FrozenDiffusion.from_pretrained(diffusion)
     detector = InstanceSegmenter.from_pretrained(segmenter)
     with without_bars():
         contrastive = CLIPModel.from_pretrained(clip, local_files_only=True, dtype=torch.float32)
     contrastive.eval()
-    processor = CLIPProcessor.from_pretrained(clip, local_files_only=True)
-    own = (config.iterations, config.sharpen)
-    ways = dict.fromkeys((own, *config.variants))
-    place = measure(
-        model, scenes, timestep=config.timestep, seed=config.seed, propagations=tuple(ways)
-    )
-    ap50, per_category = average_precision(detector, scenes)
-    prompts = two_object_prompts(config.images, config.seed)
-    images = generate(model, [p.text for p in prompts], config)
-    found = both_found(prompts, images, detector, config.found_score)
-    figures = {
+    pair = (contrastive, CLIPProcessor.from_pretrained(clip, local_files_only=True))
+    judged = {
+        seed: judge(
+            model, pair, detector, captioned_scenes(seed, config.scenes, canvas), config, seed
+        )
+        for seed in config.eval_seeds
+    }
+    worlds = list(judged.values())
+    several = len(worlds) > 1
+    return {
         "scale": "mini",
-        "vae_psnr": psnr(model, scenes),
-        "cross_thing_iou": place.cross[0],
-        "cross_stuff_iou": place.cross[1],
-        "selfcross_thing_iou": place.selfcross[own][0],
-        "selfcross_stuff_iou": place.selfcross[own][1],
-        "segmenter_ap50": ap50,
-        "generation_both_found": float(np.mean(found)),
-        "self_effective_positions": place.effective_positions,
-        "clip_retrieval_at_1_of_32": retrieval(contrastive, processor, scenes),
+        **_means([world.figures for world in worlds]),
+        "deviation": {
+            name: float(np.std([world.figures[name] for world in worlds], ddof=1))
+            for name in (worlds[0].figures if several else ())
+        },
+        "per_eval_seed": {str(seed): world.figures for seed, world in judged.items()},
         "selfcross_variants": [
-            {"iterations": way[0], "sharpen": way[1], "thing_iou": iou[0], "stuff_iou": iou[1]}
-            for way, iou in place.selfcross.items()
+            {
+                "iterations": way[0],
+                "sharpen": way[1],
+                "thing_iou": float(np.mean([world.variants[way][0] for world in worlds])),
+                "stuff_iou": float(np.mean([world.variants[way][1] for world in worlds])),
+            }
+            for way in worlds[0].variants
         ],
-        "segmenter_ap50_per_category": per_category,
+        **{
+            f"{kind}_per_category": _means([world.per_category[kind] for world in worlds])
+            for kind in worlds[0].per_category
+        },
         "layers": model.layers.model_dump(mode="json"),
         "config": config.model_dump(mode="json"),
     }
-    return figures, prompts, images
+
+
+def _means(worlds: Sequence[Mapping[str, float]]) -> Figures:
+    """The mean of every name over the worlds that have it."""
+    names = dict.fromkeys(chain.from_iterable(worlds))
+    return {name: float(np.mean([w[name] for w in worlds if name in w])) for name in names}
 
 
 def _instances(detections: Detections) -> Instances:

@@ -48,7 +48,7 @@ def build_vit(recipe: VitRecipe, size: int) -> ViTModel:
     )
 
 
-def build_processor(size: int) -> ViTImageProcessorPil:
+def vit_processor(size: int) -> ViTImageProcessorPil:
     """Pixels are scaled to [-1, 1], as in training."""
     return ViTImageProcessorPil(
         size={"height": size, "width": size},

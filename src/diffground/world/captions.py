@@ -61,6 +61,24 @@ def prompt(scene: Scene, rendering: Rendering, *, coloured: bool = True) -> Capt
     return _join(chunks, capital=False)
 
 
+def class_names(scene: Scene, rendering: Rendering) -> Caption:
+    """The bare names of what can be seen: "a photo of a ball and a mug on grass under sky".
+
+    Every kind of thing is named once, however many there are: its phrase means all their groups.
+    """
+    groups: dict[str, tuple[int, ...]] = {}
+    for index in _seen(rendering):
+        name = scene.groups[index].category.name
+        groups[name] = (*groups.get(name, ()), index)
+    chunks = [Chunk("a photo of")]
+    for place, (name, meant) in enumerate(groups.items()):
+        if place:
+            chunks.append(Chunk("and" if place == len(groups) - 1 else ","))
+        chunks += [Chunk("a"), Chunk(name, True, meant)]
+    chunks += [Chunk("on"), _stuff(scene, BELOW), Chunk("under"), _stuff(scene, ABOVE)]
+    return _join(chunks, capital=False)
+
+
 def narrative(scene: Scene, rendering: Rendering) -> Caption:
     """One to four sentences with ungrounded nouns, things, stuff, singulars and plurals."""
     rng = rng_for(scene.seed, scene.index, "narrative")

@@ -81,7 +81,7 @@ def sample_scene(seed: int, index: int, sizes: Sequence[float], *, simple: bool 
     Args:
         sizes: heights of things, as fractions of the canvas', where there are 1, 2, ... of them;
             where there are more, the last.
-        simple: one thing, or two of two kinds.
+        simple: one thing, or two of another kind or colour.
     """
     rng = rng_for(seed, index, "scene")
     weights = np.array([setting.weight for setting in SETTINGS.values()])

@@ -60,6 +60,13 @@ def clip(
     return make_clip(_shop(recipe, world, work, "clip"), words, target)
 
 
+def vit(recipe: FoundationRecipe, world: WorldConfig, work: Path, target: Path) -> Path:
+    """Trains the ViT, which sees neither words nor masks."""
+    from diffground.foundation.build import make_vit
+
+    return make_vit(_shop(recipe, world, work, "vit"), target)
+
+
 def segmenter(
     recipe: FoundationRecipe, world: WorldConfig, work: Path, draft: Path, vae: Path, target: Path
 ) -> Path:
@@ -89,24 +96,44 @@ def card(recipe: FoundationRecipe, world: WorldConfig, work: Path, quality: dict
     from diffground.foundation.fitting import Workshop
 
     losses = Workshop(recipe, world.canvas, work).last_losses()
-    return model_card(recipe, world.size, losses, quality)
+    return model_card(recipe, world, losses, quality)
 
 
 def assess(
     diffusion: Path, clip: Path, segmenter: Path, world: WorldConfig, config: QualityConfig
-) -> tuple[dict[str, Any], Any, Any]:
-    """Numbers, and two figures of matplotlib: generated images, and attention maps of the first
-    held-out scenes.
-    """
-    from diffground.backbone.frozen import FrozenDiffusion
+) -> dict[str, Any]:
+    """How good the mini models are, in numbers."""
     from diffground.foundation import quality
-    from diffground.foundation.pictures import attention_grid, generation_grid
-    from diffground.foundation.scenes import captioned_scenes
 
-    scenes = captioned_scenes(world.eval_seed, config.scenes, world.canvas)
-    figures, prompts, images = quality.assess(diffusion, clip, segmenter, scenes, config)
+    figures = quality.assess(diffusion, clip, segmenter, world.canvas, config)
     for name, value in figures.items():
         if isinstance(value, float):
             log.info("mini world · %s = %.3f", name, value)
-    maps = attention_grid(FrozenDiffusion.from_pretrained(diffusion), scenes[:SHOWN], config)
-    return figures, generation_grid([p.text for p in prompts], images), maps
+    return figures
+
+
+def assess_vit(vit: Path, world: WorldConfig, config: QualityConfig) -> dict[str, Any]:
+    """Whether the ViT learned what things are."""
+    from diffground.foundation import neighbours
+
+    figures = neighbours.assess_vit(vit, world.canvas, config)
+    for name, value in figures.items():
+        if isinstance(value, float):
+            log.info("mini world · %s = %.3f", name, value)
+    return figures
+
+
+def draw(diffusion: Path, world: WorldConfig, config: QualityConfig) -> tuple[Any, Any]:
+    """Two figures of matplotlib: generated images of a fixed list of prompts, and attention maps of
+    held-out scenes.
+    """
+    from diffground.backbone.frozen import FrozenDiffusion
+    from diffground.foundation.painting import generate
+    from diffground.foundation.pictures import attention_grid, generation_grid
+    from diffground.foundation.prompts import PICTURES
+    from diffground.foundation.scenes import captioned_scenes
+
+    model = FrozenDiffusion.from_pretrained(diffusion)
+    images = generate(model, [prompt.text for prompt in PICTURES], config, config.seed)
+    scenes = captioned_scenes(config.eval_seeds[0], SHOWN, world.canvas)
+    return generation_grid(PICTURES, images), attention_grid(model, scenes, config)

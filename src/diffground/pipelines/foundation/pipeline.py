@@ -1,6 +1,7 @@
-"""Autoencoder, diffusion model, CLIP and segmenter, the layers that localise; how good they are."""
+"""Autoencoder, diffusion model, CLIP, ViT and segmenter, the layers that localise; how good they are."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from kedro.pipeline import Node, Pipeline
 
@@ -18,11 +19,12 @@ def training() -> Pipeline:
     settings = ["params:foundation", "params:world"]
     work = [*settings, "foundation_work"]
     parts = ["foundation_autoencoder", "foundation_diffusion"]
-    made = {
+    made: dict[str, tuple[Callable[..., Any], list[str], str]] = {
         "train_draft_segmenter": (nodes.draft, work, "foundation_draft"),
         "train_autoencoder": (nodes.autoencoder, [*work, "foundation_draft"], parts[0]),
         "train_diffusion": (nodes.diffusion, [*work, parts[0]], parts[1]),
         "train_clip": (nodes.clip, [*work, parts[1], "mini_clip_folder"], "mini_clip"),
+        "train_vit": (nodes.vit, [*work, "mini_vit_folder"], "mini_vit"),
         "train_segmenter": (
             nodes.segmenter,
             [*work, "foundation_draft", parts[0], "mini_segmenter_folder"],
@@ -41,20 +43,27 @@ def training() -> Pipeline:
 
 def quality() -> Pipeline:
     """From the shipped folders to ``foundation.json`` and two picture grids."""
+    settings = ["params:world", "params:foundation_quality"]
     return Pipeline(
         [
             Node(
                 nodes.assess,
-                [
-                    "mini_sd",
-                    "mini_clip",
-                    "mini_segmenter",
-                    "params:world",
-                    "params:foundation_quality",
-                ],
-                ["foundation_quality", "foundation_generations", "foundation_attention"],
+                ["mini_sd", "mini_clip", "mini_segmenter", *settings],
+                "foundation_quality",
                 name="assess_foundation",
-            )
+            ),
+            Node(
+                nodes.assess_vit,
+                ["mini_vit", *settings],
+                "foundation_vit",
+                name="assess_vit",
+            ),
+            Node(
+                nodes.draw,
+                ["mini_sd", *settings],
+                ["foundation_generations", "foundation_attention"],
+                name="draw_foundation",
+            ),
         ],
         tags=["foundation", "foundation_eval"],
     )
