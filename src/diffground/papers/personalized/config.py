@@ -12,6 +12,7 @@ from diffground.config import AutoDevice, Config
 from diffground.errors import InputError
 from diffground.masks.spectral import SpectralConfig
 from diffground.metrics.assignment import Matching
+from diffground.papers.personalized.baselines.config import BaselinesConfig
 from diffground.papers.personalized.learning_config import TokenLearningConfig
 from diffground.store.config import WorkConfig
 
@@ -79,6 +80,7 @@ class PersonalizedConfig(Config):
     deep_check: bool  # whether the doctor opens every picture and mask
     method: MethodName
     learning: TokenLearningConfig = TokenLearningConfig()
+    baselines: BaselinesConfig = BaselinesConfig()
     localiser: LocaliserConfig = LocaliserConfig()
     matching: Matching  # of instances and segments; metrics/assignment.py
     work: WorkConfig

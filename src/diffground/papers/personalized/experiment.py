@@ -56,6 +56,7 @@ from diffground.store.manifest import config_hash, is_valid
 
 __all__ = ["Answer", "answer", "learn_items", "measure", "open_bench"]
 
+WORDS = "clip_words"  # below the folder of all tokens
 MOST_SEGMENTS = 254  # labels of a PNG; 255 is "unsure"
 
 
@@ -105,7 +106,7 @@ def open_bench(
 ) -> Bench:
     """What the configured method is opened with; ``root`` has the tokens of all settings."""
     tokens = read_tokens(tokens_folder(root, frozen.fingerprint, config))
-    return Bench(config, frozen, tokens, models or {})
+    return Bench(config, frozen, tokens, models or {}, root / WORDS)
 
 
 def answer(scenes: Scenes, bench: Bench, root: Path, folder: Path) -> Summary:

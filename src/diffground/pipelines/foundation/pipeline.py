@@ -1,4 +1,4 @@
-"""Autoencoder, diffusion model, CLIP, ViT and segmenter, the layers that localise; how good they are."""
+"""The mini models part by part, the layers that localise, and how good they are."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import numpy as np
 import torch
@@ -31,8 +31,11 @@ from diffground.papers.personalized.baselines.contrastive import Contrastive, fi
 from diffground.papers.personalized.methods import Method
 from diffground.papers.personalized.queries import Query
 
-WORD = "<mean>"  # stands for the class word, "a <mean> filled with cola"
-WIDE_BATCH = 256  # words of the vocabulary that are encoded at once
+# Raised when the same pictures give other relevances.
+CODE_VERSION: Final = 1
+
+WORD: Final = "<mean>"  # stands for the class word, "a <mean> filled with cola"
+WIDE_BATCH: Final = 256  # words of the vocabulary that are encoded at once
 
 
 class Arithmetic:

@@ -1,7 +1,7 @@
 """CLIP-ES, the localisation that Table B.9 sets beside SelfCross (Lin et al., CVPR 2023).
 
 Grad-CAM on the last layer of CLIP's image encoder, of the probability that a sentence has among
-others and among background words; then spread along the attention of the last layers, inside of
+background words; then spread along the attention of the last layers, inside of
 boxes around what Grad-CAM found. The numbers are those of the public code.
 
 ``K`` sentences · ``T`` sentences and background words · ``N`` patches = h·w · ``C`` channels
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import numpy as np
 import torch
@@ -27,7 +27,10 @@ from diffground.papers.personalized.methods import Method
 from diffground.papers.personalized.queries import Query
 from diffground.segmenters.pooling import pooled
 
-BALANCINGS = 3  # of the affinity's columns and rows, in the public code
+# Raised when the same picture and sentences give other maps.
+CODE_VERSION: Final = 1
+
+BALANCINGS: Final = 3  # of the affinity's columns and rows, in the public code
 
 Words = Callable[[Query], Tensor]  # a query's personal word in CLIP's vocabulary, (C,)
 
@@ -35,8 +38,10 @@ Words = Callable[[Query], Tensor]  # a query's personal word in CLIP's vocabular
 class ClipEs:
     """A :class:`~.methods.Method`: CLIP-ES in another's segments.
 
-    All queries of a scene compete, as all classes of an image do in the public code. A map may be
-    all zeros, which the paper saw too; then no segment is more relevant than another.
+    In the public code the classes of an image compete too. Here each query stands against the
+    background alone: all are of one class, and whatever else happens to be asked of a picture would
+    change the answer. A map may be all zeros, which the paper saw too; then no segment is more
+    relevant than another.
     """
 
     def __init__(
@@ -78,13 +83,10 @@ def localise(
     """Where sentences (K, P) are in an image, uint8 RGB (H, W, 3): float (K, h, w) in [0, 1]."""
     rest = clip.texts([config.template.format(word) for word in config.background])
     texts = unit(torch.cat([sentences.detach(), rest]))
-    activations, probabilities, affinity, size = _seen(clip, image, texts, config)
-    cams = torch.stack(
-        [
-            _grad_cam(activations, probabilities[index]).unflatten(0, size)
-            for index in range(len(sentences))
-        ]
-    )
+    activations, logits, affinity, size = _seen(clip, image, texts, config)
+    asked, background = logits[: len(sentences)], logits[len(sentences) :]
+    chances = [torch.cat([one[None], background]).softmax(-1)[0] for one in asked]
+    cams = torch.stack([_grad_cam(activations, each).unflatten(0, size) for each in chances])
     cams = minmax(cams)
     return minmax(refined(cams, affinity, config.box_threshold)).cpu()
 
@@ -115,8 +117,8 @@ def _seen(
 ) -> tuple[Tensor, Tensor, Tensor, tuple[int, int]]:
     """One pass of the image encoder.
 
-    Returns the last layer's normed input (1, 1 + N, C), the probabilities (T,) of the texts, which
-    depend on it, the affinity (N, N), the mean attention of the last layers, and (h, w).
+    Returns the last layer's normed input (1, 1 + N, C), the logits (T,) of the texts, which depend
+    on it, the affinity (N, N), the mean attention of the last layers, and (h, w).
     """
     pixels, size = _pixels(clip, image, config.short_side)
     vision: Any = clip.model.vision_model
@@ -140,11 +142,11 @@ def _seen(
             states = vision.post_layernorm(output.last_hidden_state)[:, 1:].mean(1)
             features = unit(cast(Any, clip.model).visual_projection(states))[0]
             scale = clip.model.logit_scale.exp()
-            probabilities = (scale * texts @ features).softmax(-1)
+            logits = scale * texts @ features
     finally:
         for hook in hooks:
             hook.remove()
-    return last[0], probabilities, torch.stack(maps).mean(0), size
+    return last[0], logits, torch.stack(maps).mean(0), size
 
 
 def _pixels(

@@ -74,3 +74,13 @@ class ArithmeticConfig(Config):
     # Of `tokens`: how much of the mean squared feature is added to the diagonal of the normal
     # equations; vocabularies have words that are rare.
     ridge: float = Field(default=0.01, gt=0)
+
+
+class BaselinesConfig(Config):
+    """All of them."""
+
+    detector: DetectorConfig = DetectorConfig()
+    descriptors: DescriptorsConfig = DescriptorsConfig()
+    clip_es: ClipEsConfig = ClipEsConfig()
+    palavra: PalavraConfig = PalavraConfig()
+    arithmetic: ArithmeticConfig = ArithmeticConfig()

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Final, Self, cast
 
 import numpy as np
 import torch
@@ -27,7 +27,10 @@ from diffground.errors import InputError, shortened
 from diffground.io.files import check_sums
 from diffground.store.manifest import fingerprint
 
-OWN = 0  # id that holds an own word's place until its vector is put there
+# Raised when the same sentences or pictures, or words of another table, come out otherwise.
+CODE_VERSION: Final = 1
+
+OWN: Final = 0  # id that holds an own word's place until its vector is put there
 
 
 class Contrastive:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import torch
@@ -24,6 +25,9 @@ from diffground.papers.personalized.methods import Method
 from diffground.papers.personalized.queries import Query
 from diffground.segmenters.pooling import pooled
 from diffground.segmenters.vit import VitDescriptors, similarity
+
+# Raised when the same pictures give other relevances, here or in segmenters/vit.
+CODE_VERSION: Final = 1
 
 
 class DenseDescriptors:

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -25,6 +25,9 @@ from diffground.papers.personalized.baselines.config import DetectorConfig
 from diffground.papers.personalized.queries import Query
 from diffground.segmenters.instance import InstanceSegmenter
 from diffground.segmenters.pooling import pooled
+
+# Raised when the same pictures give other segments or relevances.
+CODE_VERSION: Final = 1
 
 log = logging.getLogger(__name__)
 
