@@ -12,6 +12,8 @@ from pydantic import BaseModel
 
 from diffground.data.config import PngSplits
 from diffground.foundation.config import FoundationRecipe, QualityConfig
+from diffground.papers.personalized.config import PersonalizedConfig
+from diffground.papers.personalized.tables_config import PersonalizedTablesConfig
 from diffground.papers.png.config import (
     DecoderConfig,
     EipaConfig,
@@ -44,6 +46,8 @@ SECTIONS: Final[dict[type[BaseModel], str]] = {
     PngTablesConfig: "png_tables",
     FeatureExtractionConfig: "feature_extraction",
     PredictConfig: "png_predict",
+    PersonalizedConfig: "personalized",
+    PersonalizedTablesConfig: "personalized_tables",
     Text2MaskConfig: "text2mask",
     Text2MaskTablesConfig: "text2mask_tables",
     WorldConfig: "world",

@@ -30,6 +30,8 @@ PIPELINES: dict[str, tuple[str, ...]] = {
     "segmenter_train": ("world:voc2012", "text2mask:maps,masks,segmenter"),
     "text2mask": ("world:voc2012", "text2mask:maps,masks,segmenter"),
     "text2mask_tables": ("world:voc2012,coco2014", "text2mask:tables"),
+    "personalized": ("world:mug19", "personalized:scenes,method"),
+    "personalized_tables": ("world:mug19", "personalized:scenes,tables"),
     "__default__": ("world:coco", "png:train,evaluate"),
 }
 

@@ -24,6 +24,7 @@ from diffground.errors import InputError, ProblemReport
 from diffground.io.images import read_image
 from diffground.io.labels import read_labels
 from diffground.io.paths import inside, is_file
+from diffground.store.manifest import fingerprint, read_manifest
 
 # Raised when the same files give other items or triplets.
 CODE_VERSION: Final = 1
@@ -124,6 +125,12 @@ class Mug19:
             first = f"; the first: {report.problems[0].reason}" if report.problems else ""
             raise InputError(folder / TRIPLETS, "triplets", f"none can be used{first}")
         return cls(folder, items, triplets, report)
+
+    @property
+    def fingerprint(self) -> str:
+        """The data's hash: the manifest's digest, or for a copy of one's own that of its lists."""
+        manifest = read_manifest(self.root)
+        return manifest.digest if manifest else fingerprint(self.root, (ITEMS, TRIPLETS))
 
     def of_split(self, split: Split) -> tuple[Triplet, ...]:
         """The triplets of a split."""

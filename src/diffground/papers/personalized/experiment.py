@@ -2,7 +2,7 @@
 
 Each can be run again at no cost::
 
-    scenes = Scenes.of(Mug19.read(folder), fingerprint)
+    scenes = Scenes.of(Mug19.read(folder))
     learn_items(scenes, frozen, config, models)  # a token for every item
     bench = open_bench(config, frozen, models)
     summary = answer(scenes, bench, models, answers)  # segments and relevances of every picture
@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from filelock import FileLock
 from numpy.typing import NDArray
 
 from diffground.backbone.on_demand import Frozen
@@ -53,6 +52,7 @@ from diffground.papers.personalized.scenes import Scenes, View
 from diffground.store.config import WorkConfig
 from diffground.store.items import Item, Summary, fill
 from diffground.store.manifest import config_hash, is_valid
+from diffground.store.spent import spent
 
 __all__ = ["Answer", "answer", "learn_items", "measure", "open_bench"]
 
@@ -166,7 +166,7 @@ def answer(scenes: Scenes, bench: Bench, root: Path, folder: Path) -> Summary:
         items.append(Item(view.id, files, [query_key(query) for query in asked], sources))
     work = WorkConfig(shard=config.work.shard)
     summary = fill(target, recipe, items, make, finish, what="answers", work=work, ready=ready)
-    return {**summary, "seconds": _spent(target, summary)}
+    return {**summary, "seconds": spent(target, summary)["seconds"]}
 
 
 def measure(scenes: Scenes, folder: Path, config: PersonalizedConfig) -> dict[str, Any]:
@@ -267,14 +267,3 @@ def figures_of(result: dict[str, Any]) -> dict[str, float]:
         for name, value in scores.items()
         if value is not None and name != "triplets"
     }
-
-
-def _spent(folder: Path, summary: Summary) -> float:
-    """The seconds of all runs so far; noted beside the folder, whose files are counted."""
-    notes = folder.with_name(f"{folder.name}.json")
-    with FileLock(folder / ".seconds.lock"):
-        spent: float = (read_json(notes) or {}).get("seconds", 0.0)
-        if summary["made"]:
-            spent = round(spent + summary["seconds"], 2)
-            write_json(notes, {"seconds": spent})
-    return spent

@@ -29,6 +29,7 @@ from diffground.provenance import code_of
 from diffground.store.config import WorkConfig
 from diffground.store.items import Item, Summary, fill
 from diffground.store.manifest import config_hash
+from diffground.store.spent import spent
 
 PRIOR: Final = "class_pictures"  # below the folder of all tokens: one for every seed and row
 _TRAINING: Final = ".training"  # hidden: not a part of what is kept
@@ -54,7 +55,8 @@ def tokens_folder(root: Path, fingerprint: str, config: PersonalizedConfig) -> P
 def learn_items(scenes: Scenes, frozen: Frozen, config: PersonalizedConfig, root: Path) -> Summary:
     """Learns the tokens of all items that are asked for, as far as they are missing.
 
-    An item whose pictures cannot be read is reported, and the others go on.
+    An item whose pictures cannot be read is reported, and the others go on. Seconds are those of
+    all runs that learned these tokens.
     """
     folder = tokens_folder(root, frozen.fingerprint, config)
     # Outside of the folder, whose files are counted.
@@ -87,7 +89,8 @@ def learn_items(scenes: Scenes, frozen: Frozen, config: PersonalizedConfig, root
         for item in by_id.values()
     ]
     recipe, work = tokens_recipe(frozen.fingerprint, config), WorkConfig(shard=config.work.shard)
-    return fill(folder, recipe, items, make, finish, what="tokens", work=work)
+    summary = fill(folder, recipe, items, make, finish, what="tokens", work=work)
+    return {**summary, "seconds": spent(folder, summary)["seconds"]}
 
 
 def read_tokens(folder: Path) -> Callable[[Query], PersonalToken]:

@@ -75,7 +75,7 @@ class Scenes:
     data: str
 
     @classmethod
-    def of(cls, data: Mug19, fingerprint: str, limit: int | None = None) -> Self:
+    def of(cls, data: Mug19, limit: int | None = None) -> Self:
         """All that can be used, or ``limit`` pictures that are spread evenly over the list."""
         for problem in data.report.problems:
             log.warning("%s is skipped: %s: %s", problem.item, problem.file, problem.reason)
@@ -88,7 +88,7 @@ class Scenes:
         wanted = {name for view in views for name in view.objects}
         wanted |= {triplet.item for view in views for triplet in view.triplets}
         items = {name: item for name, item in data.items.items() if name in wanted}
-        return cls(items, tuple(views), data.report, fingerprint)
+        return cls(items, tuple(views), data.report, data.fingerprint)
 
     def view(self, name: str) -> View:
         """By its id."""

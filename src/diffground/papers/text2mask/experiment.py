@@ -15,11 +15,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from filelock import FileLock
-
 from diffground.backbone.on_demand import Frozen
 from diffground.errors import ProblemReport
-from diffground.io.files import read_json, write_json
 from diffground.masks.mask_files import Layer, write_masks
 from diffground.masks.measure import measure as score_masks
 from diffground.papers.text2mask.keys import Split
@@ -27,6 +24,7 @@ from diffground.papers.text2mask.map_files import maps_path, write_maps
 from diffground.papers.text2mask.text_to_mask import TextToMask
 from diffground.store.items import Summary
 from diffground.store.manifest import is_valid
+from diffground.store.spent import spent
 
 
 def aggregate(split: Split, frozen: Frozen) -> dict[str, Any]:
@@ -44,14 +42,9 @@ def aggregate(split: Split, frozen: Frozen) -> dict[str, Any]:
         seed=config.seed,
         shard=config.work.shard,
     )
-    notes = split.maps.with_name(f"{split.maps.name}.json")
-    with FileLock(split.maps / ".seconds.lock"):
-        spent = {"seconds": 0.0, "images": 0} | (read_json(notes) or {})
-        if summary["made"]:
-            spent["seconds"] = round(spent["seconds"] + summary["seconds"], 2)
-            spent["images"] += summary["made"]
-            write_json(notes, spent)
-    return {**summary, **spent, "unusable": split.report.to_dict()}
+    total = spent(split.maps, summary)
+    images = {"seconds": total["seconds"], "images": total["items"]}
+    return {**summary, **images, "unusable": split.report.to_dict()}
 
 
 def label(split: Split) -> Summary:
