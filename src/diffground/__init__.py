@@ -1,6 +1,6 @@
 """diffground: frozen text-to-image diffusion models as open-vocabulary segmenters.
 
-from diffground import FrozenDiffusion, NarrativeGrounder, PhraseMasks, TextToMask
+from diffground import FrozenDiffusion, NarrativeGrounder, PersonalLocaliser, TextToMask
 
 What is named here is imported when it is first asked for: ``import diffground`` itself costs
 nothing, and loads no torch.
@@ -12,15 +12,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from diffground.backbone.frozen import FrozenDiffusion
     from diffground.masks.phrase_masks import PhraseMasks
+    from diffground.papers.personalized.personal_localiser import PersonalLocaliser
     from diffground.papers.png.grounder import NarrativeGrounder
     from diffground.papers.text2mask.text_to_mask import TextToMask
 
-__all__ = ["FrozenDiffusion", "NarrativeGrounder", "PhraseMasks", "TextToMask"]
+__all__ = ["FrozenDiffusion", "NarrativeGrounder", "PersonalLocaliser", "PhraseMasks", "TextToMask"]
 __version__ = "0.1.0"
 
 _HOMES = {
     "FrozenDiffusion": "diffground.backbone.frozen",
     "NarrativeGrounder": "diffground.papers.png.grounder",
+    "PersonalLocaliser": "diffground.papers.personalized.personal_localiser",
     "PhraseMasks": "diffground.masks.phrase_masks",
     "TextToMask": "diffground.papers.text2mask.text_to_mask",
 }

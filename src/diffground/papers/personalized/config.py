@@ -51,6 +51,13 @@ class LocaliserConfig(Config):
             raise self.refusal("attention.noise_batch", "all noises are looked at in one pass")
         return self
 
+
+class PersonalLocaliserConfig(Config):
+    """How things are learned from photos, and found: what is used without Kedro."""
+
+    learning: TokenLearningConfig = TokenLearningConfig()
+    localiser: LocaliserConfig = LocaliserConfig()
+
     @classmethod
     def of(cls, folder: str | Path) -> Self:
         """The settings in the model folder's ``diffground_personalized.json``, else the defaults.
