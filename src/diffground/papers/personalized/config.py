@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
 from diffground.attention.config import AggregationConfig
 from diffground.config import AutoDevice, Config
@@ -42,6 +42,9 @@ class LocaliserConfig(Config):
     # know nothing of "cola".
     read: Reading = "phrase"
     segments: SpectralConfig = SpectralConfig()
+    # A scene with a lower presence of the class is doubtful, which is said; 0: none is. At 1 the
+    # class attracts the image no more than "A photo including" does.
+    doubt_below: NonNegativeFloat = 1.0
 
     @model_validator(mode="after")
     def _spreads_cross(self) -> Self:

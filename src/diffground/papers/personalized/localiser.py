@@ -17,6 +17,7 @@ read. The paper does not say which pass it takes Self from.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,11 +30,11 @@ from torch import Tensor
 
 from diffground.attention.aggregate import background_score, layers_read, spread
 from diffground.attention.preprocess import Geometry, prepare
+from diffground.attention.presence import neutral_tokens, presence
 from diffground.attention.queries import Phrase, Prompt, Vocabulary, compose
 from diffground.attention.selfcross import aggregate_cross
 from diffground.backbone.frozen import FrozenDiffusion
 from diffground.backbone.probe import ProbeRequest, ProbeResult
-from diffground.backbone.text import PromptEncoding
 from diffground.errors import InputError
 from diffground.masks.spectral import divide_area
 from diffground.papers.personalized.config import LocaliserConfig
@@ -42,6 +43,8 @@ from diffground.seeds import derive_seed
 # Raised when the same model, scene and words give other segments or maps, here or in what the
 # attention's and the masks' code versions do not say.
 CODE_VERSION: Final = 1
+
+log = logging.getLogger(__name__)
 
 #: Words that name neither a thing nor a property; `read: content` leaves them out.
 FUNCTION_WORDS: Final = frozenset(
@@ -60,6 +63,7 @@ class Scene:
         size: ``(h, w)`` of their grid.
         objects: SelfCross of the class, ``(D, h, w)`` in [0, 1].
         geometry: the sizes of the image on its way to the model.
+        presence: how much of the class there is, see :mod:`diffground.attention.presence`.
         seed: that k-means starts from.
     """
 
@@ -68,6 +72,7 @@ class Scene:
     size: tuple[int, int]
     objects: Tensor
     geometry: Geometry
+    presence: float
     seed: int
 
 
@@ -82,8 +87,9 @@ class Localiser:
     def look(self, image: NDArray[np.uint8], word: str, *, item: str, seed: int) -> Scene:
         """Looks for the objects of a class in a scene, uint8 RGB ``(H, W, 3)`` of any sides.
 
-        ``(seed, item)`` decides the noises. Wear no token meanwhile. Raises InputError for a class
-        word without a token, and for an image of another form.
+        ``(seed, item)`` decides the noises. Wear no token meanwhile. Something is found in every
+        image; where the class is probably not there a warning says so. Raises InputError for a
+        class word without a token, and for an image of another form.
         """
         attention = self.config.attention
         pixels, geometry = prepare(self.model, image, attention.compat, attention.long_side)
@@ -101,12 +107,18 @@ class Localiser:
             room=self.model.token_room,
         )
         request = ProbeRequest(cross=self.layers.cross, self_=(self.layers.self_layer,))
-        result, tokens = self._probed(noisy, prompt, request)
+        result, tokens, others = self._probed(noisy, prompt, request)
         self_maps = result.self_[self.layers.self_layer]
         size = result.sizes[self.layers.self_layer]
         objects = self._spread(result, tokens, self_maps, size)
+        there = self._presence(result, tokens, others, size)
+        if there < self.config.doubt_below:
+            log.warning(
+                "%s: probably no %s in the image (presence %.1f, below %g); something is found all "
+                "the same", item, word, there, self.config.doubt_below,
+            )  # fmt: skip
         starts = derive_seed(seed, item, "segments")
-        return Scene(noisy, self_maps, size, objects, geometry, starts)
+        return Scene(noisy, self_maps, size, objects, geometry, there, starts)
 
     def scores(self, scene: Scene) -> Tensor:
         """The background's score and the class's on the grid, (2, h, w), as §5.1 scores them."""
@@ -166,7 +178,7 @@ class Localiser:
         request = ProbeRequest(cross=self.layers.cross)
         found = []
         for prompt in prompts:
-            result, tokens = self._probed(scene.noisy, prompt, request)
+            result, tokens, _ = self._probed(scene.noisy, prompt, request)
             found.append(self._spread(result, tokens, scene.self_maps, scene.size).mean(dim=0))
         maps = torch.stack(found)
         large: NDArray[np.float32] = scene.geometry.to_image(
@@ -176,8 +188,8 @@ class Localiser:
 
     def _probed(
         self, noisy: Tensor, prompt: Prompt, request: ProbeRequest
-    ) -> tuple[ProbeResult, list[int]]:
-        """A pass under every noise, and the tokens that are read."""
+    ) -> tuple[ProbeResult, list[int], list[int]]:
+        """A pass under every noise, the tokens that are read, and those of the other words."""
         encoding = self.model.encode_prompts([prompt.text])
         result = self.model.probe(
             noisy,
@@ -186,7 +198,19 @@ class Localiser:
             request,
             pooled=encoding.pooled,
         )
-        return result, _tokens(encoding, prompt)
+        (phrase,) = prompt.phrases
+        tokens = {token for span in phrase.spans for token in encoding.token_indices(0, span)}
+        return result, sorted(tokens), neutral_tokens(encoding.offsets[0], phrase.spans)
+
+    def _presence(
+        self, result: ProbeResult, tokens: list[int], others: list[int], size: tuple[int, int]
+    ) -> float:
+        """The mean of the noises."""
+        maps = [
+            aggregate_cross(result.item(draw), self.layers.cross, [tokens, others], size)
+            for draw in range(self.config.attention.noises)
+        ]
+        return float(torch.stack([presence(each[:1], each[1:]) for each in maps]).mean())
 
     def _cross(
         self, result: ProbeResult, draw: int, tokens: list[int], size: tuple[int, int]
@@ -211,8 +235,3 @@ def mean_inside(maps: NDArray[np.floating], segments: NDArray[np.bool_]) -> NDAr
     pixels = segments.shape[1] * segments.shape[2]
     sums = maps.reshape(len(maps), pixels).astype(np.float64) @ segments.reshape(-1, pixels).T
     return np.asarray(sums / np.maximum(sizes, 1))
-
-
-def _tokens(encoding: PromptEncoding, prompt: Prompt) -> list[int]:
-    (phrase,) = prompt.phrases
-    return sorted({token for span in phrase.spans for token in encoding.token_indices(0, span)})
