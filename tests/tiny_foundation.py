@@ -24,6 +24,8 @@ RECIPE = recipe(
     diffusion={"channels": [8, 8, 16, 16], "text_width": 16, "text_heads": 2, "text_layers": 0,
                "narratives": 0.3, "mixed": 0.4, "phases": PHASES},
     clip={"width": 16, "layers": 1, "heads": 2, "scenes": 8, "train": TRAIN},
+    vit={"width": 16, "layers": 2, "heads": 2, "bottleneck": 8, "prototypes": 8, "large": 32,
+         "small": 16, "views": 2, "scenes": 8, "train": TRAIN},
     segmenter={
         "stem": 8, "channels": [8, 8, 16, 16], "width": 32, "heads": 2, "encoder_layers": 1,
         "decoder_layers": 1, "points": 64, "scenes": 8, "train": TRAIN, "refine": TRAIN,

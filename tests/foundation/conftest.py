@@ -26,5 +26,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "vae": vae,
         "sd": build.assemble(RECIPE, CANVAS, QUALITY, vae, words, root / "mini-sd"),
         "clip": build.make_clip(shop, words, root / "mini-clip"),
+        "vit": build.make_vit(shop, root / "mini-vit"),
         "segmenter": build.make_segmenter(shop, draft, vae, root / "mini-segmenter"),
     }

@@ -35,6 +35,12 @@ class Query:
         """
         return personal(self.context, self.token, self.word)
 
+    def pictures(self) -> tuple[Path, ...]:
+        """The references, for what learns from them or compares; InputError without any."""
+        if not self.references:
+            raise InputError(self.item, "references", "there are no pictures of it; give some")
+        return self.references
+
     @property
     def subject(self) -> str:
         """The query without its context, "a <new1> mug" (§5.3, Subject Only)."""

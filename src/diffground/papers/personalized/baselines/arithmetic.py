@@ -85,7 +85,7 @@ class Arithmetic:
         """SelfCross's, each query asked for by itself, for each has a class word of its own."""
         rows = []
         for query in queries:
-            vector = self._item(query.references, query.word)
+            vector = self._item(query.pictures(), query.word)
             asked = replace(query, word=WORD, context=_renamed(query))
             with self.says(query.word, vector):
                 rows.append(self.row.relevance(image, segments, [asked], item=item, seed=seed))
@@ -106,8 +106,6 @@ class Arithmetic:
 
     def _mean(self, references: tuple[Path, ...], word: str) -> Tensor:
         """The mean of the pictures and the class in CLIP's space, brought to the place."""
-        if not references:
-            raise InputError(word, "references", "a mean needs pictures of the item: give some")
         with torch.no_grad():
             text = self.clip.texts([word])
             pictures = unit(self.clip.images([read_image(path) for path in references]))

@@ -162,4 +162,4 @@ def _pixels(
     pixels = torch.from_numpy(np.array(resized)).float() / 255
     mean, std = (torch.tensor(getattr(clip.processor, f"image_{n}")) for n in ("mean", "std"))
     normalised = ((pixels - mean) / std).permute(2, 0, 1)[None]
-    return normalised.to(clip.device), (height, width)
+    return normalised.to(clip.device, clip.model.dtype), (height, width)

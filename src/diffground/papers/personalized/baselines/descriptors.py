@@ -56,7 +56,7 @@ class DenseDescriptors:
         keys = self.vit(image, short_side=self.config.short_side, layer=self.config.layer).keys
         patches = keys.flatten(1).T
         rows = [
-            pooled(similarity(patches, self._item(q.references)).view(1, *keys.shape[1:]), segments)
+            pooled(similarity(patches, self._item(q.pictures())).view(1, *keys.shape[1:]), segments)
             for q in queries
         ]
         return torch.stack(rows)[..., 0].double().numpy()

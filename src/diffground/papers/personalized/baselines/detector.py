@@ -70,7 +70,7 @@ class DetectorFeatures:
             return table
         features = self.features(image, segments)
         for row, query in zip(table, queries, strict=True):
-            known = self._item(query.references, query.word)
+            known = self._item(query.pictures(), query.word)
             if known is not None:
                 row[:] = (features @ known).double().numpy()
         return table

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from diffground.backbone.personal import PersonalToken
-from diffground.errors import InputError
 from diffground.io.files import sha256
 from diffground.io.images import read_image
 from diffground.io.locks import held
@@ -50,14 +49,11 @@ class PalavraWords:
 
     def token(self, query: Query) -> PersonalToken:
         """The same as a personal token, of CLIP's and not of a diffusion model's."""
-        if not query.references:
-            raise InputError(query.item, "references", "a word is learned from pictures: give some")
+        pictures = query.pictures()
         folder = self.folder / f"{query.item}-{self._key(query)}"
         with held(folder.with_name(f".{folder.name}.lock"), f"the word for {query.item}"):
             if not (folder / "config.json").is_file():
-                vector = learn_word(
-                    self.clip, query.references, query.token, query.word, self.config
-                )
+                vector = learn_word(self.clip, pictures, query.token, query.word, self.config)
                 mark = self.clip.fingerprint
                 PersonalToken(query.token, query.word, (vector,), {}, mark).save(folder)
         return PersonalToken.load(folder)
