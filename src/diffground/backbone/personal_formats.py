@@ -181,8 +181,8 @@ def _tensors(path: Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         reason = (
-            "it holds more than tensors, which would run as code, or is no file of torch; it is not "
-            "read: export it again as safetensors, or as a plain dict of tensors"
+            "it holds more than tensors, which would run as code, or is no file of torch, so it "
+            "is not read: export it again as safetensors, or as a plain dict of tensors"
         )
         raise InputError(path, "content", reason) from error
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:

@@ -148,6 +148,13 @@ class Vocabulary(Config):
         """The names, in the order of their labels."""
         return tuple(entry.name for entry in self.classes.values())
 
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """The name of label 0, the background, 1, ...; labels without a class are numbered."""
+        known = self.classes
+        labels = range(1, max(known) + 1)
+        return (BACKGROUND, *(known[i].name if i in known else f"label {i}" for i in labels))
+
     def name_of(self, text: str) -> str:
         """The name of the class that is called ``text``: by its name, or by its prompt.
 

@@ -38,8 +38,9 @@ from diffground.papers.personalized.learning_config import TokenLearningConfig
 from diffground.papers.personalized.lessons import Lessons, Thing, collate
 from diffground.papers.personalized.prior_images import prior_images, prior_recipe
 from diffground.training import loop
+from diffground.training.config import TrainConfig
 from diffground.training.loop import train
-from diffground.training.processes import only_training
+from diffground.training.processes import only_training, processes
 
 # Raised when the same photos, model and settings give another token, here or in the lessons.
 CODE_VERSION: Final = 1
@@ -97,20 +98,17 @@ def learn_together(
     The tokens share what is added to the UNet, so that they may be worn together. Folders and
     errors as of :func:`learn`.
     """
-    pictures = {}
-    if config.class_pictures is not None:
-        root = folder / "prior" if prior is None else prior
-        for word in dict.fromkeys(thing.word for thing in things):
-            pictures[word] = prior_images(model, word, config.class_pictures, root)
-    lessons = Lessons(things, pictures, config, side=_side(model), stride=model.latent_stride)
-    device = model.device
+    device, training = model.device, _training(model, config)
     try:
+        # Before any picture is made: names and starts may be refused.
         with Learner(model, things, config).hung() as learner, only_training(folder):
+            # Hooks and rows of other tokens leave pictures of the class as they are.
+            lessons = lessons_of(model, things, config, prior or folder / "prior")
             train(
                 model=learner,
                 loss_fn=lambda learner, batch: learner(batch),
                 dataset=lessons,
-                config=config.train,
+                config=training,
                 folder=folder,
                 collate=collate,
                 key=_key(model, things, config),
@@ -119,6 +117,20 @@ def learn_together(
             return learner.tokens()
     finally:
         model.to(device)  # training may have taken it elsewhere
+
+
+def lessons_of(
+    model: FrozenDiffusion, things: Sequence[Thing], config: TokenLearningConfig, prior: Path
+) -> Lessons:
+    """What some things are learned from; class pictures that are missing below ``prior`` are made.
+
+    Raises InputError where these cannot be made.
+    """
+    pictures = {}
+    if config.class_pictures is not None:
+        for word in dict.fromkeys(thing.word for thing in things):
+            pictures[word] = prior_images(model, word, config.class_pictures, prior)
+    return Lessons(things, pictures, config, side=side_of(model), stride=model.latent_stride)
 
 
 class Learner(nn.Module):
@@ -215,7 +227,8 @@ class Learner(nn.Module):
         # Drawn on the CPU, so that a GPU sees the same numbers.
         seeds = torch.randint(2**62, (count,)).tolist()
         timesteps = torch.randint(len(schedule.alphas_cumprod), (count,))
-        with torch.no_grad():
+        # Not in half precision, in which the VAE may overflow.
+        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
             latents = model.encode_images(images, seeds=seeds)
         noise = torch.randn(latents.shape).to(latents)
         where = str(model.folder / "scheduler")
@@ -259,6 +272,16 @@ def _added_hook(weight: Tensor, bias: Tensor | None, of_text: bool) -> Callable[
     return hook
 
 
+def _training(model: FrozenDiffusion, config: TokenLearningConfig) -> TrainConfig:
+    """The loop's settings: with a scaled loss for a model in float16, else gradients vanish."""
+    if model.dtype != torch.float16:
+        return config.train
+    if processes().device.type == "cpu":
+        reason = "float16 learns on a GPU only; load the model in float32 or bfloat16"
+        raise InputError(model.folder, "precision", reason)
+    return config.train.model_copy(update={"mixed_precision": "fp16"})
+
+
 def _trained_names(model: FrozenDiffusion, config: TokenLearningConfig) -> list[str]:
     """The UNet's parameters that are added to."""
     if config.method == "textual_inversion":
@@ -290,7 +313,7 @@ def _starts(
     return starts
 
 
-def _side(model: FrozenDiffusion) -> int:
+def side_of(model: FrozenDiffusion) -> int:
     """The pixels of the side that the model was trained on."""
     trained = model.unet.config.sample_size
     return int(trained if isinstance(trained, int) else min(trained)) * model.latent_stride

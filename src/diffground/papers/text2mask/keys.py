@@ -26,7 +26,7 @@ from diffground.attention.config import AggregationConfig
 from diffground.backbone import frozen
 from diffground.data.image_lists import FolderList, FolderSource, open_list
 from diffground.data.labelled_images import LabelledImage, folder_vocabulary, read_samples
-from diffground.data.vocabulary import BACKGROUND, Vocabulary
+from diffground.data.vocabulary import Vocabulary
 from diffground.errors import InputError, ProblemReport
 from diffground.io.files import read_json
 from diffground.masks.mask_files import MaskWork, code_of_masks
@@ -178,10 +178,8 @@ class Split:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The name of label 0, the background, 1, ...; labels without a class are numbered."""
-        known = self.words.classes
-        labels = range(1, max(known) + 1)
-        return (BACKGROUND, *(known[i].name if i in known else f"label {i}" for i in labels))
+        """See :attr:`Vocabulary.label_names`."""
+        return self.words.label_names
 
     def class_maps(self, item: str) -> ClassMaps:
         """The maps of an item as the configured method has them; InputError if there are none."""

@@ -1,0 +1,196 @@
+"""What a learned token is worth, and what it costs: pictures of it, its loss, and other classes.
+
+``V`` photos or pictures · ``H, W`` sides of an image
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from diffground.attention.aggregate import class_maps, initial_labels
+from diffground.attention.config import AggregationConfig
+from diffground.attention.queries import compose
+from diffground.backbone.frozen import FrozenDiffusion
+from diffground.backbone.latents import gaussian, lesson
+from diffground.backbone.personal import PersonalToken, worn
+from diffground.data.labelled_images import LabelledImage
+from diffground.data.vocabulary import BACKGROUND, Vocabulary
+from diffground.errors import InputError
+from diffground.foundation.scenes import to_tensor
+from diffground.metrics.iou import UNSURE
+from diffground.metrics.miou import Confusion
+from diffground.papers.personalized.lessons import squared
+from diffground.papers.personalized.prior_images import draw_images
+from diffground.papers.personalized.token_learning import side_of
+from diffground.reporting.lettering import INK, Word
+from diffground.reporting.sheet import SheetRow, resized, sheet
+from diffground.seeds import derive_seed, generator
+
+_PANEL = 128  # width of a picture, pixels
+
+
+class Disturbance(NamedTuple):
+    """SelfCross on other classes than the token's, before it was learned and while it is worn.
+
+    Attributes:
+        before, after: mIoU over the classes, percent; None without any.
+        iou: class -> (before, after) in percent.
+        images: how many were looked at.
+    """
+
+    before: float | None
+    after: float | None
+    iou: dict[str, tuple[float | None, float | None]]
+    images: int
+
+
+def disturbance(
+    model: FrozenDiffusion,
+    tokens: Sequence[PersonalToken],
+    samples: Iterable[LabelledImage],
+    vocabulary: Vocabulary,
+    config: AggregationConfig,
+    *,
+    limit: int | None = None,
+    seed: int = 42,
+    background: bool = True,
+    synonyms: bool = True,
+) -> Disturbance:
+    """Whether the model still finds what else there is.
+
+    The classes of an image are asked for together, as its labels say, without the tokens' own; its
+    background words beside them. Labels are those before the CRF. Pixels of the tokens' classes
+    do not count.
+
+    Args:
+        limit: takes so many images; None all that have other classes.
+        config: of SelfCross, with one's own layers; its noises are the same before and after.
+        background, synonyms: of the query, see :func:`compose`.
+
+    Raises:
+        InputError: no image has another class; a token does not fit the model.
+    """
+    words = {token.word for token in tokens}
+    own = {name for name in vocabulary.names if name in words}
+    hidden = [vocabulary.index(name) for name in own]
+    names = vocabulary.label_names
+    meters = (Confusion(names), Confusion(names))
+    images = 0
+    for sample in samples:
+        asked = [name for name in sample.classes if name not in own]
+        if not asked:
+            continue
+        if images == limit:
+            break
+        images += 1
+        pixels = sample.load_image()
+        truth = sample.load_mask(pixels.shape[:2])
+        truth = np.where(np.isin(truth, hidden), np.uint8(UNSURE), truth)
+        prompts = compose(
+            vocabulary,
+            asked,
+            style="composed",
+            background=background,
+            synonyms=synonyms,
+            compat=config.compat,
+            room=model.token_room,
+        )
+        for meter, now in zip(meters, ((), tokens), strict=True):
+            with worn(model, now):
+                maps = class_maps(model, pixels, prompts, config, item=sample.id, seed=seed)
+            ids = np.array([0, *(vocabulary.index(key) for key in maps.keys)], np.uint8)
+            meter.update(ids[initial_labels(maps, config)], truth)
+    if not images:
+        raise InputError("samples", "classes", f"no image has a class beside {', '.join(words)}")
+    found = [meter.result()["iou"] for meter in meters]
+    iou = {
+        name: (found[0][name], found[1][name]) for name in names[1:] if found[0][name] is not None
+    }
+    return Disturbance(_mean(found[0]), _mean(found[1]), iou, images)
+
+
+@torch.no_grad()
+def denoising_loss(
+    model: FrozenDiffusion,
+    photos: Sequence[NDArray[np.uint8]],
+    prompt: str,
+    *,
+    draws: int = 8,
+    seed: int = 0,
+) -> float:
+    """How badly ``prompt`` describes photos: the mean squared error of the UNet's output.
+
+    Lower is better. The same ``draws`` of time steps and noises for every prompt and model, evenly
+    spread over the schedule. ``photos`` are RGB ``(H, W, 3)`` each of its own sides.
+    """
+    scheduler, side = model.scheduler, side_of(model)
+    images = torch.stack([to_tensor(squared(photo, side)) for photo in photos])
+    latents = model.encode_images(images)
+    encoding = model.encode_prompts([prompt] * len(photos))
+    total = 0.0
+    steps = len(scheduler.alphas_cumprod)
+    for draw in range(draws):
+        timestep = int(steps * (draw + 0.5) / draws)
+        noises = [generator(seed, photo, draw) for photo in range(len(photos))]
+        noise = gaussian(latents.shape[1:], noises).to(latents)
+        times = torch.full((len(photos),), timestep)
+        where = str(model.folder / "scheduler")
+        noisy, target = lesson(scheduler, latents, noise, times, where)
+        output = model.unet(
+            noisy,
+            timestep,
+            encoder_hidden_states=encoding.embeddings,
+            added_cond_kwargs=model.added(noisy, encoding.pooled),
+            return_dict=False,
+        )[0]
+        total += float((output.float() - target.float()).square().mean())
+    return total / draws
+
+
+def token_sheet(
+    model: FrozenDiffusion,
+    things: Sequence[tuple[PersonalToken, Sequence[NDArray[np.uint8]]]],
+    *,
+    prompts: Sequence[str] = ("a photo of a {}",),
+    count: int = 3,
+    steps: int = 50,
+    guidance: float = 6.0,
+    seed: int = 42,
+) -> NDArray[np.uint8]:
+    """Photos of things beside pictures that the model draws of their tokens, a row each.
+
+    Args:
+        things: a token and its photos, RGB ``(H, W, 3)`` of any sides; the first ``count`` are
+            shown, cut to the square that was learned.
+        prompts: pictures are drawn of; the token and its class take the place of ``{}``.
+        count: photos, and pictures per prompt. Those of every thing begin with the same noise.
+
+    Returns:
+        uint8 RGB ``(H, W, 3)``.
+    """
+    titles = [f"photo {i + 1}" for i in range(count)] + [
+        prompt.format("<token>") for prompt in prompts for _ in range(count)
+    ]
+    rows = []
+    for token, photos in things:
+        shown = [squared(photo, side_of(model)) for photo in photos[:count]]
+        shown += [np.full_like(shown[0], 255)] * (count - len(shown))
+        seeds = [derive_seed(seed, draw, "token sheet") for draw in range(count)]
+        with worn(model, [token]):
+            for prompt in prompts:
+                text = prompt.format(f"{token.token} {token.word}")
+                shown += draw_images(model, [text], seeds, steps=steps, guidance=guidance)
+        caption = [Word(word, INK) for word in f"{token.token} {token.word}".split()]
+        rows.append(SheetRow([resized(each, _PANEL, smooth=True) for each in shown], caption))
+    return sheet(titles, rows, _PANEL, heading="Photos, and what the model draws of their tokens.")
+
+
+def _mean(iou: dict[str, float | None]) -> float | None:
+    """Over the classes that are there, without the background."""
+    found = [value for name, value in iou.items() if name != BACKGROUND and value is not None]
+    return float(np.mean(found)) if found else None
