@@ -77,7 +77,8 @@ def test_the_papers_environment_is_base(conf: Callable[[str], ProjectConfigLoade
     base, paper = conf("base"), conf("paper")
     for kind in ("parameters", "catalog", "globals", "mlflow"):
         assert base[kind] == paper[kind]
-    assert {base["parameters"][paper]["scale"] for paper in ("png", "text2mask")} == {"paper"}
+    papers = ("png", "text2mask", "personalized")
+    assert {base["parameters"][paper]["scale"] for paper in papers} == {"paper"}
 
 
 @pytest.mark.parametrize("env", [None, *ENVIRONMENTS])

@@ -43,6 +43,15 @@ _TEXT2MASK = {
         "text2mask.segmenter.train.warmup_steps=0",
     )
 }
+_PERSONALIZED = {
+    "params": _params(
+        "personalized.learning.prior.count=2",
+        "personalized.learning.prior.steps=1",
+        "personalized.learning.train.max_steps=1",
+        "personalized_tables.figures=1",
+    )
+}
+_ONE_SEED = _PERSONALIZED | {"seeds": "0"}
 SMALL = {
     "png_components": Small(_PNG | {"rows": "Baseline;+ EIPA + MLMA"}, "png_tables", (2,)),
     "png_insertion": Small(_PNG | {"rows": "No-Adapter;Encoder"}, "png_tables", (2,), 1),
@@ -73,6 +82,22 @@ SMALL = {
         | {"rows": "VOC 2012 trainaug;VOC 2012 val: DeepLabV2", "max_steps": 2, "pictures": 1},
         "text2mask_tables",
         (1, 1, 2),
+    ),
+    "personalized_quickstart": Small(_PERSONALIZED | {"steps": 1}),
+    "personalized_splits": Small(
+        _ONE_SEED | {"rows": "Ours;Context Only"}, "personalized_tables", (2,), 1
+    ),
+    "personalized_combinations": Small(
+        _ONE_SEED | {"rows": "Custom + SelfCross"}, "personalized_tables", (1,), 1
+    ),
+    "personalized_variant": Small(
+        _ONE_SEED | {"rows": "Context Only;Chance"}, "personalized_tables", (2,), 1
+    ),
+    "personalized_segments": Small(
+        _ONE_SEED | {"rows": "connected segments", "tuning_scenes": 1},
+        "personalized_tables",
+        (1,),
+        1,
     ),
 }
 

@@ -93,7 +93,7 @@ class PersonalizedConfig(Config):
     baselines: BaselinesConfig = BaselinesConfig()
     localiser: LocaliserConfig = LocaliserConfig()
     matching: Matching  # of instances and segments; metrics/assignment.py
-    work: WorkConfig
+    work: WorkConfig = WorkConfig()  # shards of items and of pictures
     figures: int = Field(ge=0)  # pictures of scenes in the overlays
 
     @property

@@ -97,8 +97,8 @@ def run_personalized_tables(
     vit: Path,
     personalized: PersonalizedConfig,
     tables: PersonalizedTablesConfig,
-) -> tuple[Path, Path, list[dict[str, Any]], str, Any]:
-    """The folders that were filled, the tables as data and as text, and Figure 5, of PIL; finished
+) -> tuple[Path, list[dict[str, Any]], str, Any]:
+    """The rows' answers, the tables as data and as text, and Figure 5, of PIL; finished
     rows are not run again."""
     from diffground.backbone.on_demand import Frozen
     from diffground.experiments.runner import as_json_and_text, run_tables
@@ -108,6 +108,5 @@ def run_personalized_tables(
     models = {"clip": clip, "segmenter": segmenter, "vit": vit}
     asked = PersonalizedTables(personalized, tables, scenes, frozen, tokens, answers, models)
     found = run_tables(asked, tables.seeds)
-    for folder in (tokens, answers):
-        folder.mkdir(parents=True, exist_ok=True)  # no row may have read one
-    return tokens, answers, *as_json_and_text(found), asked.figure5()
+    answers.mkdir(parents=True, exist_ok=True)  # there may be no row
+    return answers, *as_json_and_text(found), asked.figure5()

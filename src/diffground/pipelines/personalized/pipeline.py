@@ -90,7 +90,6 @@ def tables() -> Pipeline:
                     "tables": "params:personalized_tables",
                 },
                 [
-                    "personalized_table_tokens",
                     "personalized_table_answers",
                     "personalized_tables",
                     "personalized_tables_text",
