@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import tiny_png
 import torch
+from PIL import Image
 from recipes import recipe
 from tiny_world import SMALL
 
@@ -84,3 +86,16 @@ def token(model: FrozenDiffusion, seed: int = 0, name: str = "<new1>") -> Person
     }
     embedding = torch.randn(tiny_png.TEXT, generator=random)
     return PersonalToken(name, "mug", (embedding,), deltas, model.fingerprint())
+
+
+def photographed(folder: Path) -> Path:
+    """The tiny world's Mug19 at the paper's sizes: scenes of 1137 x 640, items of 640 x 640."""
+    shutil.copytree(world(), folder)
+    for path in sorted(folder.rglob("*.*")):
+        if path.suffix in (".jpg", ".png"):
+            size = (640, 640) if path.parts[-3] == "items" else (1137, 640)
+            with Image.open(path) as picture:
+                kind = Image.Resampling.NEAREST if path.suffix == ".png" else None
+                picture.resize(size, kind).save(path)
+    (folder / "manifest.json").unlink()
+    return folder

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_personalized import config, frozen, scenes, world
+from recipes import recipe
+from tiny_personalized import config, frozen, photographed, scenes, world
 
 from diffground.backbone.personal import PersonalToken
 from diffground.errors import InputError
 from diffground.io.images import read_image
 from diffground.metrics.assignment import answers, match_centres
+from diffground.papers.personalized.config import PersonalizedConfig
 from diffground.papers.personalized.experiment import (
     Answer,
     answer,
@@ -179,3 +181,19 @@ def test_figures_show_scenes_and_triplets(root: Path) -> None:
     assert figure.width == 4 * 208 + 5 * 12
     assert figure5(scenes(), rows, config(), 1).height < figure.height
     assert overlay_sheet(scenes(), folder, config(figures=0)).height < 40
+
+
+def test_the_paper_s_settings_at_the_paper_s_sizes(tmp_path: Path) -> None:
+    """``--env paper`` but for the model: scenes of 1137 x 640, photos of 640 x 640."""
+    known = scenes(photographed(tmp_path / "mug19"), limit=1)
+    (view,) = known.views
+    learning = {"start": "word", "prior": None, "train": {"max_steps": 1, "batch_size": 1}}
+    small = recipe(PersonalizedConfig, precision="float32", device="cpu", learning=learning)
+    learn_items(known, frozen(), small, tmp_path / "tokens")
+    bench = open_bench(small, frozen(), tmp_path / "tokens")
+    summary = answer(known, bench, tmp_path / "tokens", tmp_path / "answers")
+    assert summary["complete"] and summary["made"] == 1 and not summary["skipped"]["skipped"]
+    said = Answer.read(tmp_path / "answers" / summary["folder"], view)
+    assert said.segments.shape[1:] == (640, 1137) and len(said.segments) >= 1
+    found = measure(known, tmp_path / "answers" / summary["folder"], small)
+    assert found["splits"]["all"]["triplets"] == len(view.objects) and found["scale"] == "paper"
