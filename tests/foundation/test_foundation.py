@@ -110,7 +110,7 @@ def test_the_autoencoder_is_judged_by_features_of_whole_images() -> None:
     made = made.detach()
     pairs = [(made[:, :, ::2, ::2], true[:, :, ::2, ::2]), (made.mean(1), true.mean(1))]
     parts = [float((a - b).abs().mean() / b.abs().mean()) for a, b in pairs]
-    assert float(whole["features"]) == pytest.approx(np.mean(parts), rel=1e-5)
+    assert whole["features"].item() == pytest.approx(np.mean(parts), rel=1e-5)
     crop = losses(whole_share=0.0)
     assert "features" not in crop and len(seen) == 2
 

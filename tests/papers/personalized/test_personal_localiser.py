@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny_png
+import yaml
 from numpy.typing import NDArray
 from PIL import Image
 from tiny_personalized import LEARNING, LOCALISER, token
@@ -141,3 +142,12 @@ def test_a_model_folder_says_what_suits_it(tmp_path: Path) -> None:
     (folder / RECIPE_FILE).write_text('{"localiser": {"layer": 3}}')
     with pytest.raises(InputError, match=rf"(?s){RECIPE_FILE}: settings: .*layer"):
         PersonalLocaliserConfig.of(folder)
+
+
+def test_the_mini_model_s_settings_are_those_of_its_environment(root: Path) -> None:
+    """Who uses the model without Kedro has the same as the tables."""
+    text = (root / "conf/mini/parameters_personalized.yml").read_text("utf-8")
+    said = yaml.safe_load(text)["personalized"]
+    said = {name: said[name] for name in ("learning", "localiser")}
+    found = PersonalLocaliserConfig.of(root / "data/06_models/mini-sd")
+    assert found == PersonalLocaliserConfig.model_validate(said) != PersonalLocaliserConfig()
