@@ -118,7 +118,7 @@ def _triplet_row(
 ) -> SheetRow:
     image = read_image(view.image)
     item = read_image(scenes.items[triplet.item].pictures[0])
-    pictures, scores = [resized(item, _NARROW, smooth=True)], []
+    pictures, scores = [_beside(item, image)], []
     target = triplet.load_target()
     for folder in answers.values():
         answer = Answer.read(folder, view)
@@ -130,6 +130,15 @@ def _triplet_row(
     numbers = f"({', '.join(scores)})"
     words = f"{triplet.description} {numbers} {', '.join(triplet.splits)}, {triplet.id}"
     return SheetRow(pictures, [Word(word) for word in words.split()])
+
+
+def _beside(item: NDArray[np.uint8], scene: NDArray[np.uint8]) -> Image.Image:
+    """An item's picture in a panel that is as high as the scene's."""
+    height = round(_NARROW * scene.shape[0] / scene.shape[1])
+    width = min(_NARROW, max(1, round(height * item.shape[1] / item.shape[0])))
+    panel = Image.new("RGB", (_NARROW, height), "white")
+    panel.paste(resized(item, width, smooth=True), (0, 0))
+    return panel
 
 
 def _marked(
