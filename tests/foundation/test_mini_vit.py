@@ -112,7 +112,7 @@ def test_neighbours_vote_for_categories() -> None:
 
 
 def test_the_shipped_vit_knows_more_than_one_that_learned_nothing() -> None:
-    config = recipe(QualityConfig, eval_seeds=[31], scenes=160)
+    config = recipe(QualityConfig, eval_seeds=[31], scenes=240)
     found = assess_vit(shipped("data/06_models/mini-vit"), CANVAS._replace(size=128), config)
     assert found["neighbours_vit"] > found["neighbours_untrained"]
     assert found["neighbours_vit"] > found["commonest"]
