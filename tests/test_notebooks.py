@@ -54,7 +54,14 @@ _PERSONALIZED = {
 _ONE_SEED = _PERSONALIZED | {"seeds": "0"}
 SMALL = {
     "png_components": Small(_PNG | {"rows": "Baseline;+ EIPA + MLMA"}, "png_tables", (2,)),
-    "png_insertion": Small(_PNG | {"rows": "No-Adapter;Encoder"}, "png_tables", (2,), 1),
+    # Once with all nouns, and with each set held out, which leaves few of the few narratives.
+    "png_insertion": Small(
+        {**_PNG, "rows": "UNet blind;Encoder"}
+        | {"params": _params("png_tables.figures=1", _EAGER, "png.train.batch_size=4")},
+        "png_tables",
+        (2, 2, 2),
+        1,
+    ),
     "png_mlma": Small(_PNG | {"rows": "Deform-Attn"}, "png_tables", (1,), 1),
     "text2mask_quickstart": Small(_TEXT2MASK),
     # Tables 5 and 1, two curves, and Figure D.9, which is always among them.

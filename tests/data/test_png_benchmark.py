@@ -110,6 +110,7 @@ def test_max_phrases_and_limit(tmp_path):
     assert [sample.id for sample in samples] == ["5_1", "77_3"]
     assert [len(sample.phrases) for sample in samples] == [3, 2]
     assert [sample.dropped_phrases for sample in samples] == [2, 0]
+    assert [sample.category_ids for sample in samples] == [(23,), (23, 184)]
     assert report.total == 4 and [problem.item for problem in report.problems] == ["12_0", "12_2"]
     samples, _ = PngBenchmark(root, "val2017").read(max_phrases=None)
     assert len(samples[0].phrases) == 5

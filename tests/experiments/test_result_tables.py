@@ -21,7 +21,7 @@ TWO = [
 
 
 def judged(rows, *claim):
-    return ordering(claim, {r.name: r.paper for r in rows}, {r.name: r.mean for r in rows})
+    return ordering(claim, {r.name: r.paper for r in rows}, {r.name: r for r in rows})
 
 
 def table(**changes):
@@ -54,7 +54,9 @@ def test_a_table_has_exactly_the_documented_keys():
         "sd": {"overall": pytest.approx(2**0.5)}, "seeds": 2,
         "commit": f"{NEW}+, {OLD}", "date": "2026-03-02",
     }  # fmt: skip
-    assert set(content["orderings"][0]) == {"claim", "paper_gap", "measured_gap", "holds"}
+    assert set(content["orderings"][0]) == {
+        "claim", "paper_gap", "measured_gap", "deviation", "holds",
+    }  # fmt: skip
 
 
 def test_means_and_deviations():
@@ -75,6 +77,19 @@ def test_orderings():
     assert unmeasured.holds is None and unmeasured.paper_gap == pytest.approx(26.6)
     tie = [measured_row(name, [{"a": 1.0}]) for name in "xy"]
     assert judged(tie, "x", "y", "a").holds is False
+
+
+def test_a_gap_as_small_as_its_deviation_is_said_to_be():
+    values = {"low": (50, 56, 53), "high": (58, 54, 50), "far": (60, 64, 62)}
+    rows = [measured_row(name, [{"a": float(v)} for v in runs]) for name, runs in values.items()]
+    near, far = judged(rows, "high", "low", "a"), judged(rows, "far", "low", "a")
+    assert near.deviation == pytest.approx(5) and far.deviation == pytest.approx(13**0.5)
+    assert near.holds and far.holds
+    text = render(table(rows=tuple(rows), orderings=(near, far)))
+    assert "high > low (a): paper -, measured +1.0 ±5.0: holds (within its deviation)" in text
+    assert "far > low (a): paper -, measured +9.0 ±3.6: holds\n" in text
+    single = measured_row("one", [{"a": 1.0}])
+    assert judged([*rows, single], "low", "one", "a").deviation is None
 
 
 @pytest.mark.parametrize(

@@ -115,6 +115,35 @@ def test_the_autoencoder_is_judged_by_features_of_whole_images() -> None:
     assert "features" not in crop and len(seen) == 2
 
 
+def test_the_decoder_goes_on_alone(made: dict[str, Path]) -> None:
+    """What the second training of the autoencoder changes is the decoder, so that latents stay."""
+    first = checkpoint(made, "autoencoder")
+    before = first["average"] or first["model"]
+    after = AutoencoderKL.from_pretrained(made["work"] / "autoencoder").state_dict()
+    for name, weight in after.items():
+        same = torch.equal(weight, before[f"vae.{name}"])
+        assert same or name.startswith(("decoder.", "post_quant_conv."))
+        if name.startswith(("encoder.", "quant_conv.")):
+            assert same, name
+    assert not torch.equal(after["decoder.conv_in.weight"], before["vae.decoder.conv_in.weight"])
+
+
+def test_latents_are_kept_and_made_again_where_damaged(tmp_path: Path) -> None:
+    """A training that goes on need not encode all scenes again."""
+    shop, calls = Workshop(RECIPE, CANVAS, tmp_path), []
+    wanted = torch.arange(6.0).reshape(2, 3).T
+
+    def make() -> torch.Tensor:
+        calls.append(1)
+        return wanted
+
+    for _ in range(2):
+        assert torch.equal(shop.kept("latents", make), wanted) and len(calls) == 1
+    path = shop.checkpoints / "latents.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    assert torch.equal(shop.kept("latents", make), wanted) and len(calls) == 2
+
+
 def test_the_segmenter_also_learns_from_reconstructions(
     made: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -79,7 +79,7 @@ def test_card_and_pictures(made: dict[str, Path], figures: dict[str, Any]) -> No
     assert f"Recipe `test` (`kedro run --pipelines foundation`): {RECIPE.cost}." in card
     assert "| diffusion, phase 1: t = 1000 u^0.5 | 2 |" in card
     assert "| diffusion, phase 2: t = 1000 u^1, 25% of prompts bare | 2 |" in card
-    assert f"loss {losses['diffusion']['loss']:.4g} |" in card
+    assert f"loss {losses['diffusion/phase-1']['loss']:.4g} |" in card
     assert "| figure | mean | deviation | seed 11 | seed 12 |" in card
     first, second = (figures["per_eval_seed"][seed]["vae_psnr"] for seed in ("11", "12"))
     assert f"| {figures['vae_psnr']:.3f} | {figures['deviation']['vae_psnr']:.3f} |" in card

@@ -208,6 +208,24 @@ def test_groups_split_all_phrases():
     assert singular.result()["plurals"] is None and singular.curve([0.5])["stuff"] is None
 
 
+def test_nouns_are_groups_where_any_were_held_out():
+    values = [(0.2, True), (0.6, True), (1.0, False), (0.5, False), (0.3, False)]
+    rows = [
+        {"narrative": 0, "phrase": n, "iou": iou, "thing": True, "plural": False, "held_out": held}
+        for n, (iou, held) in enumerate(values)
+    ]
+    recall = AverageRecall.from_rows(rows)
+    assert tuple(recall.result()) == (*GROUPS, "seen nouns", "held-out nouns")
+    assert recall.result()["held-out nouns"] == pytest.approx(40)
+    assert recall.result()["seen nouns"] == pytest.approx(60)
+    assert recall.result()["overall"] == pytest.approx(52)
+    assert recall.curve([0.5])["held-out nouns"] == [0.5]
+    seen = AverageRecall.from_rows(row | {"held_out": False} for row in rows)
+    assert seen.result()["held-out nouns"] is None and seen.counts()["seen nouns"] == 5
+    with pytest.raises(ValueError, match="two results"):
+        recall.update((0, 0), 0.2, thing=True, plural=False, held_out=False)
+
+
 def test_curve_counts_a_reached_threshold():
     curve = noted([0.0, 0.25, 0.5, 1.0]).curve([0.0, 0.25, 0.3, 0.5, 0.6, 1.0])
     assert curve["overall"] == [1.0, 0.75, 0.5, 0.5, 0.25, 0.25]

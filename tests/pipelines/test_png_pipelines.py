@@ -203,7 +203,7 @@ def test_the_tables_are_filled_and_finished_rows_are_kept(run, tmp_path):
     ablation = recipe(PngTablesConfig, seeds=(0, 1), max_steps=2, figures=2)
     out = run(png_tables(), config(), png_tables=ablation)
     tables = [ResultTable.model_validate(content) for content in out["png_tables"]]
-    assert [len(table.rows) for table in tables] == [5, 4, 3]
+    assert [len(table.rows) for table in tables] == [5, 5, 3]
     components, insertion, mlma = tables
     full = components.rows[-1]
     assert (full.name, full.paper["overall"]) == ("+ EIPA + MLMA", 67.1)
@@ -211,9 +211,10 @@ def test_the_tables_are_filled_and_finished_rows_are_kept(run, tmp_path):
     assert insertion.rows[-1].mean == mlma.rows[0].mean  # one experiment, two tables
     assert full.mean == mlma.rows[-1].mean
     assert all(row.seeds == 2 and row.sd for table in tables for row in table.rows)
-    assert insertion.orderings[0].claim == "Encoder > No-Adapter (overall)"
-    assert insertion.orderings[0].paper_gap == pytest.approx(2.2)
-    assert len(list((tmp_path / "models").glob("*/png.json"))) == 20
+    assert insertion.rows[0].name == "UNet blind" and not insertion.rows[0].paper
+    assert insertion.orderings[1].claim == "Encoder > No-Adapter (overall)"
+    assert insertion.orderings[1].paper_gap == pytest.approx(2.2)
+    assert len(list((tmp_path / "models").glob("*/png.json"))) == 22
     assert "Table 3: insertion of EIPA" in out["png_tables_text"]
     assert len(out["png_figure4"].axes) == 3
     for name in ("png_figure5", "png_figure6"):
@@ -222,6 +223,29 @@ def test_the_tables_are_filled_and_finished_rows_are_kept(run, tmp_path):
 
     again = run(png_tables(), config(), png_tables=ablation)
     assert again["png_tables"] == out["png_tables"]  # times too: of the runs behind the tables
+
+
+def test_a_table_is_filled_once_more_without_some_nouns(run, tmp_path):
+    ablation = recipe(
+        PngTablesConfig,
+        tables=("insertion",),
+        rows=("UNet blind", "Encoder"),
+        seeds=(0, 1),
+        max_steps=2,
+        figures=0,
+        held_out=(("grass",),),
+    )
+    out = run(png_tables(), config(), png_tables=ablation)
+    closed, held = [ResultTable.model_validate(content) for content in out["png_tables"]]
+    assert set(closed.rows[0].mean) == {"overall", "things", "stuff", "singulars", "plurals"}
+    for row in held.rows:
+        assert set(row.mean) == set(row.sd) == {"overall", "seen nouns", "held-out nouns"}
+        parts = 5 * row.mean["seen nouns"] + 2 * row.mean["held-out nouns"]
+        assert parts / 7 == pytest.approx(row.mean["overall"])
+    assert held.rows[1].mean["overall"] != closed.rows[1].mean["overall"]
+    assert "held-out nouns: grass" in out["png_tables_text"]
+    trained = [json.loads(p.read_text()) for p in (tmp_path / "models").glob("*/training.json")]
+    assert sorted(each["narratives"] for each in trained) == [2] * 4 + [4] * 4
 
 
 def test_a_row_is_logged_as_a_run_of_its_own_is(run, monkeypatch):

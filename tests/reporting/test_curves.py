@@ -34,6 +34,17 @@ def test_recall_curves_follow_the_papers_panels():
     assert "ppmn" in figure.get_suptitle() and "mini world" in figure.get_suptitle()
 
 
+def test_held_out_nouns_have_a_panel_of_their_own():
+    held = AverageRecall()
+    for index in range(8):
+        held.update((0, index), index / 8, thing=True, plural=False, held_out=index < 3)
+    *_, nouns = recall_curves({"m": held}, "mini").axes
+    assert [line.get_label() for line in nouns.get_lines()] == [
+        f"m, seen nouns: {100 * 25 / 40:.1f}",
+        f"m, held-out nouns: {100 * 3 / 24:.1f}",
+    ]
+
+
 def test_a_group_without_a_phrase_has_no_line():
     figure = recall_curves({"m": recall(0, plurals=False)}, "paper")
     assert [len(axis.get_lines()) for axis in figure.axes] == [1, 2, 1]

@@ -85,6 +85,10 @@ class PngPhrase:
         """``(thing, plural)`` under a plural rule, see ``metrics.average_recall``."""
         return phrase_groups(len(self.segment_ids), self.plural_flag, self.thing, rule)
 
+    def is_of(self, categories: frozenset[int]) -> bool:
+        """Whether any of its segments is of one of these COCO categories."""
+        return not categories.isdisjoint(self.category_ids)
+
 
 @dataclass(frozen=True)
 class PngSample:
@@ -96,6 +100,7 @@ class PngSample:
         image_path, panoptic_path: files, known to exist when the sample was read.
         caption: the whole narrative.
         size: ``(H, W)`` of the image and of its masks, pixels.
+        category_ids: COCO categories that it grounds, ascending, those of dropped phrases too.
         dropped_phrases: grounded phrases left out because of ``max_phrases``.
     """
 
@@ -107,6 +112,7 @@ class PngSample:
     caption: str
     phrases: tuple[PngPhrase, ...]
     size: tuple[int, int]
+    category_ids: tuple[int, ...]
     dropped_phrases: int = 0
 
     @property
@@ -195,6 +201,7 @@ class PngBenchmark:
             caption=caption,
             phrases=phrases[:max_phrases],
             size=image.size,
+            category_ids=tuple(sorted({c for phrase in phrases for c in phrase.category_ids})),
             dropped_phrases=len(phrases) - len(phrases[:max_phrases]),
         )
 

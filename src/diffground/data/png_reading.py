@@ -1,10 +1,13 @@
-"""The splits as an experiment reads them: which narratives, and which of their files are broken."""
+"""The splits as an experiment reads them: which narratives, which of their files are broken, and
+which of their nouns are held out of the training.
+"""
 
 from __future__ import annotations
 
+import difflib
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
@@ -16,13 +19,15 @@ from diffground.data.config import PngSplits
 from diffground.data.png_annotations import CategoryMap, Layout
 from diffground.data.png_benchmark import PngBenchmark, PngSample
 from diffground.data.png_doctor import examine, problems_of
-from diffground.errors import ACCESS
+from diffground.errors import ACCESS, InputError, shortened
 from diffground.io.files import read_json, write_json
 from diffground.io.notes import state_of
 from diffground.provenance import Made, code_of, say_why
 from diffground.store.manifest import config_hash, fingerprint, read_manifest
 
 log = logging.getLogger(__name__)
+
+HELD_OUT = "png.splits.held_out"
 
 
 def data_fingerprint(coco: Path) -> str:
@@ -70,6 +75,32 @@ class Narratives:
             found = len(report.problems)
             log.warning("%s: %d of %d narratives skipped", split, found, report.total)
         return cls(coco, split, layout, limit, max_phrases, samples, benchmark.categories)
+
+    def ids_of(self, names: Sequence[str], field: str) -> frozenset[int]:
+        """The categories of these names; InputError naming ``field`` for one that there is not."""
+        known = dict(zip(self.categories.names, self.categories.ids, strict=True))
+        for name in names:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=3, cutoff=0.0)
+                reason = f"there is no category {shortened(name)}; near: {', '.join(near)}"
+                raise InputError(self.coco, field, reason)
+        return frozenset(known[name] for name in names)
+
+    def without(self, names: Sequence[str]) -> Self:
+        """Without the narratives that ground a category of these names, be it in a dropped phrase.
+
+        Raises:
+            InputError: there is no such category, or no narrative is left.
+        """
+        if not names:
+            return self
+        held_out = self.ids_of(names, HELD_OUT)
+        left = [sample for sample in self.samples if held_out.isdisjoint(sample.category_ids)]
+        log.info("%s: %d of %d narratives", self.split, len(left), len(self.samples))
+        if not left:
+            reason = f"each narrative of {self.split} grounds one of these categories"
+            raise InputError(self.coco, HELD_OUT, reason)
+        return replace(self, samples=left)
 
 
 def examine_training_data(

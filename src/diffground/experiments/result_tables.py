@@ -41,6 +41,7 @@ class Ordering(Config):
     claim: str
     paper_gap: float | None  # better minus worse, in the metric's unit
     measured_gap: float | None
+    deviation: float | None  # of the measured gap over seeds; None where a row has but one
     holds: bool | None  # whether the measured gap has the sign of the claim; None = not measured
 
 
@@ -89,21 +90,23 @@ def measured_row(
 
 
 def ordering(
-    claim: tuple[str, str, str], paper: Mapping[str, Figures], measured: Mapping[str, Figures]
+    claim: tuple[str, str, str], paper: Mapping[str, Figures], measured: Mapping[str, ResultRow]
 ) -> Ordering:
     """Whether ``claim``, (better row, worse row, column), holds; a tie does not.
 
-    ``paper`` and ``measured`` are rows' figures, by their names.
+    ``paper`` has rows' figures, ``measured`` the rows, by their names. The gap's deviation is that
+    of the difference of two independent rows.
     """
     better, worse, column = claim
-    paper_gap, measured_gap = (
-        _gap(rows.get(better, {}).get(column), rows.get(worse, {}).get(column))
-        for rows in (paper, measured)
-    )
+    pair = [measured.get(name, ResultRow(name=name)) for name in (better, worse)]
+    paper_gap = _gap(*(paper.get(name, {}).get(column) for name in (better, worse)))
+    measured_gap = _gap(*(row.mean.get(column) for row in pair))
+    spread = [sd for row in pair if (sd := row.sd.get(column)) is not None]
     return Ordering(
         claim=f"{better} > {worse} ({column})",
         paper_gap=paper_gap,
         measured_gap=measured_gap,
+        deviation=math.hypot(*spread) if len(spread) == len(pair) else None,
         holds=None if measured_gap is None else measured_gap > 0,
     )
 
@@ -128,6 +131,10 @@ def render(table: ResultTable) -> str:
     for entry in table.orderings:
         gaps = [_figure(gap, places, "+") for gap in (entry.paper_gap, entry.measured_gap)]
         verdict = {True: "holds", False: "DOES NOT HOLD", None: "not measured"}[entry.holds]
+        if entry.deviation is not None and entry.measured_gap is not None:
+            gaps[1] += f" ±{entry.deviation:.{places}f}"
+            if abs(entry.measured_gap) <= entry.deviation:
+                verdict += " (within its deviation)"
         lines.append(f"  {entry.claim}: paper {gaps[0]}, measured {gaps[1]}: {verdict}")
     if table.config.get("notes"):
         lines += ["", "notes"]

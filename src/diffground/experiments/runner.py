@@ -103,7 +103,7 @@ class Heading:
     ) -> ResultTable:
         """Measured rows as a table; of the paper's claims those about figures that are there."""
         paper = {row.name: row.paper for row in table.rows}
-        measured = {row.name: row.mean for row in rows}
+        measured = {row.name: row for row in rows}
         return ResultTable(
             paper=self.published.paper,
             table=table.table,
@@ -113,7 +113,7 @@ class Heading:
             orderings=tuple(
                 ordering(claim, paper, measured)
                 for claim in table.claims
-                if all(claim[2] in measured.get(row, {}) for row in claim[:2])
+                if all(row in measured and claim[2] in measured[row].mean for row in claim[:2])
             ),
             config={
                 **self.settings,

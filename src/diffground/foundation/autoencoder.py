@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -51,11 +52,12 @@ class _Objective(nn.Module):
     ) -> None:
         super().__init__()
         self.vae, self.features, self.recipe = vae, features, recipe
+        self.whole_share = recipe.whole_share
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """The losses of a batch, float (B, 3, H, W) in [-1, 1]."""
         side, crop = images.shape[-1], self.recipe.crop
-        part = crop < side and bool(torch.rand(()) > self.recipe.whole_share)
+        part = crop < side and bool(torch.rand(()) > self.whole_share)
         if part:
             y, x = (int(torch.randint(0, (side - crop) // 8 + 1, ())) * 8 for _ in range(2))
             images = images[..., y : y + crop, x : x + crop]
@@ -83,23 +85,28 @@ class _Objective(nn.Module):
 
 
 def train_autoencoder(
-    shop: Workshop, segmenter: Mask2FormerForUniversalSegmentation
+    shop: Workshop, segmenter: Mask2FormerForUniversalSegmentation, weights: str
 ) -> AutoencoderKL:
-    """Trains the autoencoder and sets its scaling factor, so that latents have unit variance."""
+    """Trains the autoencoder and sets its scaling factor, so that latents have unit variance.
+
+    Checkpoints made with another segmenter are refused: ``weights`` is the hash of this one's.
+    """
     recipe = shop.recipe.autoencoder
     torch.manual_seed(recipe.train.seed)
     scenes = shop.scenes(recipe.scenes)
     vae: Any = build_autoencoder(recipe)
     vae.to(memory_format=torch.channels_last)
     backbone = segmenter.to(processes().device).model.pixel_level_module.encoder
-    shop.fit(
-        "autoencoder",
-        _Objective(vae, lambda images: backbone(images).feature_maps, recipe),
-        lambda model, images: model(images),
+    objective = _Objective(vae, lambda images: backbone(images).feature_maps, recipe)
+    fit = partial(
+        shop.fit, "autoencoder", objective, lambda model, images: model(images),
         Scenes(scenes, picture),
-        recipe.train,
-        key=recipe.model_dump_json(),
-    )
+    )  # fmt: skip
+    fit(recipe.train, key=weights + recipe.model_dump_json(exclude={"refine"}))
+    for part in (vae.encoder, vae.quant_conv):
+        part.requires_grad_(False)
+    objective.whole_share = 1.0
+    fit(recipe.refine, key=weights + recipe.model_dump_json(), below="refine")
     latents = encode(vae, scenes[:256])
     vae.register_to_config(scaling_factor=float(1 / latents.std()))
     return cast(AutoencoderKL, vae)

@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.utils.constants import SAFETENSORS_WEIGHTS_NAME
 from torch.utils.data import Dataset, StackDataset
 from transformers import CLIPTextModel, CLIPTokenizer
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from diffground.backbone.folder import without_bars
 from diffground.backbone.frozen import FrozenDiffusion
@@ -32,6 +34,7 @@ from diffground.foundation.scenes import captioned_scenes
 from diffground.foundation.segmenter import train_draft, train_segmenter
 from diffground.foundation.tokenizer import train_tokenizer
 from diffground.foundation.vit import train_vit
+from diffground.io.files import sha256
 from diffground.segmenters.instance import InstanceSegmenter
 from diffground.world.config import Canvas
 
@@ -47,14 +50,14 @@ def make_autoencoder(shop: Workshop, draft: Path) -> Path:
     """Trains the VAE; returns its diffusers folder."""
     folder = shop.folder / "autoencoder"
     segmenter = InstanceSegmenter.from_pretrained(draft).model
-    train_autoencoder(shop, segmenter).save_pretrained(folder)
+    judge = sha256(draft / SAFE_WEIGHTS_NAME)
+    train_autoencoder(shop, segmenter, judge).save_pretrained(folder)
     return folder
 
 
 def make_diffusion(shop: Workshop, autoencoder: Path) -> Path:
     """Trains tokenizer, text encoder and UNet on the VAE's latents; returns their folder."""
     recipe = shop.recipe.diffusion
-    vae = _autoencoder(autoencoder)
     scenes = shop.scenes(shop.recipe.scenes.count, mixed=recipe.mixed)
     words = {
         "prompt": [scene.prompt.text for scene in scenes],
@@ -62,10 +65,12 @@ def make_diffusion(shop: Workshop, autoencoder: Path) -> Path:
         "narrative": [scene.narrative.text for scene in scenes],
     }
     tokenizer = train_tokenizer(words["prompt"] + words["narrative"], recipe.vocabulary)
-    latents = encode(vae, scenes) * vae.config["scaling_factor"]
-    ids: dict[str, Any] = {name: token_ids(tokenizer, texts) for name, texts in words.items()}
-    data: Dataset[Any] = StackDataset(latents=latents, **ids)
-    unet, text = train_diffusion(shop, data, tokenizer)
+    vae, weights = _autoencoder(autoencoder), sha256(autoencoder / SAFETENSORS_WEIGHTS_NAME)
+    scale = vae.config["scaling_factor"]
+    latents = shop.kept(f"latents-{weights[:16]}", lambda: encode(vae, scenes) * scale)
+    columns: dict[str, Any] = {name: token_ids(tokenizer, texts) for name, texts in words.items()}
+    data: Dataset[Any] = StackDataset(**columns, latents=cast(Any, latents))
+    unet, text = train_diffusion(shop, data, tokenizer, weights)
     folder = shop.folder / "diffusion"
     unet.save_pretrained(folder / "unet")
     text.save_pretrained(folder / "text_encoder")

@@ -40,7 +40,7 @@ def model_card(
     losses: Mapping[str, Mapping[str, float]],
     quality: Mapping[str, Any],
 ) -> str:
-    """The card as Markdown. ``losses`` has the last row of each part's training history."""
+    """The card as Markdown. ``losses`` has the last row of each training's history."""
     source, sizes = recipe.scenes, ", ".join(f"{size:g}" for size in world.sizes)
     lines = [
         "# The mini models of diffground",
@@ -83,13 +83,12 @@ def _trainings(
     """Every training, in the order of the recipe."""
     yield "draft of the segmenter", recipe.segmenter.train, losses["draft"]
     yield "autoencoder", recipe.autoencoder.train, losses["autoencoder"]
-    phases = recipe.diffusion.phases
-    for number, phase in enumerate(phases, 1):
+    yield "its decoder alone", recipe.autoencoder.refine, losses["autoencoder/refine"]
+    for number, phase in enumerate(recipe.diffusion.phases, 1):
         name = f"diffusion, phase {number}: t = 1000 u^{phase.timestep_power:g}"
         if phase.bare:
             name += f", {phase.bare:.0%} of prompts bare"
-        # The history of the part is that of its last phase.
-        yield name, phase.train, losses["diffusion"] if number == len(phases) else {}
+        yield name, phase.train, losses[f"diffusion/phase-{number}"]
     yield "clip", recipe.clip.train, losses["clip"]
     yield "vit", recipe.vit.train, losses["vit"]
     yield "segmenter, on from the draft", recipe.segmenter.refine, losses["segmenter"]

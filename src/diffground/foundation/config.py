@@ -26,6 +26,7 @@ class AutoencoderRecipe(Config):
     feature_weight: float = Field(ge=0)  # of the segmenter's features, on whole images
     scenes: PositiveInt
     train: TrainConfig
+    refine: TrainConfig  # of the decoder alone, on whole images: latents stay as they are
 
 
 class DiffusionPhase(Config):

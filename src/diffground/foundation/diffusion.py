@@ -115,13 +115,14 @@ class _Objective(nn.Module):
 
 
 def train_diffusion(
-    shop: Workshop, data: Dataset[dict[str, Tensor]], tokenizer: CLIPTokenizer
+    shop: Workshop, data: Dataset[dict[str, Tensor]], tokenizer: CLIPTokenizer, vae: str
 ) -> tuple[UNet2DConditionModel, CLIPTextModel]:
     """Trains UNet and text encoder on latents and captions; returns their averaged weights.
 
     Args:
         data: scaled ``latents`` (S, 4, h, w), and the tokens (S, 77) of three captions each: a
             ``prompt``, the same without colours (``bare``), and a ``narrative``.
+        vae: the hash of the VAE's weights; checkpoints made with another one are refused.
     """
     recipe = shop.recipe.diffusion
     torch.manual_seed(recipe.phases[0].train.seed)
@@ -133,5 +134,5 @@ def train_diffusion(
     for number, phase in enumerate(recipe.phases, 1):
         objective.phase = phase
         known = recipe.model_copy(update={"phases": recipe.phases[:number]})
-        fit(phase.train, key=known.model_dump_json(), below=f"phase-{number}")
+        fit(phase.train, key=vae + known.model_dump_json(), below=f"phase-{number}")
     return unet, text

@@ -27,7 +27,8 @@ A perfect prediction of a disc about pixel (320, 240) of a 640 x 480 image score
 further, about (319.5, 239.5), ppmn gives .78 for radius 5.
 
 **The groups.** Things and stuff make up all phrases, so do singulars and plurals. Which phrase is
-which is decided in :func:`phrase_groups` and nowhere else.
+which is decided in :func:`phrase_groups` and nowhere else. Where nouns were held out of a training,
+so do the phrases of seen and of held-out nouns; these two groups are ours.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ CODE_VERSION: Final = 1
 Key = tuple[str | int, int]
 
 GROUPS = ("overall", "things", "stuff", "singulars", "plurals")
+NOUN_GROUPS = ("seen nouns", "held-out nouns")  # only of phrases that say which they are
 
 _SHORT, _LONG, _STRIDE = 800, 1333, 32  # the detector's test size, pixels
 _SOFT_SIDE = 256
@@ -157,6 +159,7 @@ class _Entry(NamedTuple):
     iou: float
     thing: bool
     plural: bool
+    held_out: bool | None
 
 
 class AverageRecall:
@@ -171,13 +174,17 @@ class AverageRecall:
         self.protocol, self.plural_rule = protocol, plural_rule
         self._entries: dict[Key, _Entry] = {}
 
-    def update(self, key: Key, iou: float, *, thing: bool, plural: bool) -> None:
+    def update(
+        self, key: Key, iou: float, *, thing: bool, plural: bool, held_out: bool | None = None
+    ) -> None:
         """Notes one phrase.
 
         Args:
             key: (narrative, phrase): the sample's id or row, and the phrase's index in it.
             iou: in [0, 1], from :func:`phrase_iou`.
             thing, plural: from :func:`phrase_groups`.
+            held_out: whether it is of a noun that was held out of the training; None, of all
+                phrases, where none was.
 
         Raises:
             ValueError: an IoU outside [0, 1] or NaN, or a key noted before with another result.
@@ -185,7 +192,7 @@ class AverageRecall:
         iou = float(iou)
         if not -_SAME <= iou <= 1 + _SAME:
             raise ValueError(f"phrase {key}: IoU {iou} is not in [0, 1]")
-        entry = _Entry(min(max(iou, 0.0), 1.0), bool(thing), bool(plural))
+        entry = _Entry(min(max(iou, 0.0), 1.0), bool(thing), bool(plural), held_out)
         earlier = self._entries.get(key)
         if earlier is not None:
             if earlier[1:] != entry[1:] or abs(earlier.iou - entry.iou) > _SAME:
@@ -203,7 +210,7 @@ class AverageRecall:
         return {group: len(values) for group, values in self._grouped().items()}
 
     def result(self) -> dict[str, float | None]:
-        """AR in percent of each of :data:`GROUPS`; None for a group without a phrase."""
+        """AR in percent of each group; None for a group without a phrase."""
         return {
             # fsum is exact, hence the same in any order
             group: 100 * math.fsum(values) / len(values) if values else None
@@ -226,21 +233,28 @@ class AverageRecall:
         protocol: Protocol = "original",
         plural_rule: PluralRule = "count",
     ) -> AverageRecall:
-        """Of rows with narrative, phrase, iou, thing and plural, as an evaluation keeps them."""
+        """Of rows with narrative, phrase, iou, thing, plural and perhaps held_out, as an evaluation
+        keeps them.
+        """
         recall = cls(protocol, plural_rule)
         for row in rows:
-            key = (row["narrative"], row["phrase"])
-            recall.update(key, row["iou"], thing=row["thing"], plural=row["plural"])
+            key, held_out = (row["narrative"], row["phrase"]), row.get("held_out")
+            recall.update(
+                key, row["iou"], thing=row["thing"], plural=row["plural"], held_out=held_out
+            )
         return recall
 
     def _grouped(self) -> dict[str, list[float]]:
-        """The IoUs of each group."""
-        grouped: dict[str, list[float]] = {group: [] for group in GROUPS}
+        """The IoUs of each group: :data:`NOUN_GROUPS` only where nouns were held out."""
+        told = {entry.held_out is not None for entry in self._entries.values()}
+        assert len(told) < 2, "nouns are held out of all phrases, or of none"
+        nouns = NOUN_GROUPS if True in told else ()
+        grouped: dict[str, list[float]] = {group: [] for group in (*GROUPS, *nouns)}
         for entry in self._entries.values():
-            for group in (
-                "overall",
-                "things" if entry.thing else "stuff",
-                "plurals" if entry.plural else "singulars",
-            ):
+            names = ["overall", "things" if entry.thing else "stuff"]
+            names.append("plurals" if entry.plural else "singulars")
+            if entry.held_out is not None:
+                names.append(NOUN_GROUPS[entry.held_out])
+            for group in names:
                 grouped[group].append(entry.iou)
         return grouped

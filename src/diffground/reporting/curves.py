@@ -24,12 +24,14 @@ _PANELS = (
     ("(b) things and stuff", {"things": "-", "stuff": "--"}),
     ("(c) singulars and plurals", {"singulars": "-", "plurals": "--"}),
 )
+_NOUNS = ("(d) seen and held-out nouns", {"seen nouns": "-", "held-out nouns": "--"})
 
 Series = Sequence[tuple[float, float]]  # (step, value)
 
 
 def recall_curves(recalls: Mapping[str, AverageRecall], scale: Scale) -> Figure:
-    """Recall over the IoU threshold: overall, by things and stuff, by singulars and plurals.
+    """Recall over the IoU threshold: overall, by things and stuff, by singulars and plurals, and by
+    seen and held-out nouns where any were held out.
 
     Args:
         recalls: of each model, at least one. A group without a phrase is left out; Average Recall
@@ -39,11 +41,13 @@ def recall_curves(recalls: Mapping[str, AverageRecall], scale: Scale) -> Figure:
     thresholds = np.linspace(0, 1, 101).tolist()
     curves = {name: recall.curve(thresholds) for name, recall in recalls.items()}
     averages = {name: recall.result() for name, recall in recalls.items()}
+    held_out = any(_NOUNS[1].keys() & by_group for by_group in curves.values())
+    panels = (*_PANELS, _NOUNS) if held_out else _PANELS
     lines = 2 + 2 * len(curves)  # of the legends, which stand below: the curves fill the panels
     figure = Figure(figsize=(13, 4.0 + 0.2 * lines), layout="constrained")
-    axes = figure.subplots(1, len(_PANELS), sharey=True)
+    axes = figure.subplots(1, len(panels), sharey=True)
     colours = dict(zip(curves, _unit(len(curves)), strict=True))
-    for axis, (title, groups) in zip(axes, _PANELS, strict=True):
+    for axis, (title, groups) in zip(axes, panels, strict=True):
         for group, style in groups.items():
             for name, by_group in curves.items():
                 recall = by_group.get(group)

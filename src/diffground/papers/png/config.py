@@ -101,6 +101,9 @@ class PngModelConfig(Config):
     decode: bool  # MLMA, mask feature and decoder (section 3.3)
     head: Literal["auto", "diffusion", "inner", "adapter", "decoder"]  # who predicts
     fusion: Literal["auto", "mean", "learned"]  # Diffusion head; auto: mean if zero-shot
+    # What the UNet's cross-attention sees: the phrases, or as many zeros in their place. A control
+    # of ours: the decoder still reads the phrases, so it shows what is learned without the prompt.
+    unet_context: Literal["phrases", "zeros"]
     time_step: int = Field(ge=0, lt=1000)  # the paper: 1 in section 3.1, 0 in 4.2
     noise: Literal["none", "seeded"]  # seeded: noise of the time step, by sample id
     probability: Literal["minmax", "raw"]  # Diffusion head: how a map becomes a mask
@@ -124,6 +127,9 @@ class PngModelConfig(Config):
             raise ValueError(f"head {self.head}, but the model has only {', '.join(self.heads)}")
         if self.pretrained and not self.decode:
             raise ValueError("pretrained weights are for MLMA and the decoder, decode is false")
+        if self.unet_context == "zeros" and self.insertion != "none":
+            reason = "zeros leaves no prompt, insertion puts an adapter's phrases into it"
+            raise self.refusal("unet_context", reason)
         return self
 
     @property

@@ -54,7 +54,8 @@ class PngEvaluation:
     """What came out."""
 
     recall: AverageRecall
-    rows: list[dict[str, Any]]  # per phrase: narrative, phrase, text, thing, plural, iou
+    # Per phrase: narrative, phrase, text, thing, plural, iou, and held_out if any are.
+    rows: list[dict[str, Any]]
     predictions: list[Prediction]
     report: ProblemReport = field(default_factory=ProblemReport)  # broken files that were skipped
 
@@ -63,7 +64,12 @@ class PngEvaluation:
 _Outcomes = dict[int, NDArray[np.float64] | Problem]
 
 
-def evaluate(model: PngModel, dataset: PngDataset, config: PngEvalConfig) -> PngEvaluation:
+def evaluate(
+    model: PngModel,
+    dataset: PngDataset,
+    config: PngEvalConfig,
+    held_out: frozenset[int] = frozenset(),
+) -> PngEvaluation:
     """Measures ``model`` on ``dataset``; samples that cannot be used are skipped and reported.
 
     A sample is skipped for a broken file or a caption that the text encoder cannot take.
@@ -73,6 +79,7 @@ def evaluate(model: PngModel, dataset: PngDataset, config: PngEvalConfig) -> Png
 
     Args:
         dataset: all samples, the same on every process: each takes its share.
+        held_out: categories that were held out of the training: their phrases are a group.
 
     Returns:
         The whole result, on every process, in the order of the samples.
@@ -94,7 +101,7 @@ def evaluate(model: PngModel, dataset: PngDataset, config: PngEvalConfig) -> Png
             if len(kept) < config.overlays:
                 kept[index] = Prediction(item.sample, mine.numpy(), target, iou)
     model.train(was_training)
-    return _merged(samples, outcomes, kept, config)
+    return _merged(samples, outcomes, kept, config, held_out)
 
 
 def _merged(
@@ -102,6 +109,7 @@ def _merged(
     mine: _Outcomes,
     kept: dict[int, Prediction],
     config: PngEvalConfig,
+    held_out: frozenset[int],
 ) -> PngEvaluation:
     """The whole result from every process's share, in the order of the samples."""
     parts = gather_object([mine])
@@ -117,7 +125,7 @@ def _merged(
             report.problems.append(outcome)
         else:
             usable.append(place)
-            rows |= _note(recall, sample, outcome, config.plural_rule)
+            rows |= _note(recall, sample, outcome, config.plural_rule, held_out)
     first = usable[: config.overlays]
     # Masks are large: only those that stay travel.
     here = {place: kept[place] for place in first if place in kept}
@@ -143,13 +151,18 @@ def _usable(
 
 
 def _note(
-    recall: AverageRecall, sample: PngSample, iou: NDArray[np.float64], rule: PluralRule
+    recall: AverageRecall,
+    sample: PngSample,
+    iou: NDArray[np.float64],
+    rule: PluralRule,
+    held_out: frozenset[int],
 ) -> dict[Key, dict[str, Any]]:
     """Notes a sample's phrases, and returns their rows by (narrative, phrase)."""
     rows: dict[Key, dict[str, Any]] = {}
     for index, (phrase, value) in enumerate(zip(sample.phrases, iou, strict=True)):
         thing, plural = phrase.groups(rule)
-        recall.update((sample.id, index), float(value), thing=thing, plural=plural)
+        held = {"held_out": phrase.is_of(held_out)} if held_out else {}
+        recall.update((sample.id, index), float(value), thing=thing, plural=plural, **held)
         rows[sample.id, index] = {
             "narrative": sample.id,
             "phrase": index,
@@ -157,6 +170,7 @@ def _note(
             "thing": thing,
             "plural": plural,
             "iou": round(float(value), 6),
+            **held,
         }
     return rows
 

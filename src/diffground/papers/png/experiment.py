@@ -30,7 +30,7 @@ import torch
 
 from diffground.backbone.captions import check_caption
 from diffground.data.png_benchmark import PngSample
-from diffground.data.png_reading import Narratives
+from diffground.data.png_reading import HELD_OUT, Narratives
 from diffground.errors import InputError
 from diffground.io.files import read_json, write_json
 from diffground.io.notes import FileNote, is_unchanged, note_of
@@ -54,10 +54,16 @@ OnLog = Callable[[dict[str, float], int], None]
 
 
 def read_training(config: PngConfig, coco: Path) -> Narratives:
-    """What the model is trained on."""
+    """The training split; of held-out nouns too, whose features serve other trainings.
+
+    Raises:
+        InputError: the split is missing, or a noun that is held out is no category of it.
+    """
     splits, phrases = config.splits, config.data.max_phrases
     limit = splits.train_limit
-    return Narratives.read(coco, splits.train, splits.layout, limit=limit, max_phrases=phrases)
+    read = Narratives.read(coco, splits.train, splits.layout, limit=limit, max_phrases=phrases)
+    read.ids_of(splits.held_out, HELD_OUT)  # a wrong name is said before hours of work
+    return read
 
 
 def read_validation(config: PngConfig, coco: Path) -> Narratives:
@@ -106,7 +112,7 @@ def train_variant(
         # What is wrong with the validation split is said before the training.
         val = validation or read_validation(config, variant.folders.coco)
         read = narratives or read_training(config, variant.folders.coco)
-        model, summary = _train(variant, read, val, broken, on_log)
+        model, summary = _train(variant, read.without(config.splits.held_out), val, broken, on_log)
         if processes().is_main_process:
             write_json(folder / TRAINING, summary, sealed=True)
             model.save(folder)
@@ -194,7 +200,7 @@ def evaluate_variant(
         variant.claim()
         if not path.exists():
             say_why(path, variant.rule, path.parent.glob("evaluation-*.json"), "key")
-    result = evaluate(model, dataset, config.eval)
+    result = evaluate(model, dataset, config.eval, read.ids_of(config.splits.held_out, HELD_OUT))
     metrics: dict[str, Any] = {
         "protocol": config.eval.protocol,
         "plural_rule": config.eval.plural_rule,
@@ -267,10 +273,11 @@ def _encodable(variant: Variant, samples: list[PngSample]) -> list[PngSample]:
 
 
 def _evaluator(variant: Variant, validation: Narratives) -> Callable[[Any], dict[str, float]]:
-    dataset = _dataset(variant, validation)
+    config, dataset = variant.config, _dataset(variant, validation)
+    held_out = validation.ids_of(config.splits.held_out, HELD_OUT)
 
     def measure(model: Any) -> dict[str, float]:
-        recall = evaluate(model, dataset, variant.config.eval).recall
+        recall = evaluate(model, dataset, config.eval, held_out).recall
         return {group: value for group, value in recall.result().items() if value is not None}
 
     return measure

@@ -70,6 +70,11 @@ class FrozenInputs:
             pooled=None if self.pooled is None else moved(self.pooled),
         )
 
+    def unprompted(self) -> FrozenInputs:
+        """With zeros where the text was, SDXL's pooled text too."""
+        pooled = None if self.pooled is None else torch.zeros_like(self.pooled)
+        return replace(self, context=torch.zeros_like(self.context), pooled=pooled)
+
 
 class FeatureKey(Config):
     """All that a split's features depend on, but for the images' bytes: the store notes these."""

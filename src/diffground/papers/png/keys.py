@@ -98,6 +98,7 @@ class Variant:
             "probability": config.model.probability,
             "threshold": config.model.threshold,
             "val": config.splits.val,
+            "held_out": list(config.splits.held_out),
             "coco": data_fingerprint(self.folders.coco),
         }
 

@@ -120,14 +120,15 @@ class PngModel(nn.Module):
             if config.noise == "seeded":
                 seeds = [derive_seed(0, item) for item in batch.ids]
             noisy = backbone.add_noise(inputs.latents, config.time_step, seeds)
+        seen = inputs.unprompted() if config.unet_context == "zeros" else inputs
         with nullcontext() if self.eipa is not None else torch.no_grad():
             result = backbone.probe(
                 noisy,
                 config.time_step,
-                inputs.context,
+                seen.context,
                 self._request(),
-                context_mask=inputs.valid,
-                pooled=inputs.pooled,
+                context_mask=seen.valid,
+                pooled=seen.pooled,
                 adapter=self.eipa,
                 checkpoint=config.checkpoint and self.training,
             )

@@ -2,7 +2,8 @@
 
 What a row is, and what the paper reports for it, stands in ``paper_tables.json``. Every row is an
 experiment of its own (:mod:`diffground.papers.png.experiment`), trained by the same recipe with the
-same seeds; rows that tables share, and rows that are finished, are not run again.
+same seeds; rows that tables share, and rows that are finished, are not run again. Tables may be
+measured once more with nouns held out of the training.
 """
 
 from __future__ import annotations
@@ -12,11 +13,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from diffground.backbone.frozen import FrozenDiffusion
+from diffground.data.config import Nouns
 from diffground.experiments.published import PublishedTable, changed
 from diffground.experiments.runner import Heading, Outcome, RowLog
-from diffground.metrics.average_recall import AverageRecall
+from diffground.metrics.average_recall import NOUN_GROUPS, AverageRecall
 from diffground.papers.png.config import PngConfig, PngFolders
-from diffground.papers.png.experiment import evaluate_variant, kept_evaluation, train_variant
+from diffground.papers.png.experiment import (
+    evaluate_variant,
+    kept_evaluation,
+    read_validation,
+    train_variant,
+)
 from diffground.papers.png.figures import draw_comparison
 from diffground.papers.png.keys import Variant
 from diffground.papers.png.model import PngModel
@@ -54,8 +61,20 @@ class PngAblations:
         )
 
     def tables(self) -> Iterator[tuple[str, PublishedTable[PngRow]]]:
-        """Those asked for, by name."""
-        return self.asked.each()
+        """Those asked for, by name, each followed by itself with nouns held out.
+
+        Raises:
+            InputError: a noun is no category of the data, which is said before the first training.
+        """
+        asked, own = self.asked, self.base.splits.held_out
+        if asked.held_out:
+            read = read_validation(self.base, self.folders.coco)
+            for nouns in asked.held_out:
+                read.ids_of(nouns, "png_tables.held_out")
+        for name, table in asked.each():
+            yield name, with_held_out(table, own) if own else table
+            for nouns in asked.held_out if name in asked.held_out_tables else ():
+                yield f"{name} without {', '.join(nouns)}", with_held_out(table, nouns)
 
     def config(self, row: PngRow, seed: int | None) -> PngConfig:
         """The settings of one row and seed.
@@ -125,6 +144,22 @@ class PngAblations:
         """A table's rows with the first seed."""
         for row in self.asked.table(name).rows:
             yield row.name, self.config(row, self.asked.seeds[0])
+
+
+def with_held_out(table: PublishedTable[PngRow], nouns: Nouns) -> PublishedTable[PngRow]:
+    """The table with nouns held out of its trainings: what it claims overall, it claims of them."""
+    change = {"splits": {"held_out": nouns}}
+    seen, held_out = NOUN_GROUPS
+    note = "Training narratives that ground a held-out noun are left out; the validation split is "
+    note += "the same. The paper holds none out: its figures are of the closed vocabulary."
+    claims = [(*rows, part) for part in ("overall", held_out) for *rows, _ in table.claims]
+    return table.of(
+        [row.model_copy(update={"change": row.change | change}) for row in table.rows],
+        table=f"{table.table}, {held_out}: {', '.join(nouns)}",
+        note=f"{note} {table.note}",
+        columns=("overall", seen, held_out),
+        claims=tuple(claims),
+    )
 
 
 def _completeness(config: PngConfig) -> tuple[bool, bool, int]:
