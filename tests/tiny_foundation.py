@@ -18,7 +18,7 @@ RECIPE = recipe(
     FoundationRecipe,
     name="test",
     cost="a second of one core",
-    scenes={"seed": 7, "count": 8, "simple": 0.5},
+    scenes={"seed": 7, "count": 8, "simple": 0.5, "mugs": 0.25},
     autoencoder={"channels": [8, 8, 8, 8], "crop": 32, "whole_share": 0.5, "kl_weight": 1e-3,
                  "feature_weight": 0.3, "scenes": 8, "train": TRAIN, "refine": TRAIN},
     diffusion={"channels": [8, 8, 16, 16], "text_width": 16, "text_heads": 2, "text_layers": 0,

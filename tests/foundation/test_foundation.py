@@ -48,7 +48,8 @@ def test_the_folder_is_a_stable_diffusion(made: dict[str, Path]) -> None:
 
 def test_latents_have_unit_variance(made: dict[str, Path]) -> None:
     model = FrozenDiffusion.from_pretrained(made["sd"])
-    scenes = captioned_scenes(7, 8, CANVAS, simple=RECIPE.scenes.simple)
+    source = RECIPE.scenes
+    scenes = captioned_scenes(7, 8, CANVAS, simple=source.simple, mugs=source.mugs)
     latents = model.encode_images(torch.stack([to_tensor(s.rendering.image) for s in scenes]))
     assert float(latents.std()) == pytest.approx(1.0, abs=0.02)
 
@@ -199,6 +200,11 @@ def test_a_share_of_the_training_scenes_is_simple() -> None:
     both = [a == b for a, b in zip(none, every, strict=True)]  # simple as it is
     assert 0.35 < (sum(chosen) - sum(both)) / (len(both) - sum(both)) < 0.65
     assert [s.scene for s in captioned_scenes(7, 20, CANVAS, simple=0.5)] == some[:20]
+    mugs = [s.scene for s in captioned_scenes(7, 200, CANVAS, simple=0.5, mugs=0.2)]
+    other = [a != b for a, b in zip(some, mugs, strict=True)]
+    assert 0.1 < np.mean(other) < 0.3  # noqa: PLR2004
+    assert {"mug"} <= {g.category.name for s, o in zip(mugs, other, strict=True) if o
+                       for g in s.groups} <= {"mug", "book", "bottle"}  # fmt: skip
 
 
 @pytest.mark.parametrize(("env", "name"), [("mini", "cpu"), ("gpu", "gpu")])

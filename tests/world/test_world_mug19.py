@@ -13,9 +13,10 @@ import pytest
 from PIL import Image
 
 from diffground.io.images import read_image
+from diffground.world.captions import prompt
 from diffground.world.config import WorldConfig
 from diffground.world.mug19 import make_mug19
-from diffground.world.mug_scenes import arrange
+from diffground.world.mug_scenes import arrange, stage_plain
 from diffground.world.render import render
 from diffground.world.scene import Group, Scene, Thing
 from diffground.world.vocabulary import BY_NAME, PERSONAL_MUGS
@@ -131,6 +132,43 @@ def test_arrangements_are_of_their_kind() -> None:
         kinds[scene.kind] += 1
         able += any(scene.variants(i) for i in indices)
     assert able > 380 and kinds == {"plain": 200, "semantic": 140, "visual": 60}
+
+
+def test_plain_mugs_are_said_as_they_are() -> None:
+    """What a caption says of mugs can be seen, in any order, and none of them is a personal one."""
+    first_left, relations, empties = [], 0, 0
+    for index in range(150):
+        scene = stage_plain(3, index)
+        assert all(thing.personal is None for thing in scene.things)
+        assert all(0 <= thing.x - thing.size / 2 and thing.y <= 1 for thing in scene.things)
+        where = {thing.group: thing for thing in scene.things}
+        rendering = render(scene, 128)
+        text = prompt(scene, rendering).text
+        mugs = [g for g in where if scene.groups[g].category.name == "mug"]
+        assert 1 <= len(mugs) <= 3 and text.count("mug") == len(mugs)
+        for number in mugs:
+            group, thing = scene.groups[number], where[number]
+            said = f"{'empty ' if group.empty else ''}{group.colour} mug"
+            assert not (group.empty and thing.content) and not (group.empty and group.content)
+            empties += group.empty
+            if group.content:
+                said += f" filled with {group.content}"
+                assert group.content == thing.content
+            if group.beside is not None:
+                relation, other = group.beside
+                by = scene.groups[other]
+                said += f" {relation} {'an' if by.colour[0] in 'aeiou' else 'a'} "
+                said += f"{by.colour} {by.category.name}"
+                assert (relation, by.category.name) in {("on", "book"), ("next to", "bottle")}
+                near = abs(where[other].x - thing.x)
+                assert near < (0.05 if relation == "on" else thing.size), "it is where it is said"
+                relations += 1
+            assert said in text
+        if len(mugs) > 1:
+            named = sorted(mugs, key=lambda g: text.index(f"{scene.groups[g].colour} mug"))
+            first_left.append(where[named[0]].x == min(where[g].x for g in mugs))
+    assert relations > 30 and empties > 10
+    assert 0.3 < np.mean(first_left) < 0.65, "the first one named may stand anywhere"
 
 
 def test_nineteen_distinct_mugs() -> None:

@@ -50,8 +50,9 @@ def model_card(
         "",
         f"Recipe `{recipe.name}` (`kedro run --pipelines foundation`): {recipe.cost}. "
         f"{source.count} scenes of seed {source.seed}, {world.size} x {world.size} pixels, "
-        f"{source.simple:.0%} of them of one or two single things; things are {sizes} of the "
-        "height where there are 1, 2, ... of them.",
+        f"{source.simple:.0%} of them of one or two single things and {source.mugs:.0%} of mugs "
+        f"alone, none of the personal ones; things are {sizes} of the height where there are 1, 2, "
+        "... of them.",
         "",
         "| part | steps | batch | learning rate | seed | last losses (of a mean over log_every) |",
         "|---|---|---|---|---|---|",

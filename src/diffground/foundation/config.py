@@ -14,6 +14,7 @@ class SceneSource(Config):
     seed: int  # of the training scenes; another one than that of the datasets and the evaluation
     count: PositiveInt
     simple: float = Field(ge=0, le=1)  # share of scenes of one or two single things
+    mugs: float = Field(ge=0, le=1)  # and of mugs alone, full or empty, on and next to things
 
 
 class AutoencoderRecipe(Config):

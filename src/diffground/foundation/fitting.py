@@ -36,7 +36,9 @@ class Workshop:
     def scenes(self, count: int, mixed: float = 0.0) -> list[CaptionedScene]:
         """The first ``count`` training scenes; see :func:`captioned_scenes`."""
         source = self.recipe.scenes
-        return captioned_scenes(source.seed, count, self.canvas, mixed=mixed, simple=source.simple)
+        return captioned_scenes(
+            source.seed, count, self.canvas, mixed=mixed, simple=source.simple, mugs=source.mugs
+        )
 
     @property
     def checkpoints(self) -> Path:

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from diffground.progress import progress
 from diffground.world.captions import Caption, narrative, prompt
 from diffground.world.config import Canvas
+from diffground.world.mug_scenes import stage_plain
 from diffground.world.render import Rendering, render
 from diffground.world.scene import Scene, mixed_scene, rng_for, sample_scene
 
@@ -30,7 +31,13 @@ class CaptionedScene:
 
 
 def captioned_scene(
-    seed: int, index: int, canvas: Canvas, *, mixed: float = 0.0, simple: float = 0.0
+    seed: int,
+    index: int,
+    canvas: Canvas,
+    *,
+    mixed: float = 0.0,
+    simple: float = 0.0,
+    mugs: float = 0.0,
 ) -> CaptionedScene:
     """Scene ``index`` of the world ``seed``.
 
@@ -38,9 +45,14 @@ def captioned_scene(
         mixed: share of stuff that is drawn anew, see :func:`mixed_scene`.
         simple: share of scenes of one or two single things, which is what the prompts of the
             papers that generate images have.
+        mugs: share of scenes of mugs alone, full or empty, on and next to things.
     """
-    few = bool(rng_for(seed, index, "simple").random() < simple)
-    scene = mixed_scene(sample_scene(seed, index, canvas.sizes, simple=few), mixed)
+    draw = float(rng_for(seed, index, "simple").random())
+    if draw >= 1 - mugs:
+        scene = stage_plain(seed, index)
+    else:
+        scene = sample_scene(seed, index, canvas.sizes, simple=draw < simple)
+    scene = mixed_scene(scene, mixed)
     rendering = render(scene, canvas.size)
     return CaptionedScene(
         scene,
@@ -52,11 +64,17 @@ def captioned_scene(
 
 
 def captioned_scenes(
-    seed: int, count: int, canvas: Canvas, *, mixed: float = 0.0, simple: float = 0.0
+    seed: int,
+    count: int,
+    canvas: Canvas,
+    *,
+    mixed: float = 0.0,
+    simple: float = 0.0,
+    mugs: float = 0.0,
 ) -> list[CaptionedScene]:
     """The first ``count`` scenes of the world ``seed``: 3 ms each on one core at 128 pixels."""
     return [
-        captioned_scene(seed, i, canvas, mixed=mixed, simple=simple)
+        captioned_scene(seed, i, canvas, mixed=mixed, simple=simple, mugs=mugs)
         for i in progress(range(count), "scenes")
     ]
 

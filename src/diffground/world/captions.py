@@ -14,6 +14,8 @@ from diffground.world.render import Rendering
 from diffground.world.scene import CROWD, Group, Scene, rng_for
 
 NUMBERS = {2: "two", 3: "three"}
+# Those of the papers' prompts are among them (002, §3.3; 003, Table 3).
+LEADS = ("a photo of", "a picture of", "an image of", "a photograph of", "a photo including")
 ABOVE, BELOW = -1, -2  # the groups of the stuff, as in Segment.group
 
 
@@ -53,7 +55,7 @@ def prompt(scene: Scene, rendering: Rendering, *, coloured: bool = True) -> Capt
     Without colours it is "a ball and two mugs", as the class names of a segmentation task are.
     """
     rng = rng_for(scene.seed, scene.index, "prompt")
-    lead = str(rng.choice(("a photo of", "a picture of", "an image of")))
+    lead = str(rng.choice(LEADS))
     chunks = [Chunk(lead)]
     chunks += _listing(scene, _seen(rendering), rng, styled=True, coloured=coloured)
     chunks += [Chunk("on"), _stuff(scene, BELOW)]
@@ -114,6 +116,7 @@ def noun_phrase(
     name = group.category.plural if count > 1 else group.category.name
     style = f"{group.pattern} " if styled and group.pattern != "plain" else ""
     words = f"{style}{group.colour} {name}" if coloured else name
+    words = f"empty {words}" if group.empty else words
     if group.crowd:
         many = Chunk(words, True, (index,), True)
         return [Chunk("a"), _noun("crowd"), Chunk("of"), many]
@@ -154,14 +157,23 @@ def _listing(
     styled: bool,
     coloured: bool = True,
 ) -> list[Chunk]:
-    """Every group that can be seen: "a red ball, two blue mugs and a green car"."""
+    """Every group that can be seen: "a red ball, two blue mugs and a green car".
+
+    What another one stands by is named there: "an empty mug on a book".
+    """
     chunks: list[Chunk] = []
-    for place, (index, count) in enumerate(seen.items()):
+    beside = {index: scene.groups[index].beside for index in seen}
+    there = {by[1] for by in beside.values() if by is not None}
+    listed = [index for index in seen if index not in there]
+    for place, index in enumerate(listed):
         if place:
-            chunks.append(Chunk("and" if place == len(seen) - 1 else ","))
+            chunks.append(Chunk("and" if place == len(listed) - 1 else ","))
         spoken = styled or bool(rng.random() < 0.5)  # noqa: PLR2004
-        group = scene.groups[index]
-        chunks += noun_phrase(group, index, count, styled=spoken, coloured=coloured)
+        by = beside[index]
+        for relation, one in ("", index), *([by] if by is not None and by[1] in seen else []):
+            chunks += [Chunk(relation)] if relation else []
+            group = scene.groups[one]
+            chunks += noun_phrase(group, one, seen[one], styled=spoken, coloured=coloured)
     return chunks
 
 

@@ -8,7 +8,7 @@ looks do not tell them apart, the text does). Paper 002, section 4.2.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -103,7 +103,7 @@ def stage(arrangement: Arrangement, seed: int, scene: int, view: str, aspect: fl
     Args:
         view: name of the draw; another one shows the same things at other places and sizes, under
             another light.
-        aspect: width of the canvas over its height, at least 1.5.
+        aspect: width of the canvas over its height: at least 1.5, or 1 for three mugs at most.
     """
     rng = rng_for(seed, scene, view)
     horizon = float(rng.uniform(0.3, 0.45))
@@ -175,6 +175,50 @@ def stage_alone(mug: PersonalMug, seed: int, reference: int) -> Scene:
     horizon = float(rng.uniform(0.3, 0.6))
     where = derive_seed(seed, number, draw)
     return Scene(where, number, above, below, horizon, (group,), (thing,), _light(rng))
+
+
+def stage_plain(seed: int, index: int) -> Scene:
+    """One to three mugs without decorations, for a square canvas: what every mug of the world is.
+
+    A model that learned from such scenes knows what "filled with cola" or "on a book" mean, as a
+    released one does, and none of the personal mugs.
+    """
+    rng = rng_for(seed, index, "plain mugs")
+    count = int(rng.choice((1, 2, 3), p=(0.25, 0.5, 0.25)))
+    white = "" if rng.random() < 0.5 else "milk"  # these look alike, as in :func:`arrange`
+    contents = [str(c) for c in rng.permutation(["cola", "juice", "tea", white])]
+    places = [""] * count
+    if count < 3 and rng.random() < 0.6:  # more would make all of them small
+        places[int(rng.integers(count))] = str(rng.choice(SURROUNDINGS))
+    bodies = [COLOURS[str(colour)] for colour in rng.permutation(tuple(COLOURS))]
+    mugs = tuple(
+        StagedMug(PersonalMug("", body, body, "band"), content, place)
+        for body, content, place in zip(bodies, contents, places, strict=False)
+    )
+    above, below = PLACES[int(rng.integers(len(PLACES)))]
+    scene = stage(Arrangement("plain", mugs, above, below), seed, index, "plain", 1.0)
+    groups, prop = list(scene.groups), count
+    for number, mug in enumerate(mugs):
+        group = groups[number]
+        if mug.surrounding:
+            group = replace(group, beside=("on" if mug.surrounding == ON_BOOK else "next to", prop))
+            prop += 1
+        if mug.surrounding and rng.random() < 0.5:
+            group = replace(group, content="")  # of what is in it nothing is said
+        elif not mug.content:
+            group = replace(group, empty=True)
+        groups[number] = group
+    # Named in any order: the first in a caption need not stand on the left.
+    order = [int(old) for old in rng.permutation(len(groups))]
+    said = [groups[old] for old in order]
+    for number, group in enumerate(said):
+        if group.beside is not None:
+            relation, by = group.beside
+            said[number] = replace(group, beside=(relation, order.index(by)))
+    things = tuple(
+        replace(thing, personal=None, group=order.index(thing.group)) for thing in scene.things
+    )
+    return replace(scene, groups=tuple(said), things=things)
 
 
 class _Props:

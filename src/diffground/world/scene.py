@@ -46,7 +46,13 @@ class Thing:
 
 @dataclass(frozen=True)
 class Group:
-    """Things that one phrase speaks of: 'two red balls', 'a blue mug', 'a crowd of birds'."""
+    """Things that one phrase speaks of: 'two red balls', 'a blue mug', 'a crowd of birds'.
+
+    Attributes:
+        content: what a mug is said to be filled with.
+        empty: it is said to be empty.
+        beside: how it is said to stand, and by which other group: ("on", 2), ("next to", 2).
+    """
 
     category: Category
     colour: str
@@ -54,6 +60,8 @@ class Group:
     count: int
     crowd: bool = False
     content: str = ""
+    empty: bool = False
+    beside: tuple[str, int] | None = None
 
 
 @dataclass(frozen=True)
