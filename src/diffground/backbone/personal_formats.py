@@ -68,7 +68,7 @@ def load_public(path: str | Path, model: FrozenDiffusion, word: str) -> list[Per
     elif not path.is_file():
         raise InputError(path, "file", "there is no such file, and no folder of that name")
     else:
-        content = _tensors(path)
+        content = read_tensors(path)
         if "state_dict" in content:
             weights, embeddings = _of_compvis(path, content["state_dict"])
         elif "unet" in content:
@@ -122,7 +122,7 @@ def _of_diffusers(folder: Path) -> tuple[_Weights, _Rows]:
         reason = f"neither {files[0].name} nor {files[1].name} is in the folder"
         raise InputError(folder, "file", reason)
     weights = {}
-    for name, each in _tensors(found[0]).items():
+    for name, each in read_tensors(found[0]).items():
         if isinstance(each, Tensor):  # of self-attention there is an empty dict
             if not _OF_PROCESSOR.search(name):
                 raise InputError(found[0], "name", f"{name!r} is none of Custom Diffusion's")
@@ -130,7 +130,7 @@ def _of_diffusers(folder: Path) -> tuple[_Weights, _Rows]:
     rows: _Rows = {}
     for file in sorted(folder.iterdir()):
         if re.fullmatch(r"<.+>\.(bin|safetensors)", file.name):
-            for name, row in _tensors(file).items():
+            for name, row in read_tensors(file).items():
                 rows.setdefault(name, (row,))
     return weights, rows
 
@@ -170,8 +170,11 @@ def _name(path: Path, name: str) -> str:
     raise InputError(path, "name", f"{name!r} is no cross-attention weight of CompVis's layout")
 
 
-def _tensors(path: Path) -> dict[str, Any]:
-    """A file's content; nothing in it is run."""
+def read_tensors(path: Path) -> dict[str, Any]:
+    """The content of a safetensors or torch file, by name; nothing in it is run.
+
+    Raises :class:`InputError` for a file that is neither, or holds more than plain tensors.
+    """
     # A safetensors file begins with its header's length and "{"; some are called .bin.
     with path.open("rb") as stream:
         safe = stream.read(9)[8:] == b"{"
