@@ -109,7 +109,9 @@ class GroundingModule(nn.Module):
         if config.final_width is not None:
             self.final = MixBlock(widths[-1], config.final_width)
         out_width = config.final_width or widths[-1]
-        self.fusion = Fusion(text_width, widths if config.pyramid else widths[-1:], out_width, config)
+        self.fusion = Fusion(
+            text_width, widths if config.pyramid else widths[-1:], out_width, config
+        )
 
     def forward(self, features: Mapping[str, Tensor], queries: Tensor, valid: Tensor) -> Tensor:
         """Logits (B, N, H, W) at the image's size; those of queries that are not valid mean nothing.
