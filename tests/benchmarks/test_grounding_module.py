@@ -10,7 +10,8 @@ module (in Grounded Diffusion an image's classes go together). Each has a proces
 only step is measured. ``added_gib`` is what the step adds to the weights and features, and
 ``activations_gib`` that without the gradients of the weights, which are the same in any order.
 
-Some minutes on one core, and 3 GiB; ``cpu_s`` counts where others run too. ``DIFFGROUND_BENCHMARK_MODULES`` names the modules (all three),
+Some minutes on one core, and 3 GiB; ``cpu_s`` counts where others run too.
+``DIFFGROUND_BENCHMARK_MODULES`` names the modules (all three),
 ``..._QUERIES`` the classes of the image (2, as in the papers' two-object images); rows are appended
 to data/08_reporting/benchmarks.jsonl.
 """

@@ -21,7 +21,7 @@ from diffground.papers.grounded.module_config import GroundingModuleConfig, Loss
 from diffground.papers.grounded.public_weights import load_public
 
 VARIANTS = ("gd", "improved", "iosd")
-STEPS = 60
+STEPS = 120
 TEXT = 16  # channels of the tiny text embeddings
 SIZES = {"widths": (4, 6, 8, 10), "width": 16, "heads": 2, "ffn": 32, "hidden": 24, "patch": 2}
 
@@ -167,8 +167,8 @@ def test_gradients_are_those_of_the_plain_order(name, tmp_path):
             "low_feature_conv" if config.pyramid else "low_feature_conv.0",
         ),
     ]
-    for ours, name in pairs:
-        expected = theirs[f"{name}.weight"].grad
+    for ours, known in pairs:
+        expected = theirs[f"{known}.weight"].grad
         assert float(expected.abs().max()) > 0
         torch.testing.assert_close(ours.weight.grad, expected, rtol=1e-4, atol=1e-6)
 
@@ -222,9 +222,12 @@ def test_dropout_is_off_in_evaluation():
     assert torch.equal(*evaluation)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
-def test_an_absent_class_has_an_empty_mask(name):
-    """Of two classes an image has one, in channels of its own; both are asked for."""
+def learned(name: str, negatives: bool) -> tuple[float, float]:
+    """IoU of classes that are there, and the share of the image that absent ones are given.
+
+    Of two classes an image has one, in channels of its own. Lessons have ``negatives`` if they ask
+    for the other too.
+    """
     config = tiny(name, dropout=0.0, layers=1)
     torch.manual_seed(0)
     module = GroundingModule(maps_of(config), TEXT, 2, config).train()
@@ -250,16 +253,30 @@ def test_an_absent_class_has_an_empty_mask(name):
     for _ in range(STEPS):
         *given, masks = lesson(6)
         optimizer.zero_grad()
-        grounding_loss(module(*given), masks, given[2], loss).backward()
+        asked = given[2] & (negatives | masks.bool().flatten(2).any(dim=-1))
+        grounding_loss(module(*given), masks, asked, loss).backward()
         optimizer.step()
     module.eval()
     *given, masks = lesson(12)
     with torch.no_grad():
         found = module(*given) > 0
-    absent = ~masks.any(dim=(2, 3))
+    absent = ~masks.bool().flatten(2).any(dim=-1)
     overlap = (found & masks.bool())[~absent].sum() / (found | masks.bool())[~absent].sum()
-    assert float(overlap) > 0.7
-    assert float(found[absent].float().mean()) < 0.02
+    return float(overlap), float(found[absent].float().mean())
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_an_absent_class_has_an_empty_mask(name):
+    overlap, wrong = learned(name, negatives=True)
+    assert overlap > 0.7
+    assert wrong < 0.02
+
+
+def test_without_negatives_an_absent_class_has_a_mask():
+    """The limitation that 003 names in section 5: it is the lessons that end it."""
+    overlap, wrong = learned("improved", negatives=False)
+    assert overlap > 0.7
+    assert wrong > 0.1
 
 
 def test_features_of_another_model_are_refused():

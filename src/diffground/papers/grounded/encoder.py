@@ -53,11 +53,9 @@ class MixBlock(nn.Module):
         super().__init__()
         self.norm1 = nn.BatchNorm2d(width, eps=EPSILON, affine=False)
         self.norm2 = nn.BatchNorm2d(out_width, eps=EPSILON, affine=False)
-        self.conv1 = spectral_norm(nn.Conv2d(width, out_width, 3, padding=1), eps=EPSILON)
-        self.conv2 = spectral_norm(nn.Conv2d(out_width, out_width, 3, padding=1), eps=EPSILON)
-        self.shortcut: nn.Module | None = None
-        if width != out_width:
-            self.shortcut = spectral_norm(nn.Conv2d(width, out_width, 1), eps=EPSILON)
+        self.conv1 = _normed(width, out_width, 3)
+        self.conv2 = _normed(out_width, out_width, 3)
+        self.shortcut = _normed(width, out_width, 1) if width != out_width else None
 
     def forward(self, maps: Tensor) -> Tensor:
         """Maps (B, out_width, h, w) of maps (B, width, h, w)."""
@@ -73,8 +71,10 @@ class MixBlock(nn.Module):
         kernels = torch.einsum("bnc,cdij->bndij", embeddings, self.conv2.weight)
         products = _convolved_each(inner, kernels)
         bias = self.conv2.bias
+        assert bias is not None
         direct = embeddings
         if self.shortcut is not None:
+            assert self.shortcut.bias is not None
             bias = bias + self.shortcut.bias
             direct = embeddings @ self.shortcut.weight.flatten(1)
         products = products + torch.einsum("bnc,bchw->bnhw", direct, start)
@@ -84,6 +84,13 @@ class MixBlock(nn.Module):
         """What the shortcut and what the second convolution start from."""
         start = functional.relu(self.norm1(maps))
         return start, functional.relu(self.norm2(self.conv1(start)))
+
+
+def _normed(width: int, out_width: int, kernel: int) -> nn.Conv2d:
+    """A convolution that keeps the size, with spectral norm."""
+    conv = nn.Conv2d(width, out_width, kernel, padding=kernel // 2)
+    spectral_norm(conv, eps=EPSILON)
+    return conv
 
 
 def _convolved_each(maps: Tensor, kernels: Tensor) -> Tensor:

@@ -50,11 +50,11 @@ def _of_layers(unet: UNet2DConditionModel) -> Iterator[FeatureMap]:
     yield FeatureMap("mid_block", widths[-1], coarsest)
     for index, block in enumerate(unet.up_blocks):
         name, level = f"up_blocks.{index}", coarsest - index
-        layers = [(_layer(block, layer), level) for layer in range(len(block.resnets))]
+        outputs = [(_layer(block, layer), level) for layer in range(len(block.resnets))]
         if block.upsamplers is not None:
-            layers[-1] = "upsamplers.0", level - 1
-        for layer, there in layers:
-            yield FeatureMap(f"{name}.{layer}", widths[level], there)
+            outputs[-1] = "upsamplers.0", level - 1
+        for output, there in outputs:
+            yield FeatureMap(f"{name}.{output}", widths[level], there)
 
 
 def _layer(block: object, index: int) -> str:

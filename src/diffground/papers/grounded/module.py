@@ -4,7 +4,7 @@ One module with the options in which three papers differ, at their public codes'
 
 | :data:`MODULES` | paper | features | queries see | dropout | parameters |
 |---|---|---|---|---|---|
-| ``gd`` | Grounded Diffusion (003's [22]) | every layer, 25 maps | finest map, each other | 0 | 18,796,560 |
+| ``gd`` | 003's [22] | every layer, 25 maps | finest map, each other | 0 | 18,796,560 |
 | ``improved`` | 003 | every block, 9 maps | finest map | 0.1 | 17,608,720 |
 | ``iosd`` | 004 | every layer, 19 maps | each level in turn | 0.3 | 50,032,256 |
 
@@ -114,7 +114,7 @@ class GroundingModule(nn.Module):
         )
 
     def forward(self, features: Mapping[str, Tensor], queries: Tensor, valid: Tensor) -> Tensor:
-        """Logits (B, N, H, W) at the image's size; those of queries that are not valid mean nothing.
+        """Logits (B, N, H, W) at the image's size; of queries that are not valid they mean nothing.
 
         Args:
             features: see :meth:`VisualEncoder.forward`; any precision.

@@ -9,14 +9,14 @@ masks are the same in evaluation.
 
 | ours | theirs |
 |---|---|
-| ``encoder.project.{level}`` | ``{low, mid, high, highest}_feature_conv``, without a pyramid ``.0`` |
+| ``encoder.project.{level}`` | ``{low, mid, high, highest}_feature_conv``, or with ``.0`` |
 | ``encoder.mix.{level - 1}`` | ``{mid, high, highest}_feature_mix_conv`` |
 | ``final`` | ``final_feature_conv`` |
 | ``fusion.enter``, ``fusion.leave`` | ``input_mlp``, ``output_mlp``; without a pyramid ``mlp`` |
 | ``fusion.stages.{stage}.to_tokens``, ``.to_queries`` | ``to_k.{stage}``, ``to_q.{stage}`` |
 | ``fusion.stages.{stage}.layers`` | ``transfromer_decoder.{stage}.layers`` |
 
-Without a pyramid there is one stage, and no number.
+Without a pyramid there is one stage and no number, and the first row's names have ``.0``.
 """
 
 from __future__ import annotations
@@ -121,10 +121,10 @@ def _renamed(module: GroundingModule, name: str) -> str:
     name = re.sub(r"^encoder\.project\.(\d)", lambda found: level(found, 0, f"conv{inner}"), name)
     name = re.sub(r"^encoder\.mix\.(\d)", lambda found: level(found, 1, "mix_conv"), name)
     name = re.sub(r"^final\.", "final_feature_conv.", name)
-    for part, known in (("enter", "input_mlp"), ("leave", "output_mlp" if pyramid else "mlp")):
-        # Linear layers lie between ReLUs, which theirs do not count.
-        pattern = rf"^fusion\.{part}\.(\d)"
-        name = re.sub(pattern, lambda m, k=known: f"{k}.layers.{int(m[1]) // 2}", name)
+    name = re.sub(r"^fusion\.enter\.", "input_mlp.", name)
+    name = re.sub(r"^fusion\.leave\.", "output_mlp." if pyramid else "mlp.", name)
+    # Linear layers lie between ReLUs, which theirs do not count.
+    name = re.sub(r"mlp\.(\d)", lambda found: f"mlp.layers.{int(found[1]) // 2}", name)
     stage = r".\1" if pyramid else ""
     for part, known in (
         ("to_tokens", f"to_k{stage}"),
