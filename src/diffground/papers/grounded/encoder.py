@@ -133,10 +133,10 @@ class VisualEncoder(nn.Module):
         for level, width in zip(self.maps, config.widths, strict=True):
             channels = sum(self.channels[each.name] for each in level)
             self.project.append(nn.Conv2d(channels, width, 1, bias=False))
+            joined = width + sum(self.widths[-1:])
             if self.widths:
-                width += self.widths[-1]
-                self.mix.append(MixBlock(width, width))
-            self.widths.append(width)
+                self.mix.append(MixBlock(joined, joined))
+            self.widths.append(joined)
 
     def forward(self, features: Mapping[str, Tensor]) -> list[Tensor]:
         """The mixed maps (B, C, h, w), coarse to fine, each resized to the next level's grid.
