@@ -9,8 +9,8 @@ from sklearn.cluster import SpectralClustering
 from sklearn.manifold import spectral_embedding
 from sklearn.metrics import adjusted_rand_score
 
+from diffground.masks.config import SpectralConfig
 from diffground.masks.spectral import (
-    SpectralConfig,
     affinity,
     cut,
     divide_area,

@@ -17,17 +17,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
+from diffground.metrics.config import Matching
+
 # Raised when the same relevances and masks give other scores.
 CODE_VERSION: Final = 1
 
 NOBODY: Final = -1  # in place of a segment's number
-Matching = Literal["distance", "order"]
 
 
 def answers(

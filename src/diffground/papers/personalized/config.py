@@ -10,8 +10,8 @@ from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 from diffground.attention.config import AggregationConfig
 from diffground.config import AutoDevice, Config
 from diffground.errors import InputError
-from diffground.masks.spectral import SpectralConfig
-from diffground.metrics.assignment import Matching
+from diffground.masks.config import SpectralConfig
+from diffground.metrics.config import Matching
 from diffground.papers.personalized.baselines.config import BaselinesConfig
 from diffground.papers.personalized.learning_config import TokenLearningConfig
 from diffground.store.config import WorkConfig

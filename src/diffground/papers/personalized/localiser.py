@@ -133,7 +133,7 @@ class Localiser:
 
         The grid's segments are enlarged like maps and share the pixels where the enlarged class
         scores higher than the background. ``asked`` objects are looked for, see
-        :attr:`~diffground.masks.spectral.SpectralConfig.segments`.
+        :attr:`~diffground.masks.config.SpectralConfig.segments`.
         """
         compat, scores = self.config.attention.compat, self.scores(scene)
         area = (scores[1] > scores[0]).numpy()
