@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from diffground.data.config import PngSplits
 from diffground.foundation.config import FoundationRecipe, QualityConfig
+from diffground.papers.grounded.data_config import GroundingDataConfig
 from diffground.papers.personalized.config import PersonalizedConfig
 from diffground.papers.personalized.tables_config import PersonalizedTablesConfig
 from diffground.papers.png.config import (
@@ -46,6 +47,7 @@ SECTIONS: Final[dict[type[BaseModel], str]] = {
     PngTablesConfig: "png_tables",
     FeatureExtractionConfig: "feature_extraction",
     PredictConfig: "png_predict",
+    GroundingDataConfig: "grounding_data",
     PersonalizedConfig: "personalized",
     PersonalizedTablesConfig: "personalized_tables",
     Text2MaskConfig: "text2mask",

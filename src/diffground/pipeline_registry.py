@@ -32,6 +32,7 @@ PIPELINES: dict[str, tuple[str, ...]] = {
     "text2mask_tables": ("world:voc2012,coco2014", "text2mask:tables"),
     "personalized": ("world:mug19", "personalized:scenes,method"),
     "personalized_tables": ("world:mug19", "personalized:scenes,tables"),
+    "grounding_data": ("grounded:data",),
     "__default__": ("world:coco", "png:train,evaluate"),
 }
 

@@ -17,7 +17,8 @@ from torch import Tensor
 from diffground.backbone.frozen import FrozenDiffusion
 from diffground.backbone.layers import CROSS_SITES, cross_sites, paper_layer
 from diffground.backbone.probe import ProbeRequest
-from diffground.backbone.sampler import Step, sample
+from diffground.backbone.sampler import Step, retraced, sample
+from diffground.backbone.text import PromptEncoding
 from diffground.errors import InputError
 from diffground.foundation.config import QualityConfig
 from diffground.foundation.painting import generate
@@ -298,3 +299,67 @@ def test_what_does_not_fit(changes: dict[str, Any], match: str, sd1: FrozenDiffu
 def test_a_negative_prompt_needs_guidance(sd1: FrozenDiffusion) -> None:
     with pytest.raises(InputError, match="negative: ignored at guidance 1"):
         sampled(sd1, guidance=1.0, negative=sd1.encode_prompts([""]))
+
+
+RETRACED = ProbeRequest(features=("down_blocks.0", "mid_block", "up_blocks.1"))
+
+
+def alone(model: FrozenDiffusion, prompts: list[str]) -> PromptEncoding:
+    """Prompts that were each encoded by itself."""
+    return PromptEncoding.joined([model.encode_prompts([prompt]) for prompt in prompts])
+
+
+@pytest.mark.parametrize("guidance", [5.0, 1.0])
+@pytest.mark.parametrize(
+    "name", ["PNDMScheduler", "DDIMScheduler", "EulerAncestralDiscreteScheduler"]
+)
+def test_the_last_pass_is_retraced_to_the_bit(
+    name: str, guidance: float, model: FrozenDiffusion
+) -> None:
+    """From 16 bits a latent, one image at a time, out of whatever batch."""
+    scheduler = getattr(diffusers, name).from_config(model.scheduler.config)
+    seen: dict[str, list[Tensor]] = {name: [] for name in RETRACED.features}
+    modules = dict(model.unet.named_modules())
+    hooks = [
+        modules[name].register_forward_hook(
+            lambda _, args, output, kept=kept: kept.append(
+                (output if isinstance(output, Tensor) else output[0]).clone()
+            )
+        )
+        for name, kept in seen.items()
+    ]
+    try:
+        options = {"steps": 4, "guidance": guidance, "scheduler": scheduler}
+        *_, last = sample(model, alone(model, PROMPTS), SEEDS, retraceable=True, **options)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    kept = last.entering.to(torch.float16)
+    assert torch.equal(kept.to(last.entering.dtype), last.entering), "16 bits hold what was read"
+    for index, prompt in enumerate(PROMPTS):
+        found = retraced(
+            model, kept[index : index + 1], last.timestep, model.encode_prompts([prompt]),
+            RETRACED, guided=guidance > 1,
+        )  # fmt: skip
+        for feature in RETRACED.features:
+            assert torch.equal(found.features[feature], seen[feature][index - len(PROMPTS)])
+            assert len(found.features[feature]) == (2 if guidance > 1 else 1)
+
+
+def test_rounding_the_last_latents_hardly_changes_an_image(sd1: FrozenDiffusion) -> None:
+    ends = [
+        list(sample(sd1, alone(sd1, PROMPTS), SEEDS, steps=3, guidance=5.0, retraceable=kept))[-1]
+        for kept in (False, True)
+    ]
+    difference = (ends[0].latents - ends[1].latents).abs().max()
+    assert 0 < difference < 0.01 * ends[0].latents.std()
+
+
+@pytest.mark.parametrize("option", ["probe", "negative"])
+def test_what_cannot_be_retraced(option: str, sd1: FrozenDiffusion) -> None:
+    values = {"probe": RETRACED, "negative": sd1.encode_prompts(["a cup"])}
+    with pytest.raises(InputError, match="retraceable"):
+        sampled(sd1, retraceable=True, **{option: values[option]})
+    several = sd1.encode_prompts(PROMPTS)
+    with pytest.raises(InputError, match="3 images"):
+        retraced(sd1, torch.zeros(3, 4, 8, 8), 1, several, RETRACED, guided=False)

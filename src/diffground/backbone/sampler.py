@@ -23,6 +23,10 @@ The contract:
   maps over all steps needs the memory of one step.
 - The unconditional half, or what a step was not asked for, is had afterwards:
   ``model.probe(step.entering, step.timestep, …)`` reads again what the UNet read.
+- Of an image that was sampled ``retraceable``, the last pass can be run again from its latents in
+  16 bits and its prompt, whatever batch it was in: :func:`retraced` gives what ran, to the last bit
+  on the same device. For that the last pass takes each image by itself, as the kernels of another
+  batch round otherwise, and reads latents that were rounded to float16; the image is theirs.
 """
 
 from __future__ import annotations
@@ -77,6 +81,7 @@ def sample(
     scheduler: Any = None,
     probe: ProbeRequest | None = None,
     at: Sequence[int] | None = None,
+    retraceable: bool = False,
 ) -> Iterator[Step]:
     """Denoises one image per seed, pass by pass.
 
@@ -93,6 +98,8 @@ def sample(
             ``DDIMScheduler.from_config(model.scheduler.config)``. Only its configuration is read.
         probe: what to capture.
         at: the passes to capture at, negative ones counted from the end; None for every one.
+        retraceable: lets :func:`retraced` run the last pass again. Each prompt must then have been
+            encoded by itself (:meth:`PromptEncoding.joined`). Without ``probe`` and ``negative``.
 
     Raises:
         InputError: seeds, prompts, sides, steps or passes that do not fit, and options that would
@@ -101,19 +108,20 @@ def sample(
     batch, guided = len(seeds), guidance > 1
     if not seeds:
         raise InputError("sampler", "seeds", "none: one for every image is needed")
+    if retraceable and (probe is not None or negative is not None):
+        reason = "retraced() probes, and knows no negative prompt but the empty one"
+        raise InputError("sampler", "retraceable", reason)
     if guided:
         negative = negative or _nothing(model)
     elif negative is not None:
         raise InputError("sampler", "negative", f"ignored at guidance {guidance}: it needs over 1")
     # Both halves of guidance are one pass of 2 B rows, the conditional one last.
     encodings = [encoding] if negative is None else [negative, encoding]
-    context = torch.cat([_of(e.embeddings, batch) for e in encodings])
-    texts = [_of(e.pooled, batch) for e in encodings if e.pooled is not None]
     scheduler = _ready(model.scheduler if scheduler is None else scheduler, steps, model.device)
     generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
     noise = gaussian(_shape(model, size), generators).to(model.device, model.dtype)
     latents = noise * scheduler.init_noise_sigma
-    added = model.added(torch.cat([latents] * len(encodings)), torch.cat(texts) if texts else None)
+    text = _Text.of(model, encodings, latents)
     draws = "generator" in inspect.signature(scheduler.step).parameters
     extra = {"generator": generators} if draws else {}
     asked = _passes(len(scheduler.timesteps), probe, at)
@@ -125,14 +133,12 @@ def sample(
         # Not around the loop: what the caller does with a step may well need gradients.
         with torch.no_grad():
             entering = scheduler.scale_model_input(latents, timestep)
-            with watching as result:
-                output = model.unet(
-                    torch.cat([entering] * len(encodings)),
-                    timestep,
-                    encoder_hidden_states=context,
-                    added_cond_kwargs=added,
-                    return_dict=False,
-                )[0]
+            if retraceable and index == len(scheduler.timesteps) - 1:
+                entering, result = entering.to(torch.float16).to(latents.dtype), None
+                output = _alone(model, entering, timestep, text)
+            else:
+                with watching as result:
+                    output = text.read(model, entering, timestep)
             if guided:
                 away, towards = output.chunk(2)
                 output = away + guidance * (towards - away)
@@ -141,6 +147,83 @@ def sample(
         del watching, result  # the next pass has to fit into memory without it
         yield step
         del step
+
+
+@torch.no_grad()
+def retraced(
+    model: FrozenDiffusion,
+    entering: Tensor,
+    timestep: float,
+    encoding: PromptEncoding,
+    request: ProbeRequest,
+    *,
+    guided: bool,
+) -> ProbeResult:
+    """Probes the last pass of one image again, which was sampled ``retraceable``.
+
+    Args:
+        entering: (1, 4, h, w), the last step's, of any dtype that float16 fits into.
+        timestep: the last step's.
+        encoding: of its prompt alone.
+        guided: whether guidance was above 1, away from the empty prompt. What is captured then has
+            a batch of two, the unconditional half first; else of one.
+
+    Raises:
+        InputError: several images, or names that the UNet does not have.
+    """
+    if entering.shape[0] != 1:
+        raise InputError("sampler", "entering", f"{entering.shape[0]} images: a pass retraces one")
+    entering = entering.to(model.device, model.dtype)
+    text = _Text.of(model, [_nothing(model), encoding] if guided else [encoding], entering)
+    with watched(model.unet, request, slice(None), where=str(model.folder / "unet")) as result:
+        text.read(model, entering, timestep)
+    return result
+
+
+@dataclass(frozen=True)
+class _Text:
+    """What the UNet reads of the prompts of B images: rows of one half, then of the other."""
+
+    context: Tensor  # (B or 2 B, L, C)
+    added: dict[str, Tensor] | None  # SDXL's pooled text and time ids, as many rows
+
+    @classmethod
+    def of(
+        cls, model: FrozenDiffusion, encodings: Sequence[PromptEncoding], latents: Tensor
+    ) -> _Text:
+        batch = latents.shape[0]
+        texts = [_of(e.pooled, batch) for e in encodings if e.pooled is not None]
+        pooled = torch.cat(texts) if texts else None
+        return cls(
+            torch.cat([_of(e.embeddings, batch) for e in encodings]),
+            model.added(torch.cat([latents] * len(encodings)), pooled),
+        )
+
+    def read(self, model: FrozenDiffusion, entering: Tensor, timestep: Tensor | float) -> Tensor:
+        """The UNet's output for latents (B, 4, h, w), as many rows as the context has."""
+        output: Tensor = model.unet(
+            torch.cat([entering] * (self.context.shape[0] // entering.shape[0])),
+            timestep,
+            encoder_hidden_states=self.context,
+            added_cond_kwargs=self.added,
+            return_dict=False,
+        )[0]
+        return output
+
+    def one(self, index: int, batch: int) -> _Text:
+        """That of one image."""
+        added = self.added and {n: t[index::batch].contiguous() for n, t in self.added.items()}
+        return _Text(self.context[index::batch].contiguous(), added)
+
+
+def _alone(model: FrozenDiffusion, entering: Tensor, timestep: Tensor, text: _Text) -> Tensor:
+    """The UNet's output for B images, each in a pass of its own."""
+    batch = entering.shape[0]
+    outputs = [
+        text.one(index, batch).read(model, entering[index : index + 1], timestep)
+        for index in range(batch)
+    ]
+    return torch.stack(outputs, dim=1).flatten(0, 1)
 
 
 def _nothing(model: FrozenDiffusion) -> PromptEncoding:

@@ -33,6 +33,18 @@ class PromptEncoding:
     offsets: list[list[Span]]
     pooled: Tensor | None = None
 
+    @classmethod
+    def joined(cls, parts: Sequence[PromptEncoding]) -> PromptEncoding:
+        """Several as one, of prompts that were each encoded by itself, say: batches round too."""
+        pooled = [part.pooled for part in parts if part.pooled is not None]
+        return cls(
+            prompts=tuple(prompt for part in parts for prompt in part.prompts),
+            embeddings=torch.cat([part.embeddings for part in parts]),
+            mask=torch.cat([part.mask for part in parts]),
+            offsets=[offsets for part in parts for offsets in part.offsets],
+            pooled=torch.cat(pooled) if pooled else None,
+        )
+
     def token_indices(self, item: int, span: Span) -> list[int]:
         """The tokens under a span of characters of prompt ``item``; see :func:`token_indices`."""
         return token_indices(self.prompts[item], self.offsets[item], span)

@@ -161,6 +161,14 @@ def describe_mask(mask: NDArray[np.bool_]) -> dict[str, Any]:
     }
 
 
+def read_mask(segmentation: Mapping[str, Any]) -> NDArray[np.bool_]:
+    """The mask ``(H, W)`` of a ``segmentation`` as :func:`describe_mask` makes it."""
+    from pycocotools import mask as coco
+
+    counts = str(segmentation["counts"]).encode("ascii")
+    return coco.decode({"size": list(segmentation["size"]), "counts": counts}).astype(bool)
+
+
 def write_readable(path: Path, content: dict[str, Any]) -> None:
     """JSON for people: letters as they are, and lists of numbers on one line."""
     text = json.dumps(content, indent=2, ensure_ascii=False)

@@ -1,25 +1,32 @@
-"""The off-the-shelf instance segmenter: any Mask2Former folder of transformers.
+"""The off-the-shelf instance segmenter: a folder of transformers that answers by queries.
+
+Mask2Former, MaskFormer and EoMT do: a category and a mask per query. Pictures are RGB all the way:
+the folder's own processor normalises them, and swaps no channels.
 
 ``Q`` queries · ``C`` categories · ``N`` instances
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
-from transformers import Mask2FormerForUniversalSegmentation, Mask2FormerImageProcessorPil
+from transformers import AutoImageProcessor, AutoModelForUniversalSegmentation, PreTrainedModel
 
 from diffground.backbone.folder import without_bars
 from diffground.errors import InputError
 from diffground.io.files import check_sums
+
+#: What ``config.json`` calls the networks that answer by queries, of pictures alone.
+KINDS: Final = ("eomt", "mask2former", "maskformer")
 
 
 @dataclass(frozen=True)
@@ -44,28 +51,32 @@ class InstanceSegmenter:
 
     def __init__(
         self,
-        model: Mask2FormerForUniversalSegmentation,
-        processor: Mask2FormerImageProcessorPil,
+        model: PreTrainedModel,
+        processor: Any,
         folder: Path,
     ) -> None:
         self.model = model.eval().requires_grad_(False)
         self.processor = processor
         self.folder = folder
-        self.labels: dict[int, str] = {int(k): v for k, v in model.config.id2label.items()}
+        self.labels = _labels(model.config.to_dict())
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, *, device: str | torch.device = "cpu") -> Self:
-        """Loads a local folder; InputError if it, or a part of it, is not there or damaged."""
+        """Loads a local folder; InputError if it, or a part of it, is not there or damaged.
+
+        Or if it is of a network that is not among :data:`KINDS`.
+        """
         folder = Path(folder)
-        for name in ("config.json", "model.safetensors", "preprocessor_config.json"):
+        for name in ("model.safetensors", "preprocessor_config.json"):
             if not (folder / name).is_file():
                 raise InputError(folder, name, "the segmenter's folder lacks it")
+        _config(folder)
         check_sums(folder, "fetch the folder again, or `git checkout -- <folder>` if it is tracked")
         with without_bars():
-            model = Mask2FormerForUniversalSegmentation.from_pretrained(
+            model = AutoModelForUniversalSegmentation.from_pretrained(
                 folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
             )
-        processor = Mask2FormerImageProcessorPil.from_pretrained(folder, local_files_only=True)
+        processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True, backend="pil")
         return cls(model.to(device), processor, folder)
 
     @torch.no_grad()
@@ -102,3 +113,27 @@ class InstanceSegmenter:
             tuple(self.labels[int(c)] for c in category[likely][order]),
             scores[order].double().cpu().numpy(),
         )
+
+
+def labels_of(folder: str | Path) -> tuple[str, ...]:
+    """The categories that a segmenter's folder knows, without loading it; errors as for loading."""
+    return tuple(_labels(_config(Path(folder))).values())
+
+
+def _labels(config: dict[str, Any]) -> dict[int, str]:
+    return {int(number): str(name) for number, name in config["id2label"].items()}
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    file = folder / "config.json"
+    if not file.is_file():
+        raise InputError(folder, file.name, "the segmenter's folder lacks it")
+    try:
+        config: dict[str, Any] = json.loads(file.read_text("utf-8"))
+        kind, labels = config["model_type"], config["id2label"]
+    except (ValueError, LookupError, TypeError) as error:
+        raise InputError(file, "config", f"is none of a segmenter ({error})") from error
+    if kind not in KINDS:
+        reason = f"{kind!r} with {len(labels)} labels: a segmenter is of {', '.join(KINDS)}"
+        raise InputError(file, "model_type", reason)
+    return config

@@ -11,6 +11,7 @@ from random_model import random_model
 from scene_of_squares import BLUE, MASKS, RED, Squares, pictures, query, scene
 from transformers import CLIPConfig, CLIPModel
 
+from diffground.backbone.contrastive import Contrastive, unit
 from diffground.backbone.frozen import FrozenDiffusion
 from diffground.errors import InputError
 from diffground.io.images import read_image
@@ -22,7 +23,6 @@ from diffground.papers.personalized.baselines.arithmetic import (
     to_tokens,
 )
 from diffground.papers.personalized.baselines.config import ArithmeticConfig
-from diffground.papers.personalized.baselines.contrastive import Contrastive, unit
 from diffground.shipped import shipped
 
 

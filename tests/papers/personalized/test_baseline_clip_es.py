@@ -8,10 +8,10 @@ import torch
 from scene_of_squares import MASKS, Squares, query, scene
 from scipy import ndimage
 
+from diffground.backbone.contrastive import Contrastive, unit
 from diffground.papers.personalized.baselines import clip_es
 from diffground.papers.personalized.baselines.clip_es import ClipEs, localise, refined
 from diffground.papers.personalized.baselines.config import ClipEsConfig
-from diffground.papers.personalized.baselines.contrastive import Contrastive, unit
 from diffground.shipped import shipped
 
 CONFIG = ClipEsConfig(template="a photo of a {}", background=("sky", "grass"))

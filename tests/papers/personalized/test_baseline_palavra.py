@@ -9,11 +9,11 @@ import torch
 from random_model import random_model
 from scene_of_squares import BLUE, RED, pictures, query
 
+from diffground.backbone.contrastive import Contrastive, unit
 from diffground.backbone.personal import worn
 from diffground.errors import InputError
 from diffground.io.images import read_image
 from diffground.papers.personalized.baselines.config import PalavraConfig
-from diffground.papers.personalized.baselines.contrastive import Contrastive, unit
 from diffground.papers.personalized.baselines.palavra import (
     PalavraWords,
     contrastive_loss,

@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffground.attention import aggregate
+from diffground.backbone import contrastive
 from diffground.backbone import frozen as of_frozen
+from diffground.backbone.contrastive import Contrastive, carried
 from diffground.backbone.on_demand import Frozen
 from diffground.backbone.personal import PersonalToken
 from diffground.errors import InputError
@@ -26,14 +28,12 @@ from diffground.papers.personalized import localiser as of_localiser
 from diffground.papers.personalized.baselines import (
     arithmetic,
     clip_es,
-    contrastive,
     descriptors,
     detector,
     palavra,
 )
 from diffground.papers.personalized.baselines.arithmetic import Arithmetic
 from diffground.papers.personalized.baselines.clip_es import ClipEs
-from diffground.papers.personalized.baselines.contrastive import Contrastive, carried
 from diffground.papers.personalized.baselines.descriptors import DenseDescriptors
 from diffground.papers.personalized.baselines.detector import DetectorFeatures
 from diffground.papers.personalized.baselines.palavra import PalavraWords

@@ -22,12 +22,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from diffground.backbone.contrastive import Contrastive, fitted, unit
 from diffground.backbone.frozen import FrozenDiffusion
 from diffground.backbone.personal import PersonalToken, worn
 from diffground.errors import InputError
 from diffground.io.images import read_image
 from diffground.papers.personalized.baselines.config import ArithmeticConfig
-from diffground.papers.personalized.baselines.contrastive import Contrastive, fitted, unit
 from diffground.papers.personalized.methods import Method
 from diffground.papers.personalized.queries import Query
 

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from diffground.attention.official import box_mask
 from diffground.attention.selfcross import minmax
+from diffground.backbone.contrastive import Contrastive, unit
 from diffground.papers.personalized.baselines.config import ClipEsConfig
-from diffground.papers.personalized.baselines.contrastive import Contrastive, unit
 from diffground.papers.personalized.methods import Method
 from diffground.papers.personalized.queries import Query
 from diffground.segmenters.pooling import pooled

@@ -20,12 +20,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
+from diffground.backbone.contrastive import Contrastive, carried, unit
 from diffground.backbone.personal import PersonalToken
 from diffground.io.files import sha256
 from diffground.io.images import read_image
 from diffground.io.locks import held
 from diffground.papers.personalized.baselines.config import PalavraConfig
-from diffground.papers.personalized.baselines.contrastive import Contrastive, carried, unit
 from diffground.papers.personalized.queries import Query
 from diffground.store.manifest import config_hash
 from diffground.training.loop import train
@@ -62,7 +62,7 @@ class PalavraWords:
         """The word in a diffusion model's vocabulary, for SelfCross to read.
 
         Args:
-            table: (V, D) of its text encoder, see :func:`~.contrastive.carried`.
+            table: (V, D) of its text encoder, see :func:`~diffground.backbone.contrastive.carried`.
             model: its fingerprint.
         """
         vector = carried(self(query), self.clip.table, table)

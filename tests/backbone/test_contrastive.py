@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from diffground.backbone.contrastive import Contrastive, carried, fitted
 from diffground.errors import InputError
-from diffground.papers.personalized.baselines.contrastive import Contrastive, carried, fitted
 from diffground.shipped import shipped
 
 

@@ -46,7 +46,7 @@ class Contrastive:
     def from_pretrained(cls, folder: str | Path, *, device: str | torch.device = "cpu") -> Self:
         """Loads a local folder; InputError if it, or a part of it, is not there or damaged.
 
-        Attention is computed step by step: :mod:`.clip_es` reads it.
+        Attention is computed step by step: CLIP-ES reads it.
         """
         folder = Path(folder)
         for name in ("config.json", "model.safetensors", "tokenizer_config.json"):
