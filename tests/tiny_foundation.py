@@ -23,6 +23,10 @@ RECIPE = recipe(
                  "feature_weight": 0.3, "scenes": 8, "train": TRAIN, "refine": TRAIN},
     diffusion={"channels": [8, 8, 16, 16], "text_width": 16, "text_heads": 2, "text_layers": 0,
                "narratives": 0.3, "mixed": 0.4, "phases": PHASES},
+    turbo={"channels": [8, 16, 16], "text_width": 8, "heads": 2, "time_width": 4, "steps": 4,
+           "pretrain": {"timestep_power": 0.5, "bare": 0.5, "train": TRAIN},
+           "trajectories": {"count": 10, "steps": 8, "guidance": 3.0, "bare": 0.5, "seed": 10},
+           "distil": {"first": 0.6, "feature_weight": 0.3, "train": TRAIN}},
     clip={"width": 16, "layers": 1, "heads": 2, "scenes": 8, "train": TRAIN},
     vit={"width": 16, "layers": 2, "heads": 2, "bottleneck": 8, "prototypes": 8, "large": 32,
          "small": 16, "views": 2, "scenes": 8, "train": TRAIN},
@@ -32,5 +36,11 @@ RECIPE = recipe(
     },
 )  # fmt: skip
 QUALITY = recipe(
-    QualityConfig, eval_seeds=[11, 12], scenes=32, images=3, inference_steps=2, found_score=0.01
+    QualityConfig,
+    eval_seeds=[11, 12],
+    scenes=32,
+    images=3,
+    inference_steps=2,
+    turbo_steps=[1, 2],
+    found_score=0.01,
 )

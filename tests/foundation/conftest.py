@@ -20,11 +20,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     draft = build.make_draft(shop)
     vae = build.make_autoencoder(shop, draft)
     words = build.make_diffusion(shop, vae)
+    sd = build.assemble(RECIPE, CANVAS, QUALITY, vae, words, root / "mini-sd")
     return {
         "work": work,
         "draft": draft,
         "vae": vae,
-        "sd": build.assemble(RECIPE, CANVAS, QUALITY, vae, words, root / "mini-sd"),
+        "sd": sd,
+        "turbo": build.make_turbo(shop, vae, sd, root / "mini-sdxl-turbo"),
         "clip": build.make_clip(shop, words, root / "mini-clip"),
         "vit": build.make_vit(shop, root / "mini-vit"),
         "segmenter": build.make_segmenter(shop, draft, vae, root / "mini-segmenter"),

@@ -54,12 +54,17 @@ def test_latents_have_unit_variance(made: dict[str, Path]) -> None:
     assert float(latents.std()) == pytest.approx(1.0, abs=0.02)
 
 
-@pytest.mark.parametrize("part", ["diffusion/phase-1", "diffusion/phase-2", "segmenter"])
+@pytest.mark.parametrize(
+    "part",
+    ["diffusion/phase-1", "diffusion/phase-2", "turbo/pretrain", "turbo/distil", "segmenter"],
+)
 def test_finished_steps_are_not_trained_again(made: dict[str, Path], part: str) -> None:
     before = checkpoint(made, part)
     shop = Workshop(RECIPE, CANVAS, made["work"])
     if part == "segmenter":
         build.make_segmenter(shop, made["draft"], made["vae"], made["segmenter"])
+    elif part.startswith("turbo"):
+        build.make_turbo(shop, made["vae"], made["sd"], made["turbo"])
     else:
         build.make_diffusion(shop, made["vae"])
     after = checkpoint(made, part)
@@ -215,8 +220,8 @@ def test_recipes_make_the_same_networks(conf: Callable[[str], Any], env: str, na
     base = FoundationRecipe.model_validate(conf("base")["parameters"]["foundation"])
 
     def networks(recipe: FoundationRecipe) -> dict[str, Any]:
-        told = {"train", "refine", "scenes", "phases", "crop"}
-        parts = ("autoencoder", "diffusion", "clip", "segmenter")
+        told = {"train", "refine", "scenes", "phases", "crop", "pretrain", "trajectories", "distil"}
+        parts = ("autoencoder", "diffusion", "turbo", "clip", "segmenter")
         return {part: getattr(recipe, part).model_dump(exclude=told) for part in parts}
 
     assert networks(recipe) == networks(base)

@@ -19,6 +19,7 @@ from diffground.backbone.probe import ProbeRequest, ProbeResult
 from diffground.foundation import localise, painting
 from diffground.foundation.card import FIGURES, model_card
 from diffground.foundation.config import FoundationRecipe, QualityConfig
+from diffground.foundation.few_steps import assess_turbo
 from diffground.foundation.fitting import Workshop
 from diffground.foundation.localise import Located, argmax_iou, bare_names, measure, probe_scenes
 from diffground.foundation.painting import found_names, found_shares, generate
@@ -75,7 +76,8 @@ def test_the_papers_selfcross_is_always_measured(
 
 def test_card_and_pictures(made: dict[str, Path], figures: dict[str, Any]) -> None:
     losses = Workshop(RECIPE, CANVAS, made["work"]).last_losses()
-    card = model_card(RECIPE, WORLD, losses, figures)
+    turbo = assess_turbo(made["turbo"], made["segmenter"], figures, QUALITY)
+    card = model_card(RECIPE, WORLD, losses, figures, turbo)
     assert f"Recipe `test` (`kedro run --pipelines foundation`): {RECIPE.cost}." in card
     assert "| diffusion, phase 1: t = 1000 u^0.5 | 2 |" in card
     assert "| diffusion, phase 2: t = 1000 u^1, 25% of prompts bare | 2 |" in card
@@ -85,6 +87,8 @@ def test_card_and_pictures(made: dict[str, Path], figures: dict[str, Any]) -> No
     assert f"| {figures['vae_psnr']:.3f} | {figures['deviation']['vae_psnr']:.3f} |" in card
     assert f"| {first:.3f} | {second:.3f} |" in card
     assert all(card.count(f"| {label} |") for label in FIGURES.values())
+    assert "| turbo, distilled | 2 |" in card
+    assert "| figure | 1 step(s) | 2 step(s) | its teacher, 2 guided steps |" in card
     model = FrozenDiffusion.from_pretrained(made["sd"])
     images = generate(model, ["a ball"] * len(PICTURES), QUALITY, seed=0)
     assert images[0].shape == (64, 64, 3) and images[0].dtype == np.uint8

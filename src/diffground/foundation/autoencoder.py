@@ -72,16 +72,17 @@ class _Objective(nn.Module):
         kl = posterior.kl().mean() / posterior.mean[0, 0].numel()
         losses = {"loss": l1 + 4 * l2 + self.recipe.kl_weight * kl, "l1": l1, "l2": l2, "kl": kl}
         if not part:
-            losses["features"] = self._unlike(decoded, images)
+            with torch.no_grad():
+                wanted = self.features(images)
+            losses["features"] = unlike(self.features(decoded), wanted)
             losses["loss"] = losses["loss"] + self.recipe.feature_weight * losses["features"]
         return losses
 
-    def _unlike(self, decoded: Tensor, images: Tensor) -> Tensor:
-        """L1 between the features of both, relative to those of the images; a scalar."""
-        with torch.no_grad():
-            wanted = self.features(images)
-        pairs = zip(self.features(decoded), wanted, strict=True)
-        return torch.stack([(a - b).abs().mean() / b.abs().mean() for a, b in pairs]).mean()
+
+def unlike(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
+    """L1 between features, relative to those that are wanted; the mean over them, a scalar."""
+    pairs = zip(found, wanted, strict=True)
+    return torch.stack([(a - b).abs().mean() / b.abs().mean() for a, b in pairs]).mean()
 
 
 def train_autoencoder(

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.utils.constants import SAFETENSORS_WEIGHTS_NAME
@@ -27,15 +28,19 @@ from diffground.foundation.folders import (
     save_diffusion,
     save_layers,
     save_segmenter,
+    save_turbo,
     save_vit,
 )
 from diffground.foundation.localise import choose_layers
-from diffground.foundation.scenes import captioned_scenes
+from diffground.foundation.scenes import CaptionedScene, captioned_scenes
 from diffground.foundation.segmenter import train_draft, train_segmenter
 from diffground.foundation.tokenizer import train_tokenizer
+from diffground.foundation.turbo import kept_trajectories, train_turbo
 from diffground.foundation.vit import train_vit
 from diffground.io.files import sha256
+from diffground.seeds import derive_seed
 from diffground.segmenters.instance import InstanceSegmenter
+from diffground.training.processes import processes
 from diffground.world.config import Canvas
 
 LAYER_SCENES = 64  # training scenes on which the layers are chosen
@@ -59,23 +64,41 @@ def make_diffusion(shop: Workshop, autoencoder: Path) -> Path:
     """Trains tokenizer, text encoder and UNet on the VAE's latents; returns their folder."""
     recipe = shop.recipe.diffusion
     scenes = shop.scenes(shop.recipe.scenes.count, mixed=recipe.mixed)
-    words = {
-        "prompt": [scene.prompt.text for scene in scenes],
-        "bare": [scene.bare.text for scene in scenes],
-        "narrative": [scene.narrative.text for scene in scenes],
-    }
-    tokenizer = train_tokenizer(words["prompt"] + words["narrative"], recipe.vocabulary)
-    vae, weights = _autoencoder(autoencoder), sha256(autoencoder / SAFETENSORS_WEIGHTS_NAME)
-    scale = vae.config["scaling_factor"]
-    latents = shop.kept(f"latents-{weights[:16]}", lambda: encode(vae, scenes) * scale)
-    columns: dict[str, Any] = {name: token_ids(tokenizer, texts) for name, texts in words.items()}
-    data: Dataset[Any] = StackDataset(**columns, latents=cast(Any, latents))
+    words = [s.prompt.text for s in scenes] + [s.narrative.text for s in scenes]
+    tokenizer = train_tokenizer(words, recipe.vocabulary)
+    data, weights = _lessons(shop, autoencoder, scenes, tokenizer)
     unet, text = train_diffusion(shop, data, tokenizer, weights)
     folder = shop.folder / "diffusion"
     unet.save_pretrained(folder / "unet")
     text.save_pretrained(folder / "text_encoder")
     tokenizer.save_pretrained(folder / "tokenizer")
     return folder
+
+
+def make_turbo(shop: Workshop, autoencoder: Path, teacher: Path, target: Path) -> Path:
+    """Distils the Stable Diffusion folder ``teacher`` and writes the SDXL folder that is shipped.
+
+    ``autoencoder`` has the VAE of both as it was trained.
+    """
+    model = FrozenDiffusion.from_pretrained(teacher, device=processes().device)
+    (tokenizer,), source = model.tokenizers, shop.recipe.turbo.trajectories
+    scenes = shop.scenes(shop.recipe.scenes.count, mixed=shop.recipe.diffusion.mixed)
+    data, weights = _lessons(shop, autoencoder, scenes, tokenizer)
+    files = (
+        teacher / "unet" / SAFETENSORS_WEIGHTS_NAME,
+        teacher / "text_encoder" / SAFE_WEIGHTS_NAME,
+    )
+    weights = "".join([weights, *map(sha256, files)])
+    prompts = []
+    for number in range(source.count):
+        scene = scenes[number % len(scenes)]
+        draw = np.random.default_rng(derive_seed(source.seed, number, "bare")).random()
+        prompts.append((scene.bare if draw < source.bare else scene.prompt).text)
+    paths = kept_trajectories(shop, model, prompts, weights)
+    columns: dict[str, Any] = {"ids": token_ids(tokenizer, prompts), "path": paths}
+    student = train_turbo(shop, data, StackDataset(**columns), model, weights)
+    with without_bars():
+        return save_turbo(target, vae=model.vae.cpu(), student=student.cpu(), tokenizer=tokenizer)
 
 
 def make_clip(shop: Workshop, diffusion: Path, target: Path) -> Path:
@@ -130,3 +153,22 @@ def assemble(
 def _autoencoder(folder: Path) -> AutoencoderKL:
     vae = AutoencoderKL.from_pretrained(folder, local_files_only=True)
     return vae.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _lessons(
+    shop: Workshop, autoencoder: Path, scenes: list[CaptionedScene], tokenizer: CLIPTokenizer
+) -> tuple[Dataset[Any], str]:
+    """Latents and captions of scenes, as diffusion models learn from them; the VAE's hash."""
+    weights = sha256(autoencoder / SAFETENSORS_WEIGHTS_NAME)
+    vae = _autoencoder(autoencoder)
+    scale = vae.config["scaling_factor"]
+    latents = shop.kept(f"latents-{weights[:16]}", lambda: encode(vae, scenes) * scale)
+    captions = {
+        "prompt": [scene.prompt.text for scene in scenes],
+        "bare": [scene.bare.text for scene in scenes],
+        "narrative": [scene.narrative.text for scene in scenes],
+    }
+    columns: dict[str, Any] = {
+        name: token_ids(tokenizer, texts) for name, texts in captions.items()
+    }
+    return StackDataset(**columns, latents=cast(Any, latents)), weights

@@ -39,8 +39,12 @@ def model_card(
     world: WorldConfig,
     losses: Mapping[str, Mapping[str, float]],
     quality: Mapping[str, Any],
+    turbo: Mapping[str, Any],
 ) -> str:
-    """The card as Markdown. ``losses`` has the last row of each training's history."""
+    """The card as Markdown. ``losses`` has the last row of each training's history.
+
+    ``quality`` are the figures of :mod:`.quality`, ``turbo`` those of :mod:`.few_steps`.
+    """
     source, sizes = recipe.scenes, ", ".join(f"{size:g}" for size in world.sizes)
     lines = [
         "# The mini models of diffground",
@@ -64,7 +68,7 @@ def model_card(
             f"| {part} | {config.max_steps} | {config.batch_size} | {config.learning_rate:g} "
             f"| {config.seed} | {shown} |"
         )
-    lines += ["", *_quality(quality), ""]
+    lines += ["", *_quality(quality), "", *_turbo(recipe, turbo), ""]
     lines += [
         f"Layers that localise: {quality['layers']['note']}.",
         f"Cross {', '.join(f'`{name}`' for name in quality['layers']['cross'])}; "
@@ -90,6 +94,10 @@ def _trainings(
         if phase.bare:
             name += f", {phase.bare:.0%} of prompts bare"
         yield name, phase.train, losses[f"diffusion/phase-{number}"]
+    phase = recipe.turbo.pretrain
+    name = f"turbo on scenes: t = 1000 u^{phase.timestep_power:g}, {phase.bare:.0%} of prompts bare"
+    yield name, phase.train, losses["turbo/pretrain"]
+    yield "turbo, distilled", recipe.turbo.distil.train, losses["turbo/distil"]
     yield "clip", recipe.clip.train, losses["clip"]
     yield "vit", recipe.vit.train, losses["vit"]
     yield "segmenter, on from the draft", recipe.segmenter.refine, losses["segmenter"]
@@ -120,3 +128,28 @@ def _quality(quality: Mapping[str, Any]) -> Iterator[str]:
             f"- {row['iterations']} iteration(s), rows to the power {row['sharpen']:g}: "
             f"{row['thing_iou']:.3f} / {row['stuff_iou']:.3f}"
         )
+
+
+def _turbo(recipe: FoundationRecipe, turbo: Mapping[str, Any]) -> Iterator[str]:
+    """What the distilled model is, and its figures beside its teacher's."""
+    source, config = recipe.turbo.trajectories, turbo["config"]
+    yield (
+        "`mini-sdxl-turbo` has SDXL's topology (three levels, no attention on the first, two text "
+        "encoders of one layer, pooled text and time ids) and the same autoencoder, distilled "
+        f"from {source.count} trajectories of the mini Stable Diffusion ({source.steps} steps, "
+        f"guidance {source.guidance:g}), {source.bare:.0%} of them of bare prompts, and paints "
+        "without guidance. Means over the worlds, (deviation):"
+    )
+    yield ""
+    rows = {f"{steps} step(s)": found for steps, found in turbo["steps"].items()}
+    rows[f"its teacher, {config['inference_steps']} guided steps"] = turbo["teacher"]
+    yield f"| figure | {' | '.join(rows)} |"
+    yield "|---" * (1 + len(rows)) + "|"
+    for key, label in FIGURES.items():
+        if key not in turbo["teacher"]:
+            continue
+        cells = []
+        for row in rows.values():
+            deviation = row["deviation"].get(key)
+            cells.append(f"{row[key]:.3f}" + ("" if deviation is None else f" ({deviation:.3f})"))
+        yield f"| {label} | {' | '.join(cells)} |"

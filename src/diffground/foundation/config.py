@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
+from typing import Self
+
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
 from diffground.config import Config
 from diffground.training.config import TrainConfig
@@ -58,6 +60,48 @@ class DiffusionRecipe(Config):
     phases: tuple[DiffusionPhase, ...] = Field(min_length=1)
 
 
+class TrajectoryRecipe(Config):
+    """How the teacher paints what the turbo model learns from."""
+
+    count: PositiveInt
+    steps: PositiveInt  # of the teacher, a multiple of the student's
+    guidance: float = Field(gt=0)
+    bare: float = Field(ge=0, le=1)  # share of prompts without colours and patterns
+    seed: int
+
+
+class DistilRecipe(Config):
+    """How the student learns where trajectories end."""
+
+    first: float = Field(ge=0, le=1)  # share of samples from pure noise, which is the first step
+    feature_weight: float = Field(ge=0)  # of the teacher's features
+    train: TrainConfig
+
+
+class TurboRecipe(Config):
+    """The UNet of SDXL's topology and its two text encoders, distilled to a few steps."""
+
+    channels: tuple[int, int, int]
+    # Transformer blocks of each attention by level; SDXL's (1, 2, 10). The first level has none.
+    blocks: tuple[PositiveInt, PositiveInt, PositiveInt] = (1, 1, 2)
+    heads: PositiveInt = 4
+    text_width: PositiveInt = 64  # of each text encoder, and of the pooled text
+    time_width: PositiveInt = 32  # of each of the six time ids
+    steps: int = Field(ge=2)  # the most that it is made for; the fewest are 1
+    pretrain: DiffusionPhase
+    trajectories: TrajectoryRecipe
+    distil: DistilRecipe
+
+    @model_validator(mode="after")
+    def _the_teacher_passes_by(self) -> Self:
+        if self.trajectories.steps % self.steps:
+            raise ValueError(
+                f"the teacher's {self.trajectories.steps} steps do not pass by all of the "
+                f"student's {self.steps}: take a multiple"
+            )
+        return self
+
+
 class ClipRecipe(Config):
     """The contrastive text and image encoders."""
 
@@ -111,6 +155,7 @@ class FoundationRecipe(Config):
     scenes: SceneSource
     autoencoder: AutoencoderRecipe
     diffusion: DiffusionRecipe
+    turbo: TurboRecipe
     clip: ClipRecipe
     vit: VitRecipe
     segmenter: SegmenterRecipe
@@ -130,6 +175,7 @@ class QualityConfig(Config):
     variants: tuple[tuple[PositiveInt, float], ...]
     inference_steps: PositiveInt
     guidance: float = Field(gt=0)
+    turbo_steps: tuple[PositiveInt, ...] = Field(min_length=1)  # of the turbo model, unguided
     found_score: float = Field(gt=0, lt=1)  # a detection below is no find
     seed: int  # of the pictures' noise, and of that on which layers are chosen
 

@@ -7,6 +7,7 @@ without reading the prompt.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
@@ -17,7 +18,7 @@ from torch.utils.data import Dataset
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from diffground.foundation.autoencoder import LATENT_CHANNELS, NORM_GROUPS
-from diffground.foundation.config import DiffusionRecipe
+from diffground.foundation.config import DiffusionPhase, DiffusionRecipe
 from diffground.foundation.fitting import Workshop
 from diffground.foundation.tokenizer import MAX_LENGTH
 
@@ -73,8 +74,45 @@ def token_ids(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
     return cast(Tensor, encoded["input_ids"]).to(torch.int16)
 
 
+def velocity_loss(
+    velocity: Callable[[Tensor, Tensor, Tensor], Tensor],
+    batch: dict[str, Tensor],
+    empty: Tensor,
+    recipe: DiffusionRecipe,
+    phase: DiffusionPhase,
+) -> dict[str, Tensor]:
+    """Mean squared error of the predicted velocity, at time steps and captions drawn anew.
+
+    Args:
+        velocity: a model's prediction (B, 4, h, w) from noisy latents, time steps (B,) and tokens
+            (B, 77).
+        batch: as :func:`train_diffusion` describes its data.
+        empty: the tokens (1, 77) of the empty prompt.
+    """
+    latents, scheduler = batch["latents"], build_scheduler()
+    # Drawn on the CPU, so that a GPU sees the same numbers.
+    count = len(latents)
+    told = torch.rand(count, 1) < recipe.narratives
+    silent = torch.rand(count, 1) < recipe.empty
+    draw = torch.rand(count).pow(phase.timestep_power)
+    noise = torch.randn(latents.shape)
+    bare = torch.rand(count, 1) < phase.bare
+    timesteps = (draw * scheduler.config["num_train_timesteps"]).long()
+    device = latents.device
+    told, silent, bare, noise, timesteps = (
+        x.to(device) for x in (told, silent, bare, noise, timesteps)
+    )
+    ids = torch.where(bare, batch["bare"], batch["prompt"])
+    ids = torch.where(told, batch["narrative"], ids)
+    ids = torch.where(silent, empty, ids).long()
+    noisy = cast(Any, scheduler).add_noise(latents, noise, timesteps)
+    target = scheduler.get_velocity(latents, noise, cast(Any, timesteps))
+    found = velocity(noisy, timesteps, ids)
+    return {"loss": (found.float() - target.float()).square().mean()}
+
+
 class _Objective(nn.Module):
-    """Mean squared error of the predicted velocity."""
+    """UNet and text encoder, whose loss is :func:`velocity_loss`."""
 
     def __init__(
         self,
@@ -86,32 +124,16 @@ class _Objective(nn.Module):
         super().__init__()
         self.unet, self.text, self.recipe = unet, text, recipe
         self.phase = recipe.phases[0]
-        self.scheduler = build_scheduler()
         self.register_buffer("empty", empty, persistent=False)
+
+    def _velocity(self, noisy: Tensor, timesteps: Tensor, ids: Tensor) -> Tensor:
+        context = self.text(input_ids=ids).last_hidden_state
+        return cast(Tensor, self.unet(noisy, timesteps, context).sample)
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The loss of a batch, see :func:`train_diffusion`."""
-        latents = batch["latents"]
-        # Drawn on the CPU, so that a GPU sees the same numbers.
-        count = len(latents)
-        told = torch.rand(count, 1) < self.recipe.narratives
-        silent = torch.rand(count, 1) < self.recipe.empty
-        draw = torch.rand(count).pow(self.phase.timestep_power)
-        noise = torch.randn(latents.shape)
-        bare = torch.rand(count, 1) < self.phase.bare
-        timesteps = (draw * self.scheduler.config["num_train_timesteps"]).long()
-        device = latents.device
-        told, silent, bare, noise, timesteps = (
-            x.to(device) for x in (told, silent, bare, noise, timesteps)
-        )
-        ids = torch.where(bare, batch["bare"], batch["prompt"])
-        ids = torch.where(told, batch["narrative"], ids)
-        ids = torch.where(silent, cast(Tensor, self.empty), ids).long()
-        noisy = cast(Any, self.scheduler).add_noise(latents, noise, timesteps)
-        target = self.scheduler.get_velocity(latents, noise, cast(Any, timesteps))
-        context = self.text(input_ids=ids).last_hidden_state
-        velocity = self.unet(noisy, timesteps, context).sample
-        return {"loss": (velocity.float() - target.float()).square().mean()}
+        empty = cast(Tensor, self.empty)
+        return velocity_loss(self._velocity, batch, empty, self.recipe, self.phase)
 
 
 def train_diffusion(

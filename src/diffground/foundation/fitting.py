@@ -20,7 +20,7 @@ from diffground.training.config import TrainConfig
 from diffground.training.loop import train
 from diffground.world.config import Canvas
 
-PARTS = ("draft", "autoencoder", "diffusion", "clip", "vit", "segmenter")
+PARTS = ("draft", "autoencoder", "diffusion", "turbo", "clip", "vit", "segmenter")
 LOSSES = "losses.json"
 
 

@@ -6,7 +6,12 @@ import json
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
 from transformers import (
     CLIPModel,
     CLIPTextModel,
@@ -19,6 +24,7 @@ from diffground.backbone.layers import LAYERS_FILE, LayerTable
 from diffground.foundation.clip import build_processor
 from diffground.foundation.diffusion import build_scheduler
 from diffground.foundation.segmenter import image_processor
+from diffground.foundation.turbo import Student, build_turbo_scheduler
 from diffground.foundation.vit import vit_processor
 from diffground.io.files import write_sums
 
@@ -42,13 +48,41 @@ def save_diffusion(
         feature_extractor=None,
         requires_safety_checker=False,
     )
+    return _save_pipeline(folder, pipeline)
+
+
+def save_turbo(
+    folder: Path, *, vae: AutoencoderKL, student: Student, tokenizer: CLIPTokenizer
+) -> Path:
+    """Writes an SDXL folder in half precision, for ``StableDiffusionXLPipeline``.
+
+    Both text encoders have the same tokenizer.
+    """
+    pipeline = StableDiffusionXLPipeline(
+        vae=vae.to(torch.float16),
+        unet=student.unet.to(torch.float16),
+        text_encoder=student.text.to(torch.float16),
+        text_encoder_2=student.text_2.to(torch.float16),
+        tokenizer=tokenizer,
+        tokenizer_2=tokenizer,
+        scheduler=build_turbo_scheduler(),
+        add_watermarker=False,
+    )
+    return _save_pipeline(folder, pipeline)
+
+
+def _save_pipeline(
+    folder: Path, pipeline: StableDiffusionPipeline | StableDiffusionXLPipeline
+) -> Path:
     pipeline.save_pretrained(folder, safe_serialization=True)
-    # transformers would otherwise compute in the precision of the file, diffusers in single.
-    _edit(folder / "text_encoder/config.json", dtype="float32")
-    for part in ("unet", "vae"):  # where the parts were trained is nobody's business
-        _edit(folder / part / "config.json", _name_or_path="")
-    # The two files that older readers look for, beside tokenizer.json.
-    tokenizer.backend_tokenizer.model.save(str(folder / "tokenizer"))
+    for part in folder.glob("text_encoder*"):
+        # transformers would otherwise compute in the precision of the file, diffusers in single.
+        _edit(part / "config.json", dtype="float32")
+    for name in ("unet", "vae"):  # where the parts were trained is nobody's business
+        _edit(folder / name / "config.json", _name_or_path="")
+    for part in folder.glob("tokenizer*"):
+        # The two files that older readers look for, beside tokenizer.json.
+        pipeline.tokenizer.backend_tokenizer.model.save(str(part))
     write_sums(folder)
     return folder
 

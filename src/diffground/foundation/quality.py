@@ -190,14 +190,10 @@ def assess(
         for seed in config.eval_seeds
     }
     worlds = list(judged.values())
-    several = len(worlds) > 1
     return {
         "scale": "mini",
-        **_means([world.figures for world in worlds]),
-        "deviation": {
-            name: float(np.std([world.figures[name] for world in worlds], ddof=1))
-            for name in (worlds[0].figures if several else ())
-        },
+        **means([world.figures for world in worlds]),
+        "deviation": deviations([world.figures for world in worlds]),
         "per_eval_seed": {str(seed): world.figures for seed, world in judged.items()},
         "selfcross_variants": [
             {
@@ -209,7 +205,7 @@ def assess(
             for way in worlds[0].variants
         ],
         **{
-            f"{kind}_per_category": _means([world.per_category[kind] for world in worlds])
+            f"{kind}_per_category": means([world.per_category[kind] for world in worlds])
             for kind in worlds[0].per_category
         },
         "layers": model.layers.model_dump(mode="json"),
@@ -217,10 +213,16 @@ def assess(
     }
 
 
-def _means(worlds: Sequence[Mapping[str, float]]) -> Figures:
+def means(worlds: Sequence[Mapping[str, float]]) -> Figures:
     """The mean of every name over the worlds that have it."""
     names = dict.fromkeys(chain.from_iterable(worlds))
     return {name: float(np.mean([w[name] for w in worlds if name in w])) for name in names}
+
+
+def deviations(worlds: Sequence[Figures]) -> Figures:
+    """The standard deviation (n - 1) of every name over the worlds; nothing of a single one."""
+    names = worlds[0] if len(worlds) > 1 else ()
+    return {name: float(np.std([w[name] for w in worlds], ddof=1)) for name in names}
 
 
 def _instances(detections: Detections) -> Instances:

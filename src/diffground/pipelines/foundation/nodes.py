@@ -51,6 +51,15 @@ def diffusion(recipe: FoundationRecipe, world: WorldConfig, work: Path, vae: Pat
     return make_diffusion(_shop(recipe, world, work, "diffusion"), vae)
 
 
+def turbo(
+    recipe: FoundationRecipe, world: WorldConfig, work: Path, vae: Path, teacher: Path, target: Path
+) -> Path:
+    """Distils the mini Stable Diffusion into SDXL's topology and few steps."""
+    from diffground.foundation.build import make_turbo
+
+    return make_turbo(_shop(recipe, world, work, "turbo"), vae, teacher, target)
+
+
 def clip(
     recipe: FoundationRecipe, world: WorldConfig, work: Path, words: Path, target: Path
 ) -> Path:
@@ -90,13 +99,19 @@ def assemble(
     return build(recipe, world.canvas, quality, vae, parts, target)
 
 
-def card(recipe: FoundationRecipe, world: WorldConfig, work: Path, quality: dict[str, Any]) -> str:
+def card(
+    recipe: FoundationRecipe,
+    world: WorldConfig,
+    work: Path,
+    quality: dict[str, Any],
+    turbo: dict[str, Any],
+) -> str:
     """The Markdown of the model card."""
     from diffground.foundation.card import model_card
     from diffground.foundation.fitting import Workshop
 
     losses = Workshop(recipe, world.canvas, work).last_losses()
-    return model_card(recipe, world, losses, quality)
+    return model_card(recipe, world, losses, quality, turbo)
 
 
 def assess(
@@ -121,6 +136,34 @@ def assess_vit(vit: Path, world: WorldConfig, config: QualityConfig) -> dict[str
         if isinstance(value, float):
             log.info("mini world · %s = %.3f", name, value)
     return figures
+
+
+def assess_turbo(
+    turbo: Path, segmenter: Path, teacher: dict[str, Any], config: QualityConfig
+) -> dict[str, Any]:
+    """How well the distilled model paints in few steps, beside its teacher."""
+    from diffground.foundation import few_steps
+
+    figures = few_steps.assess_turbo(turbo, segmenter, teacher, config)
+    for steps, found in figures["steps"].items():
+        each, both = found["found_each"], found["generation_both_found"]
+        log.info("mini world · in %s step(s): found each %.3f, both %.3f", steps, each, both)
+    return figures
+
+
+def draw_turbo(turbo: Path, config: QualityConfig) -> Any:
+    """A figure of matplotlib: what the distilled model generates of the fixed prompts in the first
+    of ``turbo_steps``.
+    """
+    from diffground.backbone.frozen import FrozenDiffusion
+    from diffground.foundation.few_steps import in_few_steps
+    from diffground.foundation.painting import generate
+    from diffground.foundation.pictures import generation_grid
+    from diffground.foundation.prompts import PICTURES
+
+    model, way = FrozenDiffusion.from_pretrained(turbo), in_few_steps(config, config.turbo_steps[0])
+    images = generate(model, [prompt.text for prompt in PICTURES], way, config.seed)
+    return generation_grid(PICTURES, images)
 
 
 def draw(diffusion: Path, world: WorldConfig, config: QualityConfig) -> tuple[Any, Any]:

@@ -35,14 +35,23 @@ def training() -> Pipeline:
             [*settings, "params:foundation_quality", *parts, "mini_sd_folder"],
             "mini_sd",
         ),
-        "write_model_card": (nodes.card, [*work, "foundation_quality"], "mini_model_card"),
+        "train_turbo": (
+            nodes.turbo,
+            [*work, parts[0], "mini_sd", "mini_turbo_folder"],
+            "mini_turbo",
+        ),
+        "write_model_card": (
+            nodes.card,
+            [*work, "foundation_quality", "foundation_turbo"],
+            "mini_model_card",
+        ),
     }
     nodes_made = [Node(how, of, gives, name=name) for name, (how, of, gives) in made.items()]
     return Pipeline(nodes_made, tags=["foundation"])
 
 
 def quality() -> Pipeline:
-    """From the shipped folders to ``foundation.json`` and two picture grids."""
+    """From the shipped folders to their figures and picture grids."""
     settings = ["params:world", "params:foundation_quality"]
     return Pipeline(
         [
@@ -57,6 +66,23 @@ def quality() -> Pipeline:
                 ["mini_vit", *settings],
                 "foundation_vit",
                 name="assess_vit",
+            ),
+            Node(
+                nodes.assess_turbo,
+                [
+                    "mini_turbo",
+                    "mini_segmenter",
+                    "foundation_quality",
+                    "params:foundation_quality",
+                ],
+                "foundation_turbo",
+                name="assess_turbo",
+            ),
+            Node(
+                nodes.draw_turbo,
+                ["mini_turbo", "params:foundation_quality"],
+                "foundation_turbo_generations",
+                name="draw_turbo",
             ),
             Node(
                 nodes.draw,
