@@ -50,6 +50,16 @@ def test_patches_of_two_crops_are_compared_where_they_lie(monkeypatch: pytest.Mo
     assert not outside.any()
 
 
+def test_prototypes_share_what_the_teacher_says() -> None:
+    logits = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
+    logits[:, 0] += 4  # as it is, nearly everything is the first one's
+    logits *= 0.05
+    assert (logits / vit.TEACHER_TEMPERATURE).softmax(1).sum(0)[0] > 50
+    shares = vit._shared_out(logits)
+    assert torch.allclose(shares.sum(1), torch.ones(64))
+    assert torch.allclose(shares.sum(0), torch.full((8,), 8.0), rtol=0.1)
+
+
 def test_the_teacher_follows_and_is_not_trained() -> None:
     torch.manual_seed(0)
     model = Distillation(SHORT, 64)

@@ -24,9 +24,8 @@ from diffground.foundation.config import VitRecipe
 from diffground.foundation.fitting import Workshop
 from diffground.foundation.scenes import Scenes, picture
 
-# DINO's own values, but for the centre's: ours has fewer prototypes, and follows faster.
-STUDENT_TEMPERATURE, TEACHER_TEMPERATURE = 0.1, 0.04
-CENTRE_MOMENTUM: Final = 0.9
+STUDENT_TEMPERATURE, TEACHER_TEMPERATURE = 0.1, 0.04  # DINO's own
+ROUNDS: Final = 3  # of Sinkhorn and Knopp, as in DINOv2
 GLOBALS: Final = 2  # large crops of an image, which the teacher sees
 LARGE, SMALL = (0.3, 1.0), (0.06, 0.3)  # shares of the image's area
 ASPECT: Final = (3 / 4, 4 / 3)
@@ -84,7 +83,6 @@ class Distillation(nn.Module):
         self.prototypes = nn.Parameter(torch.randn(recipe.prototypes, recipe.bottleneck))
         for name, weights in self._weights().items():
             self.register_buffer(_buffer(name), weights.clone())
-        self.register_buffer("centres", torch.zeros(2, recipe.prototypes))  # of images, of patches
 
     def _weights(self) -> dict[str, Tensor]:
         """What the teacher averages: the student's weights, and the prototypes."""
@@ -107,11 +105,8 @@ class Distillation(nn.Module):
         """What the teacher says of crops, (G * B, P), and of their patches, (G * B, P, h, h)."""
         states = functional_call(self.student, self.teacher(), (crops.images,))
         logits = states @ functional.normalize(self.get_buffer(_buffer("prototypes")), dim=-1).T
-        means = torch.stack([logits[:, 0].mean(0), logits[:, 1:].mean((0, 1))])
-        centres = self.get_buffer("centres")
-        whole = ((logits[:, 0] - centres[0]) / TEACHER_TEMPERATURE).softmax(-1)
-        patches = ((logits[:, 1:] - centres[1]) / TEACHER_TEMPERATURE).softmax(-1)
-        centres.lerp_(means, 1 - CENTRE_MOMENTUM)
+        whole = _shared_out(logits[:, 0])
+        patches = _shared_out(logits[:, 1:].flatten(0, 1)).unflatten(0, (len(logits), -1))
         side = crops.images.shape[-1] // self.recipe.patch
         return whole, patches.transpose(1, 2).unflatten(-1, (side, side))
 
@@ -158,6 +153,19 @@ class Distillation(nn.Module):
             "entropy": torch.special.entr(whole).sum(-1).mean(),
             "spread": torch.special.entr(whole.mean(0)).sum(),
         }
+
+
+def _shared_out(logits: Tensor) -> Tensor:
+    """Probabilities of n logits (n, P), of which every prototype has about the same share.
+
+    By the rounds of Sinkhorn and Knopp. With DINO's centre in their place the teacher says of a
+    scene which of ten grounds and skies it has, and of things nothing.
+    """
+    shares = logits / TEACHER_TEMPERATURE
+    for _ in range(ROUNDS):
+        shares = shares - shares.logsumexp(0)
+        shares = shares - shares.logsumexp(1, keepdim=True)
+    return shares.exp()
 
 
 @dataclass(frozen=True)
