@@ -11,8 +11,12 @@ import yaml
 from pydantic import BaseModel
 
 from diffground.data.config import PngSplits
-from diffground.foundation.config import FoundationRecipe, QualityConfig
+from diffground.foundation.config import FineTuning, FoundationRecipe, QualityConfig
 from diffground.papers.grounded.data_config import GroundingDataConfig
+from diffground.papers.grounded.export_config import ExportConfig, TeachingConfig
+from diffground.papers.grounded.figure_config import GroundingFigureConfig
+from diffground.papers.grounded.learning_config import LearningConfig, MeasuringConfig
+from diffground.papers.grounded.tables_config import GroundedTablesConfig, IosdTablesConfig
 from diffground.papers.personalized.config import PersonalizedConfig
 from diffground.papers.personalized.tables_config import PersonalizedTablesConfig
 from diffground.papers.png.config import (
@@ -48,12 +52,20 @@ SECTIONS: Final[dict[type[BaseModel], str]] = {
     FeatureExtractionConfig: "feature_extraction",
     PredictConfig: "png_predict",
     GroundingDataConfig: "grounding_data",
+    GroundedTablesConfig: "grounded_tables",
+    IosdTablesConfig: "iosd_tables",
+    ExportConfig: "grounding_export",
+    TeachingConfig: "grounding_teaching",
+    LearningConfig: "grounding_train",
+    MeasuringConfig: "grounding_eval",
+    GroundingFigureConfig: "grounding_figure",
     PersonalizedConfig: "personalized",
     PersonalizedTablesConfig: "personalized_tables",
     Text2MaskConfig: "text2mask",
     Text2MaskTablesConfig: "text2mask_tables",
     WorldConfig: "world",
     FoundationRecipe: "foundation",
+    FineTuning: "foundation_fine_tuning",
     QualityConfig: "foundation_quality",
 }
 MERGED: Final = {path.rpartition(".")[2] for path in SECTIONS.values() if "." in path}

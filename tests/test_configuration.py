@@ -77,7 +77,7 @@ def test_the_papers_environment_is_base(conf: Callable[[str], ProjectConfigLoade
     base, paper = conf("base"), conf("paper")
     for kind in ("parameters", "catalog", "globals", "mlflow"):
         assert base[kind] == paper[kind]
-    papers = ("png", "text2mask", "personalized", "grounding_data")
+    papers = ("png", "text2mask", "personalized", "grounding_data", "iosd_data")
     assert {base["parameters"][paper]["scale"] for paper in papers} == {"paper"}
 
 

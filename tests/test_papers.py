@@ -14,7 +14,7 @@ from diffground.pipeline_registry import PIPELINES
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "catalog_docs/papers.md").read_text("utf-8")
-TABLES = sorted((ROOT / "src/diffground/papers").glob("*/paper_tables.json"))
+TABLES = sorted((ROOT / "src/diffground/papers").glob("*/*paper_tables.json"))
 
 
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"`(diffground[\w.]*:[\w.]+)`", TEXT))))
@@ -34,7 +34,7 @@ def test_commands_and_notebooks_are_there() -> None:
 
 
 def test_every_table_and_equation_is_named() -> None:
-    assert len(TABLES) == 3
+    assert len(TABLES) == 5
     for file in TABLES:
         for table in json.loads(file.read_text("utf-8"))["tables"].values():
             assert table["table"] in TEXT, f"{file}: {table['table']}"

@@ -20,6 +20,7 @@ PIPELINES: dict[str, tuple[str, ...]] = {
     "world": ("world",),
     "foundation": ("foundation",),
     "foundation_eval": ("foundation:quality",),
+    "foundation_fine_tuning": ("foundation:fine_tuning",),
     "feature_extraction": ("world:coco", "png:features"),
     "png_train": ("world:coco", "png:train,evaluate"),
     "png_eval": ("world:coco", "png:find,evaluate"),
@@ -33,6 +34,15 @@ PIPELINES: dict[str, tuple[str, ...]] = {
     "personalized": ("world:mug19", "personalized:scenes,method"),
     "personalized_tables": ("world:mug19", "personalized:scenes,tables"),
     "grounding_data": ("grounded:data",),
+    "grounding_train": ("grounded:data,train",),
+    "grounding_eval": ("grounded:data,find,evaluate",),
+    "grounded": ("grounded:data,train,evaluate,figure",),
+    "iosd": ("grounded:iosd_data,iosd_train,iosd_evaluate,iosd_figure",),
+    "grounded_tables": ("grounded:tables",),
+    "iosd_tables": ("grounded:iosd_tables",),
+    "grounding_export": ("grounded:data,export",),
+    "grounding_figure": ("grounded:data,train,figure",),
+    "grounding_teaching": ("world:voc2012", "grounded:data,export,teaching"),
     "__default__": ("world:coco", "png:train,evaluate"),
 }
 

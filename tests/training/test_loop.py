@@ -13,6 +13,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
 from torch.utils.data import Dataset
 
 from diffground.errors import InputError
@@ -26,7 +27,7 @@ from diffground.training.checkpoint import (
     trainable_state,
 )
 from diffground.training.config import TrainConfig
-from diffground.training.loop import LossFn, train
+from diffground.training.loop import LossFn, TrainResult, train
 
 CONFIG = TrainConfig(
     max_steps=30, batch_size=6, learning_rate=0.02, log_every=5, checkpoint_every=7
@@ -341,6 +342,16 @@ def test_trainable_state_round_trip(tmp_path: Path) -> None:
         put_weights(nn.Linear(1, 1), state, path)
 
 
+def test_statistics_of_norms_without_parameters_are_kept() -> None:
+    """And the vectors of spectral norms; those in a frozen part are not."""
+    frozen = nn.Sequential(nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2, affine=False))
+    frozen.requires_grad_(False)
+    trained = nn.Sequential(spectral_norm(nn.Conv2d(2, 2, 1)), nn.BatchNorm2d(2, affine=False))
+    state = trainable_state(nn.ModuleDict({"frozen": frozen, "trained": trained}))
+    assert {name.partition(".")[0] for name in state} == {"trained"}
+    assert set(state) == {f"trained.{name}" for name in trained.state_dict()}
+
+
 @pytest.mark.parametrize("schedule", ["constant", "cosine", "poly"])
 def test_schedules_start_at_one_and_fall(schedule: str) -> None:
     config = CONFIG.model_copy(update={"schedule": schedule, "warmup_steps": 5})
@@ -348,6 +359,28 @@ def test_schedules_start_at_one_and_fall(schedule: str) -> None:
     assert factors[0] == pytest.approx(0.2) and factors[4] == factors[5] == 1.0
     assert all(a >= b for a, b in zip(factors[5:], factors[6:], strict=False))
     assert factors[-1] == 1.0 if schedule == "constant" else factors[-1] < 0.12
+
+
+def test_a_rate_that_is_halved() -> None:
+    config = CONFIG.model_copy(update={"schedule": "halved", "max_steps": 13_000})
+    assert [config.lr_factor(step) for step in (0, 5999, 6000, 11_999, 12_000)] == [
+        1.0, 1.0, 0.5, 0.5, 0.25,
+    ]  # fmt: skip
+
+
+def test_all_evaluations_are_kept_with_their_steps(tmp_path: Path) -> None:
+    config = CONFIG.model_copy(update={"max_steps": 20, "evaluate_every": 10})
+
+    def trained(folder: Path, config: TrainConfig) -> TrainResult:
+        return train(
+            model=net(), loss_fn=loss_fn, dataset=Line(), config=config, folder=folder,
+            evaluate=evaluate, monitor="score",
+        )  # fmt: skip
+
+    found = trained(tmp_path, config)
+    assert [row["step"] for row in found.evaluations] == [10.0, 20.0]
+    assert found.evaluations[-1].items() >= found.metrics.items()
+    assert trained(tmp_path, config).evaluations == found.evaluations  # read from the checkpoint
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from diffground.backbone.frozen import FrozenDiffusion
 from diffground.foundation.autoencoder import encode, train_autoencoder
 from diffground.foundation.clip import train_clip
 from diffground.foundation.config import FoundationRecipe, QualityConfig
-from diffground.foundation.diffusion import token_ids, train_diffusion
+from diffground.foundation.diffusion import lessons, token_ids, train_diffusion
 from diffground.foundation.fitting import Workshop
 from diffground.foundation.folders import (
     save_clip,
@@ -163,12 +163,4 @@ def _lessons(
     vae = _autoencoder(autoencoder)
     scale = vae.config["scaling_factor"]
     latents = shop.kept(f"latents-{weights[:16]}", lambda: encode(vae, scenes) * scale)
-    captions = {
-        "prompt": [scene.prompt.text for scene in scenes],
-        "bare": [scene.bare.text for scene in scenes],
-        "narrative": [scene.narrative.text for scene in scenes],
-    }
-    columns: dict[str, Any] = {
-        name: token_ids(tokenizer, texts) for name, texts in captions.items()
-    }
-    return StackDataset(**columns, latents=cast(Any, latents)), weights
+    return lessons(latents, scenes, tokenizer), weights

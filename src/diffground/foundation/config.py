@@ -60,6 +60,14 @@ class DiffusionRecipe(Config):
     phases: tuple[DiffusionPhase, ...] = Field(min_length=1)
 
 
+class FineTuning(Config):
+    """How the mini Stable Diffusion is trained on: ``params:foundation_fine_tuning``."""
+
+    seed: int  # of its scenes
+    count: PositiveInt  # of them
+    phase: DiffusionPhase
+
+
 class TrajectoryRecipe(Config):
     """How the teacher paints what the turbo model learns from."""
 

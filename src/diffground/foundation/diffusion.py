@@ -7,19 +7,20 @@ without reading the prompt.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, cast
 
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, StackDataset
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from diffground.foundation.autoencoder import LATENT_CHANNELS, NORM_GROUPS
 from diffground.foundation.config import DiffusionPhase, DiffusionRecipe
 from diffground.foundation.fitting import Workshop
+from diffground.foundation.scenes import CaptionedScene
 from diffground.foundation.tokenizer import MAX_LENGTH
 
 
@@ -74,6 +75,22 @@ def token_ids(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
     return cast(Tensor, encoded["input_ids"]).to(torch.int16)
 
 
+def lessons(
+    latents: Tensor, scenes: Sequence[CaptionedScene], tokenizer: CLIPTokenizer
+) -> Dataset[Any]:
+    """What diffusion models learn from: scaled ``latents`` (S, 4, h, w), and the tokens (S, 77) of
+    three captions each: a ``prompt``, the same without colours (``bare``), and a ``narrative``."""
+    captions = {
+        "prompt": [scene.prompt.text for scene in scenes],
+        "bare": [scene.bare.text for scene in scenes],
+        "narrative": [scene.narrative.text for scene in scenes],
+    }
+    columns: dict[str, Any] = {
+        name: token_ids(tokenizer, texts) for name, texts in captions.items()
+    }
+    return StackDataset(**columns, latents=cast(Any, latents))
+
+
 def velocity_loss(
     velocity: Callable[[Tensor, Tensor, Tensor], Tensor],
     batch: dict[str, Tensor],
@@ -86,7 +103,7 @@ def velocity_loss(
     Args:
         velocity: a model's prediction (B, 4, h, w) from noisy latents, time steps (B,) and tokens
             (B, 77).
-        batch: as :func:`train_diffusion` describes its data.
+        batch: of :func:`lessons`.
         empty: the tokens (1, 77) of the empty prompt.
     """
     latents, scheduler = batch["latents"], build_scheduler()
@@ -111,7 +128,7 @@ def velocity_loss(
     return {"loss": (found.float() - target.float()).square().mean()}
 
 
-class _Objective(nn.Module):
+class Objective(nn.Module):
     """UNet and text encoder, whose loss is :func:`velocity_loss`."""
 
     def __init__(
@@ -131,7 +148,7 @@ class _Objective(nn.Module):
         return cast(Tensor, self.unet(noisy, timesteps, context).sample)
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The loss of a batch, see :func:`train_diffusion`."""
+        """The loss of a batch of :func:`lessons`."""
         empty = cast(Tensor, self.empty)
         return velocity_loss(self._velocity, batch, empty, self.recipe, self.phase)
 
@@ -142,8 +159,7 @@ def train_diffusion(
     """Trains UNet and text encoder on latents and captions; returns their averaged weights.
 
     Args:
-        data: scaled ``latents`` (S, 4, h, w), and the tokens (S, 77) of three captions each: a
-            ``prompt``, the same without colours (``bare``), and a ``narrative``.
+        data: see :func:`lessons`.
         vae: the hash of the VAE's weights; checkpoints made with another one are refused.
     """
     recipe = shop.recipe.diffusion
@@ -151,7 +167,7 @@ def train_diffusion(
     unet = build_unet(recipe, data[0]["latents"].shape[-1]).to(memory_format=torch.channels_last)
     width, layers, heads = recipe.text_width, recipe.text_layers, recipe.text_heads
     text = CLIPTextModel(text_config(tokenizer, width, layers, heads, width))
-    objective = _Objective(unet, text, token_ids(tokenizer, [""]), recipe)
+    objective = Objective(unet, text, token_ids(tokenizer, [""]), recipe)
     fit = partial(shop.fit, "diffusion", objective, lambda model, batch: model(batch), data)
     for number, phase in enumerate(recipe.phases, 1):
         objective.phase = phase

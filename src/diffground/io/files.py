@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -149,6 +149,18 @@ def write_json(path: str | Path, content: Any, *, sealed: bool = False) -> Path:
     """Writes JSON by :func:`write_whole`, to be read by people too."""
     text = json.dumps(content, indent=2) + "\n"
     return write_whole(path, lambda part: part.write_text(text, encoding="utf-8"), sealed=sealed)
+
+
+def write_compact(path: str | Path, content: Any) -> Path:
+    """Writes JSON by :func:`write_whole`, for programs: large, and on one line."""
+    text = json.dumps(content)
+    return write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))
+
+
+def write_lines(path: str | Path, lines: Iterable[str]) -> Path:
+    """Writes a text file of these lines by :func:`write_whole`."""
+    text = "".join(f"{line}\n" for line in lines)
+    return write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))
 
 
 def read_json(path: str | Path) -> dict[str, Any] | None:

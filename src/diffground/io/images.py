@@ -35,6 +35,7 @@ from diffground.io.files import write_whole
 ImageSource = str | Path | Image.Image | NDArray[Any]
 
 BROKEN = "the image is cut short or corrupt"
+JPEG_QUALITY = 95
 _CONVERTED = {"1", "L", "P", "RGB", "CMYK", "YCbCr", "LAB", "HSV"}
 _GREY_16 = {"I;16", "I;16L", "I;16B", "I;16N"}
 _TRANSPARENT = {"LA", "La", "PA", "RGBA", "RGBa"}
@@ -90,6 +91,18 @@ def write_png(path: str | Path, image: NDArray[np.uint8]) -> Path:
     assert image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3), image.shape
     picture = Image.fromarray(np.ascontiguousarray(image))
     return write_whole(path, lambda part: picture.save(part, format="PNG"))
+
+
+def write_jpeg(path: str | Path, image: NDArray[np.uint8]) -> Path:
+    """Writes an RGB image ``(H, W, 3)``, with full colour resolution: pictures may be small.
+
+    As :func:`write_png`, whole or not at all.
+    """
+    assert image.dtype == np.uint8 and image.ndim == 3, (image.dtype, image.shape)
+    picture = Image.fromarray(image)
+    return write_whole(
+        path, lambda part: picture.save(part, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+    )
 
 
 def open_image(path: str | Path) -> Image.Image:

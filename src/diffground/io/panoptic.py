@@ -1,19 +1,23 @@
 """Panoptic PNG files: one segment id per pixel, stored as ``id = R + 256 G + 65536 B``.
 
 The encoding of COCO panoptic segmentation; id 0 is VOID (a pixel that belongs to no segment). The
-accompanying JSON names, per image, the ids that its PNG holds.
+accompanying JSON names, per image, the ids that its PNG holds. Here are the rows of that JSON, and
+those of the narratives of the Panoptic Narrative Grounding benchmark, which lie beside it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from diffground.errors import InputError
 from diffground.io.images import open_image, read_image
+from diffground.io.labels import colour_map
 
 VOID = 0
 MAX_ID = 256**3 - 1
@@ -68,3 +72,100 @@ def encode_panoptic(ids: NDArray[np.integer]) -> NDArray[np.uint8]:
     assert ids.size == 0 or (ids.min() >= 0 and ids.max() <= MAX_ID), "ids need 24 bits"
     wide = ids.astype(np.uint32)
     return np.stack([wide & 255, (wide >> 8) & 255, (wide >> 16) & 255], -1).astype(np.uint8)
+
+
+Row = dict[str, Any]
+
+
+def category_rows(categories: Sequence[tuple[int, str, str, bool]]) -> list[Row]:
+    """The ``categories`` of a panoptic JSON: each an id, a name, a supercategory, and whether it is
+    a thing; in VOC's colours."""
+    return [
+        {
+            "supercategory": supercategory,
+            "color": colour.tolist(),
+            "isthing": int(thing),
+            "id": number,
+            "name": name,
+        }
+        for (number, name, supercategory, thing), colour in zip(
+            categories, colour_map()[1:], strict=False
+        )
+    ]
+
+
+def segment_row(
+    mask: NDArray[np.bool_], segment: int, category: int, *, crowd: bool = False
+) -> Row:
+    """A row of ``segments_info``: of a mask ``(H, W)`` that is not empty, its area and its box
+    ``[x, y, w, h]`` in pixels."""
+    left, top, right, bottom = Image.fromarray(mask).getbbox() or (0, 0, 0, 0)
+    return {
+        "id": segment,
+        "category_id": category,
+        "iscrowd": int(crowd),
+        "bbox": [left, top, right - left, bottom - top],
+        "area": int(mask.sum()),
+    }
+
+
+def narrative_row(
+    image: int,
+    annotator: int,
+    caption: str,
+    chunks: Sequence[tuple[str, Sequence[int], bool, bool]],
+) -> Row:
+    """A row of ``png_coco_{split}.json``; the image id and the segment ids are texts there.
+
+    Args:
+        chunks: of the caption, in order: text, segment ids, whether it is a plural, and a noun.
+    """
+    return {
+        "image_id": str(image),
+        "annotator_id": annotator,
+        "caption": caption,
+        "segments": [
+            {
+                "utterance": text.lower(),
+                "segment_ids": [str(segment) for segment in segments],
+                "plural": plural,
+                "noun": noun,
+            }
+            for text, segments, plural, noun in chunks
+        ],
+    }
+
+
+def panoptic_json(
+    images: Sequence[tuple[int, str, tuple[int, int], Sequence[Row]]],
+    categories: Sequence[Row],
+    *,
+    info: Mapping[str, Any],
+    licence: str,
+) -> Row:
+    """The content of ``panoptic_{split}.json``.
+
+    Args:
+        images: each an id, the name of its file, its size (H, W), and its ``segments_info``. Its
+            PNG has the same name with another suffix.
+        categories: :func:`category_rows`.
+        info: what the dataset says of itself.
+        licence: of all images.
+    """
+    return {
+        "info": dict(info),
+        "licenses": [{"id": 1, "name": licence, "url": ""}],
+        "images": [
+            {"license": 1, "file_name": name, "height": size[0], "width": size[1], "id": number}
+            for number, name, size, _ in images
+        ],
+        "annotations": [
+            {
+                "segments_info": list(segments),
+                "file_name": Path(name).with_suffix(".png").name,
+                "image_id": number,
+            }
+            for number, name, _, segments in images
+        ],
+        "categories": list(categories),
+    }

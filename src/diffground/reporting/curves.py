@@ -109,6 +109,35 @@ def training_curve(losses: Mapping[str, Series], *, title: str = "") -> Figure:
     return figure
 
 
+def learning_curves(
+    losses: Series, measured: Mapping[str, Series], scale: Scale, *, title: str
+) -> Figure:
+    """The training's loss, and what was measured on validation samples on the way.
+
+    Args:
+        losses: (step, value) pairs; faint: as logged, strong: smoothed.
+        measured: name -> (step, value) pairs, in percent.
+        scale: on what it was measured: printed in the figure.
+    """
+    figure = Figure(figsize=(9.5, 3.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    colours = _unit(1 + len(measured))
+    steps, values = np.asarray(losses, dtype=np.float64).reshape(-1, 2).T
+    left.plot(steps, values, color=colours[0], alpha=0.25, linewidth=1)
+    left.plot(steps, _smooth(values), color=colours[0], linewidth=2)
+    left.set_ylabel("loss")
+    for (name, series), colour in zip(measured.items(), colours[1:], strict=True):
+        right.plot(*np.asarray(series, dtype=np.float64).reshape(-1, 2).T, "o-", color=colour,
+                   linewidth=2, markersize=4, label=name)  # fmt: skip
+    right.set_ylabel("percent, validation samples")
+    right.legend(fontsize=9)
+    for axis in (left, right):
+        axis.set_xlabel("step")
+        axis.grid(alpha=0.25)
+    figure.suptitle(f"{title}, {SCALE_WORDS[scale]}", fontsize=11)
+    return figure
+
+
 def figure_pixels(figure: Figure, dpi: int = 120) -> NDArray[np.uint8]:
     """The figure as uint8 RGB ``(H, W, 3)``."""
     figure.set_dpi(dpi)

@@ -82,6 +82,11 @@ class SemanticConfig(Config):
         """
         return self.train.key_content() | {"accumulation": self.train.accumulation}
 
+    def learning_content(self) -> dict[str, Any]:
+        """JSON-ready, all that weights depend on beside the files and the code."""
+        settings = self.model_dump(mode="json", exclude={"predict", "train"})
+        return settings | {"train": self.train_content()}
+
     @model_validator(mode="after")
     def _batch_norm_has_a_batch(self) -> SemanticConfig:
         if self.network.batch_norm == "trained" and self.train.batch_size == 1:

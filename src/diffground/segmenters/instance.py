@@ -9,7 +9,9 @@ the folder's own processor normalises them, and swaps no channels.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
@@ -27,6 +29,20 @@ from diffground.io.files import check_sums
 
 #: What ``config.json`` calls the networks that answer by queries, of pictures alone.
 KINDS: Final = ("eomt", "mask2former", "maskformer")
+
+
+@contextmanager
+def _any_backbone() -> Iterator[None]:
+    """transformers does not say in the block that it has not tried every backbone, as a ResNet."""
+    told = [logging.getLogger(f"transformers.models.{kind}.configuration_{kind}") for kind in KINDS]
+    before = [logger.level for logger in told]
+    for logger in told:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(told, before, strict=True):
+            logger.setLevel(level)
 
 
 @dataclass(frozen=True)
@@ -72,7 +88,7 @@ class InstanceSegmenter:
                 raise InputError(folder, name, "the segmenter's folder lacks it")
         _config(folder)
         check_sums(folder, "fetch the folder again, or `git checkout -- <folder>` if it is tracked")
-        with without_bars():
+        with without_bars(), _any_backbone():
             model = AutoModelForUniversalSegmentation.from_pretrained(
                 folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
             )

@@ -29,15 +29,30 @@ LAST, BEFORE, BEST = "last.pt", "before.pt", "best.safetensors"
 
 
 def trainable_state(model: nn.Module) -> dict[str, Tensor]:
-    """The trained parameters of ``model``, and the buffers beside them, copied to the CPU."""
+    """The trained parameters of ``model``, and the buffers beside them, copied to the CPU.
+
+    A part without any parameter, such as a norm that only has running statistics, belongs to the
+    part that it is in.
+    """
     state = {name: p for name, p in model.named_parameters() if p.requires_grad}
     for prefix, module in model.named_modules():
-        if any(p.requires_grad for p in module.parameters(recurse=False)):
+        if _is_trained(model, prefix):
             lost = module._non_persistent_buffers_set
             for name, buffer in module.named_buffers(recurse=False):
                 if name not in lost:
                     state[f"{prefix}.{name}" if prefix else name] = cast(Any, buffer)
     return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()}
+
+
+def _is_trained(model: nn.Module, name: str) -> bool:
+    """Whether buffers of the submodule ``name`` change in training."""
+    module = model.get_submodule(name)
+    own = [*module.parameters(recurse=False)]
+    while not own and name and next(module.parameters(), None) is None:
+        name = name.rpartition(".")[0]
+        module = model.get_submodule(name)
+        own = [*module.parameters()]
+    return any(parameter.requires_grad for parameter in own)
 
 
 def save_weights(weights: dict[str, Tensor], path: Path) -> Path:
@@ -113,6 +128,7 @@ class Record:
     metrics: dict[str, float] = field(default_factory=dict)
     best: dict[str, float] = field(default_factory=dict)
     history: list[dict[str, float]] = field(default_factory=list)
+    evaluations: list[dict[str, float]] = field(default_factory=list)
     sums: dict[str, float] = field(default_factory=dict)
     count: int = 0
     commit: str = ""  # by which code the steps were taken

@@ -40,6 +40,8 @@ _Groups = dict[tuple[float, float], list[nn.Parameter]]  # factors of (learning 
 
 #: ``(model, batch) -> {"loss": scalar, ...}``; further entries are logged.
 LossFn = Callable[[nn.Module, Any], dict[str, Tensor]]
+#: Called with figures and the step.
+OnLog = Callable[[dict[str, float], int], None]
 
 
 @dataclass
@@ -53,6 +55,7 @@ class TrainResult:
     best: dict[str, float]  # of the best one; its weights lie in ``best.safetensors``
     history: list[dict[str, float]] = field(default_factory=list)  # one row per log_every steps
     commit: str = ""  # by which code the steps were taken
+    evaluations: list[dict[str, float]] = field(default_factory=list)  # with their steps
 
 
 def train(
@@ -66,7 +69,7 @@ def train(
     weight: Callable[[Any], float] | None = None,
     evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
     monitor: str | None = None,
-    on_log: Callable[[dict[str, float], int], None] | None = None,
+    on_log: OnLog | None = None,
     key: str = "",
     description: str = "train",
 ) -> TrainResult:
@@ -133,6 +136,7 @@ def train(
             due = config.evaluate_every and record.step % config.evaluate_every == 0
             if evaluate and (due or at_end):
                 record.metrics = _evaluated(evaluate, model, average)
+                record.evaluations.append(record.metrics | {"step": float(record.step)})
                 if on_log and main:
                     on_log({f"eval/{k}": v for k, v in record.metrics.items()}, record.step)
                 if monitor and main:
@@ -150,6 +154,7 @@ def train(
         record.best,
         record.history,
         record.commit,
+        record.evaluations,
     )
 
 

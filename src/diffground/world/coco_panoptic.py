@@ -13,21 +13,27 @@ image, and a crowd is one segment with ``iscrowd`` 1.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diffground.io.images import write_png
-from diffground.io.labels import colour_map
-from diffground.io.panoptic import MAX_ID, encode_panoptic
+from diffground.io.files import write_compact
+from diffground.io.images import write_jpeg, write_png
+from diffground.io.panoptic import (
+    MAX_ID,
+    Row,
+    category_rows,
+    encode_panoptic,
+    narrative_row,
+    panoptic_json,
+    segment_row,
+)
 from diffground.progress import progress
 from diffground.store.manifest import Manifest, make_folder
 from diffground.world.captions import Caption, narrative
 from diffground.world.config import Canvas, WorldConfig
-from diffground.world.pictures import bounding_box, write_jpeg
 from diffground.world.render import Rendering, render
 from diffground.world.scene import rng_for, sample_scene
 from diffground.world.vocabulary import CATEGORIES
@@ -59,19 +65,9 @@ def image_id(split: str, index: int) -> int:
     return (index + 1) * _STEP % _PRIME + _PRIME * SPLITS.index(split)
 
 
-def category_table() -> list[dict[str, Any]]:
+def category_table() -> list[Row]:
     """The ``categories`` of the panoptic JSON, things before stuff."""
-    colours = colour_map()
-    return [
-        {
-            "supercategory": category.supercategory,
-            "color": colours[row].tolist(),
-            "isthing": int(category.is_thing),
-            "id": category.id,
-            "name": category.name,
-        }
-        for row, category in enumerate(CATEGORIES, start=1)
-    ]
+    return category_rows([(c.id, c.name, c.supercategory, c.is_thing) for c in CATEGORIES])
 
 
 def segment_ids(seed: int, index: int, rendering: Rendering) -> dict[int, int]:
@@ -81,86 +77,54 @@ def segment_ids(seed: int, index: int, rendering: Rendering) -> dict[int, int]:
     return {s.number: int(i) for s, i in zip(rendering.segments, ids, strict=True)}
 
 
-def segments_info(rendering: Rendering, ids: dict[int, int]) -> list[dict[str, Any]]:
+def segments_info(rendering: Rendering, ids: dict[int, int]) -> list[Row]:
     """``segments_info`` of an annotation: areas in pixels, boxes ``[x, y, w, h]``."""
-    rows = []
-    for segment in rendering.segments:
-        mask = rendering.ids == segment.number
-        rows.append(
-            {
-                "id": ids[segment.number],
-                "category_id": segment.category.id,
-                "iscrowd": int(segment.crowd),
-                "bbox": bounding_box(mask),
-                "area": int(mask.sum()),
-            }
-        )
-    return rows
+    return [
+        segment_row(rendering.ids == s.number, ids[s.number], s.category.id, crowd=s.crowd)
+        for s in rendering.segments
+    ]
 
 
-def narrative_row(
+def described(
     number: int, annotator: int, caption: Caption, rendering: Rendering, ids: dict[int, int]
-) -> dict[str, Any]:
-    """A row of ``png_coco_{split}.json``; the image id and the segment ids are strings there."""
-    return {
-        "image_id": str(number),
-        "annotator_id": annotator,
-        "caption": caption.text,
-        "segments": [
-            {
-                "utterance": chunk.text.lower(),
-                "segment_ids": [
-                    str(ids[s.number]) for s in rendering.segments if s.group in chunk.groups
-                ],
-                "plural": chunk.plural,
-                "noun": chunk.noun,
-            }
-            for chunk in caption.chunks
-        ],
-    }
+) -> Row:
+    """A scene's row of ``png_coco_{split}.json``."""
+    chunks = [
+        (
+            chunk.text,
+            [ids[s.number] for s in rendering.segments if s.group in chunk.groups],
+            chunk.plural,
+            chunk.noun,
+        )
+        for chunk in caption.chunks
+    ]
+    return narrative_row(number, annotator, caption.text, chunks)
 
 
 def _write_split(root: Path, split: str, seed: int, count: int, canvas: Canvas) -> None:
     pictures = root / "images" / split
     maps = root / "annotations" / "panoptic_segmentation" / split
-    images, annotations, narratives = [], [], []
-    for folder in (pictures, maps):
-        folder.mkdir(parents=True)
+    images, narratives = [], []
     for index in progress(range(count), f"COCO panoptic {split}"):
         scene = sample_scene(seed, index, canvas.sizes)
         rendering = render(scene, canvas.size)
         number = image_id(split, index)
         ids = segment_ids(seed, index, rendering)
-        write_jpeg(pictures / f"{number:012d}.jpg", rendering.image)
+        name = f"{number:012d}.jpg"
+        write_jpeg(pictures / name, rendering.image)
         write_png(maps / f"{number:012d}.png", encode_panoptic(_renumber(rendering, ids)))
-        images.append(
-            {
-                "license": 1,
-                "file_name": f"{number:012d}.jpg",
-                "height": canvas.size,
-                "width": canvas.size,
-                "id": number,
-            }
-        )
-        annotations.append(
-            {
-                "segments_info": segments_info(rendering, ids),
-                "file_name": f"{number:012d}.png",
-                "image_id": number,
-            }
-        )
+        images.append((number, name, (canvas.size, canvas.size), segments_info(rendering, ids)))
         annotator = int(rng_for(seed, index, "annotator").integers(0, 100))
         caption = narrative(scene, rendering)
-        narratives.append(narrative_row(number, annotator, caption, rendering, ids))
-    panoptic = {
-        "info": {"description": "diffground mini world", "version": "1.0", "year": 2017},
-        "licenses": [{"id": 1, "name": "Apache-2.0", "url": ""}],
-        "images": images,
-        "annotations": annotations,
-        "categories": category_table(),
-    }
+        narratives.append(described(number, annotator, caption, rendering, ids))
+    panoptic = panoptic_json(
+        images,
+        category_table(),
+        info={"description": "diffground mini world", "version": "1.0", "year": 2017},
+        licence="Apache-2.0",
+    )
     for name, content in ((f"panoptic_{split}", panoptic), (f"png_coco_{split}", narratives)):
-        (root / "annotations" / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
+        write_compact(root / "annotations" / f"{name}.json", content)
 
 
 def _renumber(rendering: Rendering, ids: dict[int, int]) -> NDArray[np.int64]:

@@ -17,12 +17,13 @@ from typing import Final
 
 import numpy as np
 
-from diffground.io.images import write_png
+from diffground.io.files import write_lines
+from diffground.io.images import write_jpeg, write_png
 from diffground.progress import progress
 from diffground.seeds import derive_seed
 from diffground.store.manifest import Manifest, make_folder
 from diffground.world.config import WorldConfig
-from diffground.world.pictures import class_mask, write_jpeg
+from diffground.world.pictures import class_mask
 from diffground.world.render import render
 from diffground.world.scene import sample_scene
 
@@ -65,5 +66,4 @@ def _write(root: Path, config: WorldConfig) -> None:
             write_png(base / "Annotations" / f"{number}.png", labels)
             present = [str(label - 1) for label in np.unique(labels).tolist() if label]
             lines.append(" ".join((token, *present)))
-        text = "".join(f"{line}\n" for line in lines)
-        (base / "ImageSets" / "SegmentationClass" / f"{split}.txt").write_text(text, "utf-8")
+        write_lines(base / "ImageSets" / "SegmentationClass" / f"{split}.txt", lines)

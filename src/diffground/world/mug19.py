@@ -17,13 +17,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from diffground.io.images import write_png
+from diffground.io.images import write_jpeg, write_png
 from diffground.progress import progress
 from diffground.seeds import derive_seed
 from diffground.store.manifest import Manifest, make_folder
 from diffground.world.config import WorldConfig
 from diffground.world.mug_scenes import COLOUR_NAMES, Arrangement, arrange, stage, stage_alone
-from diffground.world.pictures import write_jpeg
 from diffground.world.render import render
 from diffground.world.scene import rng_for
 from diffground.world.vocabulary import PERSONAL_MUGS

@@ -1,33 +1,17 @@
-"""What the writers share: JPEG files, boxes, and masks of classes."""
+"""What the writers share: masks of classes."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from diffground.metrics.iou import UNSURE
 from diffground.world.render import Rendering
 from diffground.world.vocabulary import THINGS
 
-JPEG_QUALITY = 95
-
 # Category id -> class of the semantic datasets: things are 1..14 in their order, 0 the background.
 CLASS_OF = {category.id: row for row, category in enumerate(THINGS, start=1)}
 CLASS_NAMES = ("background", *(category.name for category in THINGS))
-
-
-def write_jpeg(path: Path, image: NDArray[np.uint8]) -> None:
-    """Writes an RGB image ``(H, W, 3)``, with full colour resolution: the pictures are small."""
-    Image.fromarray(image).save(path, quality=JPEG_QUALITY, subsampling=0)
-
-
-def bounding_box(mask: NDArray[np.bool_]) -> list[int]:
-    """``[x, y, w, h]`` of a mask ``(H, W)`` that is not empty, in pixels."""
-    left, top, right, bottom = Image.fromarray(mask).getbbox() or (0, 0, 0, 0)
-    return [left, top, right - left, bottom - top]
 
 
 def class_mask(rendering: Rendering, *, borders: bool) -> NDArray[np.uint8]:

@@ -19,13 +19,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from diffground.io.images import write_png
+from diffground.io.files import write_lines
+from diffground.io.images import write_jpeg, write_png
 from diffground.io.labels import write_labels
 from diffground.progress import progress
 from diffground.seeds import derive_seed
 from diffground.store.manifest import Manifest, make_folder
 from diffground.world.config import WorldConfig
-from diffground.world.pictures import CLASS_NAMES, class_mask, write_jpeg
+from diffground.world.pictures import CLASS_NAMES, class_mask
 from diffground.world.render import render
 from diffground.world.scene import sample_scene
 
@@ -87,14 +88,9 @@ def _write(root: Path, config: WorldConfig) -> None:
     for title, parts in LISTS.items():
         chosen = [name for part in parts for name in names[part]]
         lines = [f"/JPEGImages/{name}.jpg /SegmentationClassAug/{name}.png" for name in chosen]
-        _lines(base / "ImageSets" / "SegmentationAug" / f"{title}.txt", lines)
+        write_lines(base / "ImageSets" / "SegmentationAug" / f"{title}.txt", lines)
         if not title.endswith("_aug"):
-            _lines(base / "ImageSets" / "Segmentation" / f"{title}.txt", chosen)
+            write_lines(base / "ImageSets" / "Segmentation" / f"{title}.txt", chosen)
     if names["test"]:
-        _lines(base / "ImageSets" / "Segmentation" / "test.txt", names["test"])
-    _lines(base / "labels.txt", [f"{row}\t{name}" for row, name in enumerate(CLASS_NAMES)])
-
-
-def _lines(path: Path, lines: list[str]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        write_lines(base / "ImageSets" / "Segmentation" / "test.txt", names["test"])
+    write_lines(base / "labels.txt", [f"{row}\t{name}" for row, name in enumerate(CLASS_NAMES)])

@@ -60,18 +60,13 @@ def test_the_pipeline(tmp_path: Path) -> None:
         name: {"classes": classes, "attempts": 3, "draw": "random"}
         for name, classes in (("train", "seen"), ("test", "mixed"))
     }
-    changes = {
-        "sets": sets,
-        "prompts": {"absent": 1},
-        "choice": {"top": 0.67},
-        "cache": {"modules": ["mid_block"], "guided": True},
-    }
+    changes = {"sets": sets, "prompts": {"absent": 1}, "choice": {"top": 0.67}}
     inputs = {
         "params:grounding_data": tiny_grounded.config(**changes),
         "stable_diffusion": tiny_png.backbone().folder,
         "grounding_segmenter": tiny_grounded.segmenter(),
         "grounding_clip": CLIP,
-        **{f"grounding_{n}_folder": tmp_path / n for n in ("samples", "scores", "features")},
+        **{f"grounding_{n}_folder": tmp_path / n for n in ("samples", "scores")},
     }
     out = run_in_memory(create_pipeline(["data"]), inputs)
     assert {*out["grounding_samples"]} == {*out["grounding_scores"]} == {"train", "test"}
@@ -85,9 +80,8 @@ def test_the_pipeline(tmp_path: Path) -> None:
     assert report["absent_but_found"] == 2, "the detector of this test sees everything"
     passing = [report["passing"][score] for score in sorted(report["passing"], key=float)]
     assert passing == sorted(passing, reverse=True)
-    assert out["grounding_features_report"]["train"]["items"] == 2
     assert isinstance(out["grounding_grid"], Image.Image)
-    json.dumps([report, out["grounding_samples_report"], out["grounding_features_report"]])
+    json.dumps([report, out["grounding_samples_report"]])
     again = run_in_memory(create_pipeline(["data"]), inputs)
     assert again["grounding_samples_report"]["test"]["made"] == 0
     assert again["grounding_data_report"] == out["grounding_data_report"]

@@ -9,6 +9,7 @@ import pytest
 import torch
 from plain_grounding import PlainModule
 from random_model import TINY, TINY_XL, random_model
+from tiny_grounded import module as tiny
 from torch.nn import functional
 
 from diffground.backbone.architectures import ARCHITECTURES
@@ -23,14 +24,6 @@ from diffground.papers.grounded.public_weights import load_public
 VARIANTS = ("gd", "improved", "iosd")
 STEPS = 120
 TEXT = 16  # channels of the tiny text embeddings
-SIZES = {"widths": (4, 6, 8, 10), "width": 16, "heads": 2, "ffn": 32, "hidden": 24, "patch": 2}
-
-
-def tiny(name: str, **changes: object) -> GroundingModuleConfig:
-    sizes = dict(SIZES)
-    if name == "iosd":
-        sizes |= {"widths": (4, 6, 8), "final_width": 12}
-    return GroundingModuleConfig.model_validate(MODULES[name].model_dump() | sizes | changes)
 
 
 @cache

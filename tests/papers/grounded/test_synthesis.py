@@ -20,8 +20,9 @@ from diffground.backbone import sampler
 from diffground.errors import InputError
 from diffground.foundation.scenes import captioned_scenes
 from diffground.masks.phrase_masks import describe_mask
-from diffground.papers.grounded.data_config import CacheConfig, ChoiceConfig
-from diffground.papers.grounded.features import cache_features, cached_features, features
+from diffground.papers.grounded.data_config import ChoiceConfig
+from diffground.papers.grounded.feature_maps import feature_maps
+from diffground.papers.grounded.features import FeatureReader, features
 from diffground.papers.grounded.generation import (
     _run_lengths,
     _thumbnail,
@@ -29,6 +30,7 @@ from diffground.papers.grounded.generation import (
     make_set,
     shown,
 )
+from diffground.papers.grounded.module_config import FeatureConfig
 from diffground.papers.grounded.prompts import Attempt
 from diffground.papers.grounded.samples import (
     Instance,
@@ -291,16 +293,33 @@ def test_the_best_pictures(scored: SyntheticSet) -> None:
 
 def test_the_cache_of_features(whole: Path, tmp_path: Path) -> None:
     samples, _ = SyntheticSet.open(whole).chosen(ALL)
-    frozen, config = tiny_grounded.frozen(), CacheConfig(modules=MODULES, guided=False)
-    summary = cache_features(samples[:2], frozen, tmp_path, config, WorkConfig())
-    assert (summary["made"], summary["complete"]) == (2, True)
-    kept = cached_features(tmp_path / summary["folder"], samples[:2])
-    exact = features(frozen.model, list(samples[:2]), MODULES, guided=False)
-    for name in MODULES:
-        assert torch.equal(kept[name], exact[name].to(torch.float16))
-    assert cache_features(samples[:2], frozen, tmp_path, config, WorkConfig())["made"] == 0
+    frozen, config = tiny_grounded.frozen(), FeatureConfig(features="blocks", guided=False)
+    reader = FeatureReader(frozen, config, tmp_path)
+    kept = reader.of(samples[:2])(samples[:2])
+    exact = features(frozen.model, list(samples[:2]), reader.modules, guided=False)
+    assert [*exact] == [each.name for each in feature_maps(frozen.model.unet, "blocks")]
+    for name, maps in exact.items():
+        assert torch.equal(kept[name], maps.to(torch.float16))
+        assert torch.equal(FeatureReader(frozen, config, None).of(samples)(samples[:2])[name], maps)
+    files = sorted(tmp_path.glob("*/*.safetensors"))
+    assert len(files) == 2
+    before = [path.stat().st_mtime_ns for path in files]
+    more = reader.of(samples[:3])
+    assert [path.stat().st_mtime_ns for path in files] == before  # only the third is made
+    assert more(samples[2:3]).keys() == exact.keys()
     with pytest.raises(InputError, match="train-00004.*cannot be read"):
-        cached_features(tmp_path / summary["folder"], [samples[4]])
+        more([samples[4]])
+
+
+def test_settings_of_prompts_keep_their_samples(tmp_path: Path) -> None:
+    """Two class splits, made in turn, do not take each other's place; a longer set goes on."""
+    first = tiny_grounded.made(tmp_path)
+    other = tiny_grounded.made(tmp_path, tiny_grounded.config(prompts={"split": "mini2"}))
+    assert other["folder"] != first["folder"] and other["made"] == 3
+    assert tiny_grounded.made(tmp_path)["made"] == 0
+    longer = {"train": {"classes": "seen", "attempts": 7, "draw": "random"}}
+    more = tiny_grounded.made(tmp_path, tiny_grounded.config(sets=longer))
+    assert more["folder"] == first["folder"] and more["kept"] == 2, "but for the last, half a batch"
 
 
 def test_nothing_is_loaded_if_all_is_made(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:

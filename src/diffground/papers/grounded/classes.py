@@ -67,7 +67,7 @@ class ClassSplit:
             known = ", ".join(get_args(SplitName))
             reason = f"{shortened(name)} is none: there are {known}"
             raise InputError("grounding", "split", reason)
-        world, number = name[:-1], int(name[-1])
+        world, number = cls._world(name), int(name[-1])
         if world == "mini":
             seen, unseen = seen_and_unseen(number)
             return cls(name, tuple(c.name for c in seen), tuple(c.name for c in unseen))
@@ -77,6 +77,28 @@ class ClassSplit:
             classes = tuple(one for one in spelled if one not in ABSENT)
         left_out = UNSEEN[name]
         return cls(name, tuple(one for one in classes if one not in left_out), left_out)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Seen and unseen ones."""
+        return (*self.seen, *self.unseen)
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """That of the dataset which it is a split of."""
+        return Vocabulary.load(self._world(self.name))
+
+    def labels(self) -> dict[str, int]:
+        """The label of each class in the masks of that dataset."""
+        vocabulary, to_coco = self.vocabulary, {voc: coco for coco, voc in SPELLINGS.items()}
+        known = {*vocabulary.names}
+        return {
+            name: vocabulary.index(name if name in known else to_coco[name]) for name in self.names
+        }
+
+    @staticmethod
+    def _world(name: str) -> str:
+        return name[:-1]
 
 
 def detector_labels(

@@ -99,13 +99,6 @@ class ScoringConfig(Config):
     antonyms: Annotated[tuple[tuple[str, str], ...], Field(min_length=1)]  # the mean over them
 
 
-class CacheConfig(Config):
-    """Features of the frozen UNet as files, for who reads them often; they are made else anew."""
-
-    modules: Annotated[tuple[str, ...], Field(min_length=1)]  # of the UNet, diffusers' names
-    guided: bool  # with the unconditional half, which doubles the channels (code)
-
-
 class GroundingDataConfig(Config):
     """All synthetic sets of an experiment: ``params:grounding_data``."""
 
@@ -119,7 +112,6 @@ class GroundingDataConfig(Config):
     detector: DetectorConfig
     choice: ChoiceConfig
     scoring: ScoringConfig
-    cache: CacheConfig | None  # null = features are computed when they are read
     work: WorkConfig = WorkConfig()  # shards of files
     figures: Annotated[NonNegativeInt, NOT_IN_KEY]  # accepted samples in the grid, and rejected
 

@@ -52,13 +52,18 @@ def report(
         "kept": len(kept),
         "taken": len(taken),
         "refused": dict(Counter(refused.values())),
-        "passing": {str(score): sum(r.sure() >= score for r in records) for score in FILTERS},
+        "passing": passing(records),
         "classes": {name: [found[name], asked[name]] for name in sorted(asked)},
         "absent_but_found": len(doubted),
         "quality": {"mean": float(np.mean(scores)), "sd": float(np.std(scores))} if kept else None,
         "bytes_per_sample": round(np.mean([*map(synthetic.size, kept)])) if kept else None,
         "bytes": sum(path.stat().st_size for path in synthetic.parts),
     }
+
+
+def passing(records: Sequence[Record]) -> dict[str, int]:
+    """How many attempts have every class of their prompt, by each score of :data:`FILTERS`."""
+    return {str(score): sum(one.sure() >= score for one in records) for score in FILTERS}
 
 
 def grid(
@@ -115,14 +120,14 @@ def _rows(panels: Sequence[Image.Image], title: str) -> list[SheetRow]:
 
 def _accepted(synthetic: SyntheticSet, taken: Samples, index: int) -> Image.Image:
     sample, record = taken[index], taken.records[index]
-    picture = _picture(synthetic, record)
-    masks = np.array([_resized(mask, picture.shape) for mask in sample.masks])
+    picture = thumbnail(synthetic, record)
+    masks = np.array([fitting(mask, picture.shape) for mask in sample.masks])
     return _panel([picture, picture], masks, _scores(record, sample.names))
 
 
 def _rejected(synthetic: SyntheticSet, record: Record, reason: Reason) -> Image.Image:
     words = [Word(f"{reason}:", bold=True), *_scores(record, record.names)]
-    picture = _picture(synthetic, record)
+    picture = thumbnail(synthetic, record)
     return _panel([picture], np.zeros((0, *picture.shape[:2]), bool), words)
 
 
@@ -149,11 +154,13 @@ def _scores(record: Record, names: Sequence[str]) -> list[Word]:
     ]
 
 
-def _picture(synthetic: SyntheticSet, record: Record) -> NDArray[np.uint8]:
+def thumbnail(synthetic: SyntheticSet, record: Record) -> NDArray[np.uint8]:
+    """The small picture (h, w, 3) of an attempt that was not broken."""
     with Image.open(io.BytesIO(synthetic.thumbnail(record))) as picture:
         return np.asarray(picture.convert("RGB"))
 
 
-def _resized(mask: NDArray[np.bool_], shape: tuple[int, ...]) -> NDArray[np.bool_]:
+def fitting(mask: NDArray[np.bool_], shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """A mask as large as a picture of that shape."""
     small = Image.fromarray(mask).resize((shape[1], shape[0]), Image.Resampling.NEAREST)
     return np.asarray(small).astype(bool)

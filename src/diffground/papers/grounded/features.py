@@ -6,12 +6,14 @@ Computed, they are bit for bit those of generation on the same device, whatever 
 made in or are asked for in: every sample has a pass of its own (:func:`.sampler.retraced`). The
 cache keeps them in 16 bits. At the sizes of Stable Diffusion 1.5 the 9 block outputs of a sample
 take 12.0 MiB, and 24.0 MiB with the unconditional half.
+
+Which maps there are, and how they are called, is :mod:`.feature_maps`' alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Final
 
@@ -26,10 +28,10 @@ from diffground.backbone.probe import ProbeRequest
 from diffground.backbone.sampler import retraced
 from diffground.errors import InputError
 from diffground.io.files import write_whole
-from diffground.papers.grounded.data_config import CacheConfig
-from diffground.papers.grounded.samples import REMEDY, Sample, Samples
-from diffground.store.config import WorkConfig
-from diffground.store.items import Item, Summary, fill
+from diffground.papers.grounded.feature_maps import feature_maps
+from diffground.papers.grounded.module_config import FeatureConfig
+from diffground.papers.grounded.samples import Sample, Samples
+from diffground.store.items import Item, fill
 from diffground.store.manifest import config_hash
 
 # Raised when the same samples give other features.
@@ -70,41 +72,71 @@ def features(
     return {name: torch.cat([row[name] for row in rows]) for name in modules}
 
 
-def cache_features(
-    samples: Samples, frozen: Frozen, root: Path, config: CacheConfig, work: WorkConfig
-) -> Summary:
-    """Keeps the features of samples in files below ``root``, one each: those that are missing."""
-    samples.source.check_model(frozen.fingerprint)
-    recipe = {
-        "code": {"features": CODE_VERSION},
-        "samples": samples.source.recipe,
-        "cache": config.key_content(),
-    }
-    folder = root / f"{samples.source.folder.name}-{config_hash(recipe)[:12]}"
-    by_id = {record.id: index for index, record in enumerate(samples.records)}
+class FeatureReader:
+    """The features of samples that a module reads, from files if they are to be kept.
 
-    def make(item: str) -> FeatureSet:
-        found = features(frozen.model, [samples[by_id[item]]], config.modules, guided=config.guided)
-        return {name: maps[0].to("cpu", torch.float16).contiguous() for name, maps in found.items()}
+    Args:
+        root: below which files are kept, in a folder for each set and kind of features; None:
+            features are computed whenever they are asked for.
+    """
 
-    def finish(item: str, made: FeatureSet) -> None:
-        write_whole(_file(folder, item), partial(save_file, made))
+    def __init__(self, frozen: Frozen, config: FeatureConfig, root: Path | None) -> None:
+        self.frozen, self.config, self.root = frozen, config, root
 
-    items = [
-        Item(r.id, (_file(Path(), r.id).as_posix(),), [r.prompt, r.seed]) for r in samples.records
-    ]
-    return fill(folder, recipe, items, make, finish, what="features of", work=work)
+    @cached_property
+    def modules(self) -> tuple[str, ...]:
+        """What is read of the UNet, by diffusers' names."""
+        maps = feature_maps(self.frozen.model.unet, self.config.features)
+        return tuple(each.name for each in maps)
+
+    def of(self, samples: Samples) -> Callable[[Sequence[Sample]], FeatureSet]:
+        """What reads the features (B, C, h, w) of some of ``samples``; float16 if they are kept.
+
+        Files that are missing are made first.
+
+        Raises:
+            InputError: the samples are another model's, or have no unconditional half to keep. What
+                is returned raises it where files were damaged since.
+        """
+        samples.source.check_model(self.frozen.fingerprint)
+        if self.root is None:
+            return self._computed
+        recipe = {
+            "code": {"features": CODE_VERSION},
+            "samples": samples.source.recipe,
+            "features": self.config.key_content(),
+        }
+        folder = self.root / f"{samples.source.folder.name}-{config_hash(recipe)[:12]}"
+        by_id = {record.id: index for index, record in enumerate(samples.records)}
+
+        def make(item: str) -> FeatureSet:
+            found = self._computed([samples[by_id[item]]])
+            return {n: maps[0].to("cpu", torch.float16).contiguous() for n, maps in found.items()}
+
+        def finish(item: str, made: FeatureSet) -> None:
+            write_whole(_file(folder, item), partial(save_file, made))
+
+        items = [
+            Item(r.id, (_file(Path(), r.id).as_posix(),), [r.prompt, r.seed])
+            for r in samples.records
+        ]
+        fill(folder, recipe, items, make, finish, what="features of")
+        return partial(_kept, folder)
+
+    def _computed(self, samples: Sequence[Sample]) -> FeatureSet:
+        guided = self.config.guided
+        return features(self.frozen.model, samples, self.modules, guided=guided)
 
 
-def cached_features(folder: Path, samples: Sequence[Sample]) -> FeatureSet:
-    """The kept features of samples, float16; InputError for files that are not there or damaged."""
+def _kept(folder: Path, samples: Sequence[Sample]) -> FeatureSet:
     rows = []
     for sample in samples:
         path = _file(folder, sample.id)
         try:
             rows.append(load_file(path))
         except (OSError, SafetensorError) as error:
-            raise InputError(path, "features", f"cannot be read ({error}): {REMEDY}") from error
+            reason = f"cannot be read ({error}): start the training again, which makes it anew"
+            raise InputError(path, "features", reason) from error
     return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
 
 

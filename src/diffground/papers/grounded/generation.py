@@ -82,7 +82,7 @@ def make_set(
     labels = detector_labels(
         tuple(asked), labels_of(segmenter), config.detector.names, segmenter / "config.json"
     )
-    recipe = set_recipe(frozen, segmenter, config)
+    recipe = set_recipe(name, frozen, segmenter, config)
     folder = root / f"{name}-{config_hash(recipe)[:12]}"
     batch = config.generation.batch
     parts = {
@@ -109,13 +109,20 @@ def make_set(
     )  # fmt: skip
 
 
-def set_recipe(frozen: Frozen, segmenter: Path, config: GroundingDataConfig) -> Recipe:
-    """All that samples depend on, but for the prompts."""
+def set_recipe(name: str, frozen: Frozen, segmenter: Path, config: GroundingDataConfig) -> Recipe:
+    """All that a set's samples depend on, but for how many there are: a longer one goes on."""
+    asked = config.sets[name]
     return {
         "code": {"generation": CODE_VERSION, "frozen": of_frozen.CODE_VERSION},
         "model": frozen.fingerprint,
         "precision": config.precision,
         "segmenter": fingerprint(segmenter),
+        "prompts": {
+            **config.prompts.key_content(),
+            "classes": asked.classes,
+            "draw": asked.draw,
+            "seed": config.seed,
+        },
         "generation": config.generation.key_content(),
         "detector": config.detector.key_content(),
     }

@@ -44,6 +44,18 @@ class GroundingModuleConfig(Config):
             raise self.refusal("final_width", reason)
         return self
 
+    @property
+    def read(self) -> FeatureConfig:
+        """What it reads of the UNet."""
+        return FeatureConfig(features=self.features, guided=self.guided)
+
+
+class FeatureConfig(Config):
+    """Which features of the frozen UNet are read."""
+
+    features: Features
+    guided: bool  # with the unconditional half, which doubles the channels
+
 
 class QueryConfig(Config):
     """How class names become queries, see :mod:`.queries`."""

@@ -17,6 +17,7 @@ from diffground.errors import InputError, shortened
 from diffground.papers.grounded.classes import ClassSplit
 from diffground.papers.grounded.data_config import GroundingDataConfig, PromptConfig, SetConfig
 from diffground.papers.grounded.templates import places
+from diffground.phrases.alignment import Span
 from diffground.seeds import derive_seed, generator
 
 Entry = TypeVar("Entry")
@@ -49,7 +50,27 @@ Planned = dict[str, list[Attempt]]  # set -> its attempts
 
 def has_word(prompt: str, name: str) -> bool:
     """Whether a class is named in a prompt, as whole words and in whatever capitals."""
-    return bool(re.search(rf"(?<!\w){re.escape(name)}(?!\w)", prompt, re.IGNORECASE))
+    return bool(word_spans(prompt, name))
+
+
+def word_spans(prompt: str, name: str) -> list[Span]:
+    """The characters (start, end) of every place where a prompt names a class."""
+    pattern = rf"(?<!\w){re.escape(name)}(?!\w)"
+    return [match.span() for match in re.finditer(pattern, prompt, re.IGNORECASE)]
+
+
+def spans_of(prompt: str, names: Sequence[str]) -> dict[str, Span]:
+    """Where a prompt names each of several classes first, without those that it does not name.
+
+    Longer names come first: the dog of "a hot dog and a dog" is the second one.
+    """
+    found: dict[str, Span] = {}
+    for name in sorted(names, key=len, reverse=True):
+        for start, end in word_spans(prompt, name):
+            if all(end <= other[0] or other[1] <= start for other in found.values()):
+                found[name] = start, end
+                break
+    return dict(sorted(found.items(), key=lambda entry: entry[1]))
 
 
 def planned(config: GroundingDataConfig) -> Planned:

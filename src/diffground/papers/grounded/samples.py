@@ -16,7 +16,6 @@ from the latent by one pass (:mod:`.features`).
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -35,9 +34,9 @@ from diffground.config import Config
 from diffground.errors import InputError
 from diffground.io.files import read_json, write_whole
 from diffground.masks.phrase_masks import read_mask
-from diffground.papers.grounded.data_config import ChoiceConfig
-from diffground.provenance import RECIPE
-from diffground.store.manifest import is_valid
+from diffground.papers.grounded.data_config import ChoiceConfig, GenerationConfig
+from diffground.provenance import RECIPE, Recipe
+from diffground.store.manifest import config_hash, is_valid
 from diffground.store.reports import is_intact, read_notes
 
 REMEDY: Final = "run `kedro run --pipelines grounding_data` with the same parameters"
@@ -79,6 +78,15 @@ class Record(Config):
     def sure(self) -> float:
         """The score that every class of the prompt has: the least of the best."""
         return min(self.best(name) for name in self.names)
+
+    def true(self, choice: ChoiceConfig) -> tuple[Instance, ...]:
+        """The instances of the prompt's classes that masks are of, by falling score."""
+        taken: list[Instance] = []
+        for each in self.instances:
+            again = choice.instances == "first" and any(each.name == one.name for one in taken)
+            if each.name in self.names and each.score >= choice.least_score and not again:
+                taken.append(each)
+        return tuple(taken)
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,6 +172,11 @@ class SyntheticSet:
         """What the samples were made of."""
         return read_json(self.folder / RECIPE) or {}
 
+    @property
+    def generation(self) -> GenerationConfig:
+        """How the pictures were made."""
+        return GenerationConfig.model_validate(self.recipe["generation"])
+
     def check_model(self, fingerprint: str, what: str = "the model") -> None:
         """Raises InputError if ``what`` is not the frozen model that made the samples, or of it."""
         if self.recipe.get("model") != fingerprint:
@@ -204,17 +217,12 @@ class SyntheticSet:
         return Samples(self, taken, choice), refused
 
     def _sample(self, record: Record, choice: ChoiceConfig) -> Sample:
-        found = [each for each in record.instances if each.score >= choice.least_score]
-        seen = Counter(each.name for each in found)
+        seen = {each.name for each in record.instances if each.score >= choice.least_score}
         # The detector says that it is there after all: nobody knows.
-        absent = tuple(name for name in record.absent if not seen[name])
+        absent = tuple(name for name in record.absent if name not in seen)
         masks = np.zeros((len(record.names) + len(absent), *record.size), bool)
-        for place, name in enumerate(record.names):
-            instances = [each for each in found if each.name == name]
-            if choice.instances == "first":
-                instances = instances[:1]
-            for each in instances:
-                masks[place] |= read_mask(each.segmentation)
+        for each in record.true(choice):
+            masks[record.names.index(each.name)] |= read_mask(each.segmentation)
         return Sample(
             id=record.id,
             prompt=record.prompt,
@@ -241,7 +249,17 @@ class Samples(Sequence[Sample]):
     """What a choice takes of a set; each sample is read when it is asked for."""
 
     def __init__(self, source: SyntheticSet, records: Sequence[Record], choice: ChoiceConfig):
-        self.source, self.records, self._choice = source, tuple(records), choice
+        self.source, self.records, self.choice = source, tuple(records), choice
+
+    @property
+    def recipe(self) -> Recipe:
+        """All that they depend on: how they were made, which they are, and what is true of them."""
+        asked = [[r.id, r.prompt, r.seed, *r.names, "absent", *r.absent] for r in self.records]
+        return {
+            "set": self.source.recipe,
+            "choice": self.choice.key_content(),
+            "records": config_hash({"asked": asked}),
+        }
 
     def __len__(self) -> int:
         return len(self.records)
@@ -252,8 +270,8 @@ class Samples(Sequence[Sample]):
     def __getitem__(self, index: slice) -> Samples: ...
     def __getitem__(self, index: int | slice) -> Sample | Samples:
         if isinstance(index, slice):
-            return Samples(self.source, self.records[index], self._choice)
-        return self.source._sample(self.records[index], self._choice)
+            return Samples(self.source, self.records[index], self.choice)
+        return self.source._sample(self.records[index], self.choice)
 
     def __iter__(self) -> Iterator[Sample]:
         return (self[index] for index in range(len(self)))

@@ -45,12 +45,10 @@ from diffground.papers.png.narratives import PngDataset, collate
 from diffground.papers.png.pretrained import load_panoptic_weights
 from diffground.papers.png.trained import TRAINING, finished, weights_file
 from diffground.provenance import Made, say_why
-from diffground.training.loop import train
+from diffground.training.loop import OnLog, train
 from diffground.training.processes import only_training, processes
 
 log = logging.getLogger(__name__)
-
-OnLog = Callable[[dict[str, float], int], None]
 
 
 def read_training(config: PngConfig, coco: Path) -> Narratives:

@@ -8,7 +8,6 @@ folder of that name: ``<models>/deeplab-<key>/``, see
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,9 +26,9 @@ from diffground.segmenters.prediction import VOC_SERVER, SemanticSegmenter, pred
 from diffground.segmenters.resnet import CONFIG
 from diffground.segmenters.semantic import MODEL, TRAINING, code_of_training, train_semantic
 from diffground.store.manifest import config_hash, fingerprint, is_valid
+from diffground.training.loop import OnLog
 from diffground.training.processes import chosen_device, processes
 
-OnLog = Callable[[dict[str, float], int], None]
 BACKBONE = "backbone"  # beside the trained network, once somebody asks for it
 
 
@@ -45,12 +44,9 @@ def segmenter_folder(split: Split, models: Path) -> Path:
 
 def _recipe(split: Split) -> dict[str, Any]:
     """All that a segmenter depends on but the files themselves: other code makes other ones."""
-    config = _settings(split)
-    settings = config.model_dump(mode="json", exclude={"predict", "train"})
-    settings["train"] = config.train_content()
     return {
         "code": code_of_training(),
-        "segmenter": settings,
+        "segmenter": _settings(split).learning_content(),
         "masks": read_json(split.masks / RECIPE) if _pseudo(split) else split.content,
         "ids": [sample.id for sample in split.samples],
     }

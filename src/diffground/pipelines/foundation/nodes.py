@@ -10,7 +10,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffground.foundation.config import FoundationRecipe, QualityConfig
+from diffground.foundation.config import FineTuning, FoundationRecipe, QualityConfig
 from diffground.tracking import get_tracker
 from diffground.world.config import WorldConfig
 
@@ -58,6 +58,21 @@ def turbo(
     from diffground.foundation.build import make_turbo
 
     return make_turbo(_shop(recipe, world, work, "turbo"), vae, teacher, target)
+
+
+def fine_tuning(
+    recipe: FoundationRecipe,
+    settings: FineTuning,
+    world: WorldConfig,
+    work: Path,
+    source: Path,
+    target: Path,
+) -> Path:
+    """Trains the mini Stable Diffusion on."""
+    from diffground.foundation.fine_tuning import fine_tune
+
+    log_metrics = get_tracker().log_metrics
+    return fine_tune(source, target, work, recipe.diffusion, settings, world.canvas, log_metrics)
 
 
 def clip(

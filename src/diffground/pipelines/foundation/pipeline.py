@@ -9,8 +9,8 @@ from diffground.pipelines.foundation import nodes
 
 
 def create_pipeline(parts: Sequence[str] = ("training", "quality")) -> Pipeline:
-    """Both, or the quality of what is there alone."""
-    made = {"training": training, "quality": quality}
+    """Both, or one of them alone; or the mini Stable Diffusion is trained on."""
+    made = {"training": training, "quality": quality, "fine_tuning": fine_tuning}
     return sum((made[part]() for part in parts), Pipeline([]))
 
 
@@ -93,3 +93,21 @@ def quality() -> Pipeline:
         ],
         tags=["foundation", "foundation_eval"],
     )
+
+
+def fine_tuning() -> Pipeline:
+    """The mini Stable Diffusion trained on."""
+    node = Node(
+        nodes.fine_tuning,
+        [
+            "params:foundation",
+            "params:foundation_fine_tuning",
+            "params:world",
+            "foundation_work",
+            "mini_sd",
+            "mini_fine_tuned_folder",
+        ],
+        "mini_fine_tuned",
+        name="fine_tune_mini_sd",
+    )
+    return Pipeline([node], tags=["foundation_fine_tuning"])
