@@ -24,7 +24,7 @@ export MLFLOW_DISABLE_TELEMETRY = true
 MLFLOW_WARNINGS = ignore:starlette.middleware.wsgi is deprecated
 
 .DEFAULT_GOAL := help
-.PHONY: help install png_train test lint viz mlflow catalog_docs pictures clean
+.PHONY: help install png_train test lint viz mlflow docs catalog_docs pictures clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z_]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,10 +52,14 @@ mlflow: $(VENV)/.installed  ## show the run log in a browser
 	PYTHONWARNINGS='$(MLFLOW_WARNINGS)' \
 		$(BIN)/mlflow ui --workers 1 --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}" $(ARGS)
 
-catalog_docs: $(VENV)/.installed  ## write catalog_docs/README.md anew from the catalog
+docs: $(VENV)/.installed-dev  ## build the documentation site, build/site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "build/site/index.html: open it in a browser, from the disk or any server"
+
+catalog_docs: $(VENV)/.installed  ## write catalog_docs/catalog anew from the catalog
 	$(BIN)/python -m diffground.adapters.catalog_docs
 
-pictures: $(VENV)/.installed  ## copy result pictures, reduced, to catalog_docs/pictures for README
+pictures: $(VENV)/.installed  ## write the pictures of README and the documentation anew
 	$(BIN)/python -m diffground.adapters.pictures
 
 clean:  ## remove the environment and the caches; data and the run log stay

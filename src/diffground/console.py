@@ -1,6 +1,7 @@
-"""The console command ``diffground``: masks, the data doctor and the mini world without Kedro.
+"""The console command ``diffground``: masks, the doctor and the mini world.
 
     diffground ground photo.jpg "a cat; a sofa"
+    diffground doctor
     diffground doctor path/to/coco
     diffground world path/to/new/folder
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -21,6 +23,9 @@ from diffground.errors import InputError
 from diffground.failures import told
 from diffground.shipped import CONF, MINI_MODEL, shipped
 from diffground.world.datasets import DATASETS, make_dataset
+
+if TYPE_CHECKING:
+    from diffground.adapters.doctor.findings import Finding
 
 ENVIRONMENTS = ("base", "mini")  # of the configuration, the later ones say what differs
 
@@ -110,21 +115,59 @@ def phrases(words: str) -> list[str]:
 
 
 @main.command()
-@click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--split", default="val2017", show_default=True, help="train2017 or val2017.")
-@click.option("--deep", is_flag=True, help="Opens every image and PNG as well.")
-def doctor(folder: Path, split: str, deep: bool) -> None:
-    """Looks over a copy of COCO.
+@click.argument("folder", type=click.Path(path_type=Path), required=False)
+@click.option("--env", help="Whose models and datasets: mini (the default), paper, gpu.")
+@click.option("--split", default="val2017", show_default=True, help="Of a FOLDER of COCO.")
+@click.option("--deep", is_flag=True, help="Opens every picture and mask as well.")
+def doctor(folder: Path | None, env: str | None, split: str, deep: bool) -> None:
+    """Looks over this machine, or a FOLDER.
 
-    It tells how many of the images, panoptic PNGs and narratives in FOLDER are there and usable,
-    which are not, and what to do.
+    Of the machine it tells packages, GPU, disk, the run log, and, in a checkout, every model and
+    dataset that the catalog names: what is there, what is broken or missing, and what to do.
+
+    A FOLDER may be a copy of COCO with panoptic narratives, of VOC 2012, COCO 2014 or Mug19, or a
+    model. Of COCO it also tells how narratives and segments fit together.
+
+    The exit code is 1 if anything is wrong.
     """
-    from diffground.data.png_benchmark import PngBenchmark
-    from diffground.data.png_doctor import examine, render
-
     with told():
-        found = examine(PngBenchmark(folder, split), deep=deep)
-        click.echo(render(found), nl=False)
+        if folder is not None:
+            if env is not None:
+                raise click.UsageError("--env is of the machine, not of a folder")
+            from diffground.adapters.doctor.folders import look
+
+            text, found = look(folder, split=split, deep=deep)
+            click.echo(text, nl=False)
+            sections = {str(folder): found}
+        else:
+            sections = _machine(env, deep)
+        from diffground.adapters.doctor.findings import rendered, summed_up
+
+        for title, findings in sections.items():
+            click.echo(rendered(title, findings))
+        all_of_them = [finding for findings in sections.values() for finding in findings]
+        click.echo(summed_up(all_of_them))
+        if any(finding.state == "wrong" for finding in all_of_them):
+            raise click.exceptions.Exit(1)
+
+
+def _machine(env: str | None, deep: bool) -> dict[str, list[Finding]]:
+    """The findings of a checkout; elsewhere those that need none, and the shipped model."""
+    from diffground.adapters.doctor import folders, machine
+
+    here = Path.cwd()
+    for project in (here, *here.parents):
+        if (project / "conf/base").is_dir() and (project / "pyproject.toml").is_file():
+            from diffground.adapters.doctor.project import examine
+
+            return examine(project, env, deep=deep)
+    if env is not None:
+        raise click.UsageError("--env is of a checkout, and this folder is in none")
+    return {
+        "Packages": list(machine.packages(here / "constraints.txt")),
+        "Machine": [*machine.accelerators(), machine.disk(here, "mini")],
+        "Models": [folders.model(shipped(MINI_MODEL), "the mini model")],
+    }
 
 
 @main.command()

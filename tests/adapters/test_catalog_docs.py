@@ -30,8 +30,17 @@ def project(tmp_path: Path, catalog: str) -> Path:
     return tmp_path
 
 
-def test_the_committed_document_is_up_to_date(root: Path) -> None:
-    assert (root / DOCS).read_text(encoding="utf-8") == generate(root), "run `make catalog_docs`"
+def test_the_committed_documents_are_up_to_date(root: Path) -> None:
+    """And none is left of what there is no more."""
+    there = {path.name: path.read_text("utf-8") for path in (root / DOCS).iterdir()}
+    assert there == generate(root), "run `make catalog_docs`"
+
+
+def test_every_entry_has_its_place(root: Path) -> None:
+    files = generate(root)
+    for name, entry in load_catalog(root).items():
+        page = f"{entry['metadata'].viz.layer}.md"
+        assert f"\n## {name}\n" in files[page] and f"({page}#{name})" in files["README.md"]
 
 
 @pytest.mark.parametrize("env", ["mini", "paper"])
@@ -43,9 +52,12 @@ def test_renders_types_sizes_writers_and_readers(tmp_path: Path) -> None:
     pipeline = Pipeline(
         [Node(len, "raw", "maps", name="probe"), Node(len, "maps", "score", name="judge")]
     )
-    text = render(load_catalog(project(tmp_path, METADATA)), {"png": pipeline})
+    files = render(load_catalog(project(tmp_path, METADATA)), {"png:all": pipeline})
+    assert set(files) == {"README.md", "feature.md", "png.svg"}
+    assert "| [feature](feature.md) | [maps](feature.md#maps) |" in files["README.md"].splitlines()
+    assert "![Data of png](png.svg)" in files["README.md"]
+    assert ">maps</text>" in files["png.svg"] and ">probe</text>" in files["png.svg"]
     for line in (
-        "| feature | [maps](#maps) |",
         "## maps",
         "| type | `json.JSONDataset` |",
         "| place | `data/maps.json` |",
@@ -54,7 +66,7 @@ def test_renders_types_sizes_writers_and_readers(tmp_path: Path) -> None:
         "| written by | `probe` |",
         "| read by | `judge` |",
     ):
-        assert line in text.splitlines()
+        assert line in files["feature.md"].splitlines()
 
 
 @pytest.mark.parametrize(

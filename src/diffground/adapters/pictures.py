@@ -1,7 +1,7 @@
-"""Small copies of result pictures for README: ``make pictures`` writes catalog_docs/pictures/.
+"""Pictures of README and the documentation: ``make pictures`` writes catalog_docs/pictures/.
 
-The pictures themselves are made by pipelines (README names the commands) and lie in
-``data/08_reporting``, which is not in the repository.
+Those of results are small copies of what pipelines made (README names the commands) in
+``data/08_reporting``, which is not in the repository. Samples of the datasets are drawn.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from diffground.adapters.catalog_docs import load_catalog
+from diffground.adapters.site.samples import SAMPLES
 from diffground.errors import InputError
 from diffground.io.files import write_whole
 
@@ -45,15 +46,30 @@ def write_pictures(project: Path) -> list[Path]:
         if not source.exists():
             raise InputError(source, name, f"not there yet; `{command}` makes it")
         with Image.open(source) as picture:
-            reduced = small(picture)
-        target = project / FOLDER / f"{name}.png"
-        save = partial(reduced.save, format="PNG", optimize=True)
-        written.append(write_whole(target, save))
+            written.append(_write(picture, project, name))
     return written
 
 
+def write_samples(project: Path) -> list[Path]:
+    """Draws samples of the mini world; raises InputError for a dataset that was not made."""
+    catalog = load_catalog(project)
+    written = []
+    for name, draw in SAMPLES.items():
+        folder = project / catalog[name]["filepath"]
+        if not folder.exists():
+            raise InputError(folder, name, "not there yet; `kedro run --pipelines world` makes it")
+        written.append(_write(Image.fromarray(draw(folder)), project, f"sample_{name}"))
+    return written
+
+
+def _write(picture: Image.Image, project: Path, name: str) -> Path:
+    save = partial(small(picture).save, format="PNG", optimize=True)
+    return write_whole(project / FOLDER / f"{name}.png", save)
+
+
 def main() -> None:
-    """Copies the pictures of the project in the current folder."""
+    """Writes the pictures of the project in the current folder."""
+    write_samples(Path.cwd())
     write_pictures(Path.cwd())
 
 

@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlparse
+from urllib.request import urlopen
 
 from diffground.io.locks import held
 
@@ -20,6 +21,7 @@ log = logging.getLogger(__name__)
 
 SETTLED = 60.0  # seconds after which nobody is making a database any more
 WAIT = 300.0  # seconds for another process that makes the database; it takes a few
+ANSWER = 5.0  # seconds for a server to say that it is there
 
 
 def open_store(uri: str, project: Path) -> MlflowClient:
@@ -52,6 +54,29 @@ def open_store(uri: str, project: Path) -> MlflowClient:
     client = MlflowClient(tracking_uri=uri)
     client.search_experiments(max_results=1)  # before, it does not look at the store
     return client
+
+
+def look(uri: str, project: Path) -> str:
+    """What is in the store ``uri``, in words; nothing is made or changed.
+
+    Raises:
+        Exception: whatever MLflow, the database or the system has to say.
+    """
+    path = _database(resolve_uri(uri, project))
+    if uri.startswith(("http://", "https://")):
+        with urlopen(f"{uri.rstrip('/')}/health", timeout=ANSWER) as answer:
+            return f"the server answers {answer.read(20).decode(errors='replace')}"
+    if path is None:
+        from mlflow.tracking import MlflowClient
+
+        return f"{len(MlflowClient(tracking_uri=uri).search_experiments())} experiments"
+    if not path.exists():
+        return "there is none yet; the first run makes it"
+    with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as db:
+        found = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if found != "ok":
+            raise sqlite3.DatabaseError(f"the database is damaged: {found}")
+        return f"{db.execute('SELECT count(*) FROM runs').fetchone()[0]} runs"
 
 
 def experiment_id(client: MlflowClient, name: str, uri: str, project: Path) -> str:
