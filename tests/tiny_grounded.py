@@ -27,8 +27,8 @@ from diffground.papers.grounded.data_config import GroundingDataConfig
 from diffground.papers.grounded.feature_maps import feature_maps
 from diffground.papers.grounded.generation import make_set
 from diffground.papers.grounded.learning_config import LearningConfig
-from diffground.papers.grounded.module import MODULES
 from diffground.papers.grounded.module_config import GroundingModuleConfig, QueryConfig
+from diffground.papers.grounded.module_sizes import MODULES
 from diffground.papers.grounded.prompts import Attempt, planned
 from diffground.papers.grounded.samples import (
     Instance,

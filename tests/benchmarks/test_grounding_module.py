@@ -32,8 +32,9 @@ from plain_grounding import PlainModule
 from diffground.backbone.architectures import ARCHITECTURES
 from diffground.papers.grounded.feature_maps import feature_maps
 from diffground.papers.grounded.losses import grounding_loss
-from diffground.papers.grounded.module import MODULES, GroundingModule
+from diffground.papers.grounded.module import GroundingModule
 from diffground.papers.grounded.module_config import LossConfig
+from diffground.papers.grounded.module_sizes import MODULES
 
 BACKBONES = {"gd": ("sd15", 768), "improved": ("sd15", 768), "iosd": ("sdxl-turbo", 2048)}
 PARAMETERS = {"gd": 18_796_560, "improved": 17_608_720, "iosd": 50_032_256}

@@ -17,8 +17,9 @@ from diffground.backbone.probe import ProbeRequest
 from diffground.errors import InputError
 from diffground.papers.grounded.feature_maps import feature_maps
 from diffground.papers.grounded.losses import grounding_loss
-from diffground.papers.grounded.module import MODULES, GroundingModule
+from diffground.papers.grounded.module import GroundingModule
 from diffground.papers.grounded.module_config import GroundingModuleConfig, LossConfig
+from diffground.papers.grounded.module_sizes import MODULES
 from diffground.papers.grounded.public_weights import load_public
 
 VARIANTS = ("gd", "improved", "iosd")

@@ -33,9 +33,10 @@ from diffground.masks.phrase_masks import PhraseMasks
 from diffground.papers.grounded.data_config import GenerationConfig
 from diffground.papers.grounded.features import features
 from diffground.papers.grounded.generation import chosen_scheduler, generated, shown
+from diffground.papers.grounded.module_config import Weights
 from diffground.papers.grounded.prompts import Attempt
 from diffground.papers.grounded.samples import Sample
-from diffground.papers.grounded.trained import THRESHOLD, TrainedModule, Weights, load_module
+from diffground.papers.grounded.trained import THRESHOLD, TrainedModule, load_module
 from diffground.seeds import derive_seed
 
 _LEAST_LEFT = 0.1  # of a photograph's part in the noisy latents; below, one sees noise alone

@@ -19,7 +19,7 @@ from diffground.experiments.runner import Heading, Outcome, RowLog
 from diffground.papers.grounded.data_config import GenerationConfig, GroundingDataConfig
 from diffground.papers.grounded.experiment import Bench, Cell, run_cell
 from diffground.papers.grounded.learning_config import LearningConfig
-from diffground.papers.grounded.module import MODULES
+from diffground.papers.grounded.module_sizes import MODULES
 from diffground.papers.grounded.tables import fitted, report, with_models
 from diffground.papers.grounded.tables_config import (
     Dataset,

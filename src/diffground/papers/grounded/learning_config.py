@@ -12,13 +12,13 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 
 from diffground.config import NOT_IN_KEY, Config
 from diffground.papers.grounded.data_config import Fraction
-from diffground.papers.grounded.module import MODULES
 from diffground.papers.grounded.module_config import (
     GroundingModuleConfig,
     LossConfig,
     QueryConfig,
+    Weights,
 )
-from diffground.papers.grounded.trained import Weights
+from diffground.papers.grounded.module_sizes import MODULES
 from diffground.training.config import TrainConfig
 
 ModuleName = Literal["gd", "improved", "iosd", "mini-gd", "mini-improved", "mini-iosd"]
@@ -81,7 +81,7 @@ class LearningConfig(Config):
 
     @property
     def name(self) -> str:
-        """What the module is called: as :data:`~.module.MODULES` has it, else "own"."""
+        """What the module is called: as :data:`~.module_sizes.MODULES` has it, else "own"."""
         known = [name for name, sizes in MODULES.items() if sizes == self.sizes]
         return known[0] if known else "own"
 

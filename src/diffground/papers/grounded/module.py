@@ -2,7 +2,7 @@
 
 One module with the options in which three papers differ, at their public codes' sizes:
 
-| :data:`MODULES` | paper | features | queries see | dropout | parameters |
+| :data:`~.module_sizes.MODULES` | paper | features | queries see | dropout | parameters |
 |---|---|---|---|---|---|
 | ``gd`` | 003's [22] | every layer, 25 maps | finest map, each other | 0 | 18,796,560 |
 | ``improved`` | 003 | every block, 9 maps | finest map | 0.1 | 17,608,720 |
@@ -30,52 +30,6 @@ from diffground.papers.grounded.module_config import GroundingModuleConfig
 
 # Raised when the same settings and weights give other masks, or a seed other weights.
 CODE_VERSION: Final = 1
-
-_GD = GroundingModuleConfig(
-    features="layers",
-    guided=True,
-    pyramid=False,
-    joint=True,
-    widths=(16, 32, 64, 128),
-    final_width=None,
-    patch=4,
-    width=512,
-    heads=8,
-    layers=3,
-    ffn=2048,
-    hidden=512,
-    dropout=0.0,
-)
-_IMPROVED = {"features": "blocks", "joint": False, "dropout": 0.1}
-_IOSD = GroundingModuleConfig(
-    features="layers",
-    guided=False,
-    pyramid=True,
-    joint=False,
-    widths=(32, 64, 128),
-    final_width=256,
-    patch=4,
-    width=512,
-    heads=8,
-    layers=3,
-    ffn=2048,
-    hidden=1024,
-    dropout=0.3,
-)
-_MINI = {"width": 64, "heads": 4, "ffn": 256}
-_MINI_GD = _GD.model_copy(update={**_MINI, "widths": (8, 8, 16, 32), "patch": 2, "hidden": 64})
-
-#: The public codes' sizes, and the same modules at the size of the mini models.
-MODULES: Final[Mapping[str, GroundingModuleConfig]] = {
-    "gd": _GD,
-    "improved": _GD.model_copy(update=_IMPROVED),
-    "iosd": _IOSD,
-    "mini-gd": _MINI_GD,
-    "mini-improved": _MINI_GD.model_copy(update=_IMPROVED),
-    "mini-iosd": _IOSD.model_copy(
-        update={**_MINI, "widths": (8, 16, 32), "final_width": 32, "hidden": 128}
-    ),
-}
 
 
 class GroundingModule(nn.Module):

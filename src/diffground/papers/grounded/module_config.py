@@ -13,6 +13,8 @@ Features = Literal["layers", "blocks"]
 #: Table 3 of 003, in its words.
 Template = Literal["x and y", "a photograph of x and y", "a photograph of x", "x"]
 Loss = Literal["bce", "dice", "dice_bce", "log_cosh"]
+#: Of a trained module: the best on validation samples, or those of the last step.
+Weights = Literal["best", "last"]
 
 
 class GroundingModuleConfig(Config):

@@ -22,8 +22,8 @@ from diffground.papers.grounded.data_report import passing
 from diffground.papers.grounded.experiment import TRAIN, Bench, Cell, run_cell, take
 from diffground.papers.grounded.filter_figure import filter_figure
 from diffground.papers.grounded.learning_config import LearningConfig
-from diffground.papers.grounded.module import MODULES
 from diffground.papers.grounded.module_config import GroundingModuleConfig
+from diffground.papers.grounded.module_sizes import MODULES
 from diffground.papers.grounded.tables_config import (
     GroundedExperiment,
     GroundedRow,

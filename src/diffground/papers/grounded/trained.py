@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ from diffground.papers.grounded.data_config import GenerationConfig
 from diffground.papers.grounded.feature_maps import FeatureMap, feature_maps
 from diffground.papers.grounded.features import FeatureSet, features
 from diffground.papers.grounded.module import GroundingModule
-from diffground.papers.grounded.module_config import GroundingModuleConfig, QueryConfig
+from diffground.papers.grounded.module_config import GroundingModuleConfig, QueryConfig, Weights
 from diffground.papers.grounded.queries import embed_queries
 from diffground.papers.grounded.samples import Sample
 from diffground.provenance import Made
@@ -42,8 +42,6 @@ from diffground.training.checkpoint import (
     save_weights,
     trainable_state,
 )
-
-Weights = Literal["best", "last"]
 
 CARD: Final = "module.json"
 FILES: Final[Mapping[Weights, str]] = {
