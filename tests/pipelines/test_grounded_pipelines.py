@@ -14,6 +14,7 @@ from PIL import Image
 from recipes import recipe
 
 from diffground.errors import InputError
+from diffground.papers.grounded.figure_config import GroundingFigureConfig
 from diffground.papers.grounded.learning_config import MeasuringConfig
 from diffground.papers.grounded.trained import read_card
 from diffground.pipeline_registry import PIPELINES
@@ -25,6 +26,9 @@ GROUPS = {
     "grounding": {"seen": "test_seen", "seen+unseen": "test_mixed", "unseen": "test_unseen"},
     "iosd": {"seen": "test_seen", "unseen": "test_unseen"},
 }
+FIGURE = {
+    "scale": "mini", "seed": 0, "rows": [{"prompt": "a photo of a mug", "classes": ["mug"]}],
+}  # fmt: skip
 SHORT = {"steps": 4, "evaluations": 2, "batch_size": 2}
 
 
@@ -74,6 +78,7 @@ def run(tmp_path_factory: pytest.TempPathFactory):
                 f"{of}_{n}_folder": root / of / n
                 for n in ("samples", "scores", "features", "models")
             },
+            "params:grounding_figure": GroundingFigureConfig.model_validate(FIGURE),
             **parameters(of),
             **changes,
         }
@@ -103,6 +108,7 @@ def test_from_prompts_to_miou(run, name: str, of: str) -> None:
     assert isinstance(out[f"{of}_curve"], Figure)
     overlays = out[f"{of}_overlays"]
     assert isinstance(overlays, Image.Image) and overlays.width > 3 * 208
+    assert isinstance(out[f"{of}_figure1"], Image.Image)
     json.dumps([training, out[f"{of}_metrics"], out[f"{of}_daam_metrics"]], allow_nan=False)
 
 
@@ -133,16 +139,16 @@ def test_every_node_hands_on_what_another_needs() -> None:
         (recipe_,) = PIPELINES[name]
         pipeline = create_pipeline(recipe_.partition(":")[2].split(","))
         of = "iosd" if name == "iosd" else "grounding"
-        readers = {of_: [n.name for n in pipeline.nodes if of_ in n.inputs] for of_ in (
-            f"{of}_chosen", f"{of}_module", f"{of}_training", f"{of}_predictions",
-        )}  # fmt: skip
-        assert readers == {
-            f"{of}_chosen": readers[f"{of}_chosen"],
-            f"{of}_module": [f"measure_{of}_module"],
-            f"{of}_training": [f"draw_{of}_curve"],
-            f"{of}_predictions": [f"draw_{of}_overlays"],
+        readers = {
+            part: sorted(node.name for node in pipeline.nodes if f"{of}_{part}" in node.inputs)
+            for part in ("chosen", "module", "training", "predictions")
         }
-        assert sorted(readers[f"{of}_chosen"]) == sorted(
-            [f"train_{of}_module", f"measure_{of}_module", f"measure_{of}_daam",
-             f"draw_{of}_overlays"]
-        )  # fmt: skip
+        assert readers == {
+            "chosen": [
+                f"draw_{of}_overlays", f"measure_{of}_daam", f"measure_{of}_module",
+                f"train_{of}_module",
+            ],
+            "module": [f"draw_{of}_figure1", f"measure_{of}_module"],
+            "training": [f"draw_{of}_curve"],
+            "predictions": [f"draw_{of}_overlays"],
+        }  # fmt: skip

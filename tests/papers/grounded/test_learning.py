@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from diffground.papers.grounded.features import FeatureReader
 from diffground.papers.grounded.learning import Learned, collate, find_module, learn
 from diffground.papers.grounded.learning_config import GroundingLoopConfig, LearningConfig
 from diffground.papers.grounded.measuring import measure
-from diffground.papers.grounded.samples import Samples
+from diffground.papers.grounded.samples import Sample, Samples, SyntheticSet
 from diffground.papers.grounded.trained import load_module, module_logits, new_module
 from diffground.training.checkpoint import load_weights
 
@@ -206,6 +207,29 @@ def test_text_is_encoded_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(learning, "embed_queries", lambda *a: calls.append(a) or real(*a))
     run(root, tiny_grounded.learning(train=SHORT | {"seed": 11}))
     assert len(calls) == 2  # all samples ask for the same names: once in training, once measured
+
+
+def test_no_more_samples_are_in_memory_than_a_batch(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many a set has: each is read when it is asked for, and forgotten."""
+    alive: set[int] = set()
+    most = 0
+    read = SyntheticSet._sample
+
+    def counted(*args: Any) -> Sample:
+        nonlocal most
+        sample = read(*args)
+        alive.add(id(sample))
+        weakref.finalize(sample, alive.discard, id(sample))
+        most = max(most, len(alive))
+        return sample
+
+    monkeypatch.setattr(SyntheticSet, "_sample", counted)
+    run(root, tiny_grounded.learning(train=SHORT | {"seed": 12}))
+    assert not alive
+    # While a batch of 4 is read to be measured, the last sample of the one before is still held.
+    assert 4 <= most <= 5
 
 
 def test_what_cannot_be_learned_from_is_refused(root: Path, tmp_path: Path) -> None:

@@ -49,9 +49,12 @@ class Prediction:
 def predictions(grounder: Grounder, samples: Samples, batch: int) -> Iterator[Prediction]:
     """Of all samples, in order; ``batch`` of them are in memory."""
     for start in range(0, len(samples), batch):
-        part = list(samples[start : start + batch])
-        for sample, scores in zip(part, grounder.scores(part), strict=True):
-            yield Prediction(sample, scores > grounder.threshold)
+        yield from _of_batch(grounder, list(samples[start : start + batch]))
+
+
+def _of_batch(grounder: Grounder, part: Sequence[Sample]) -> Iterator[Prediction]:
+    for sample, scores in zip(part, grounder.scores(part), strict=True):
+        yield Prediction(sample, scores > grounder.threshold)
 
 
 def measure(
