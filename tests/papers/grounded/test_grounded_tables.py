@@ -20,7 +20,7 @@ from diffground.papers.grounded.data_config import GroundingDataConfig
 from diffground.papers.grounded.experiment import Bench, run_cell, take
 from diffground.papers.grounded.iosd_tables import IosdTables, converged
 from diffground.papers.grounded.learning_config import MeasuringConfig
-from diffground.papers.grounded.module import MODULES
+from diffground.papers.grounded.module_sizes import MODULES
 from diffground.papers.grounded.tables import GroundedTables, fitted
 from diffground.papers.grounded.tables_config import (
     GroundedTablesConfig,
