@@ -131,7 +131,9 @@ def test_paper_is_equation_3() -> None:
     ]
     cross = aggregate_cross(result, table.cross, tokens, (8, 8)).flatten(1)  # (K, N)
     own = result.self_[table.self_layer][0]
-    torch.testing.assert_close(found.maps, minmax((cross @ own.T @ own.T).unflatten(1, (8, 8))))
+    wanted = minmax((cross @ own.T @ own.T).unflatten(1, (8, 8)))
+    # The min-max divides by a range that is a small part of the maps' size, and so does rounding.
+    torch.testing.assert_close(found.maps, wanted, atol=1e-4, rtol=0)
     labels = image_scores(found, wide).argmax(dim=0).numpy()
     assert np.array_equal(initial_labels(found, wide), labels)
     assert found.maps.amin() == 0 and found.maps.amax() == 1
@@ -185,7 +187,7 @@ def test_masks_are_averaged_over_all_prompts() -> None:
 
 def test_official_truncates_as_the_public_code_does(caplog: pytest.LogCaptureFixture) -> None:
     """Background words behind the 77 tokens are lost, and the classes are found as they are."""
-    text = TEXT[:-1] + ", " + "grass, " * 30
+    text = TEXT[:-1] + ", " + "grass, " * 40
     sea, late = PROMPT.phrases[2], (text.rindex("grass"), text.rindex("grass") + 5)
     prompt = Prompt(text, (*PROMPT.phrases[:2], sea, Phrase("grass", (late,), True)))
     expected = reference(tiny(), picture(), prompt, item="a", seed=42, native=64)

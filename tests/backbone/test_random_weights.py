@@ -159,7 +159,7 @@ def test_wrong_requests(tmp_path: Path, tokenizer: Path) -> None:
     with pytest.raises(InputError, match="there is no tokenizer"):
         write_random(tmp_path / "a", "tiny", tokenizer=tmp_path)
     small = replace(TINY, texts=(TextPart({**TINY.texts[0].config, "vocab_size": 700}),))
-    with pytest.raises(InputError, match="712 tokens, but the text encoder embeds 700"):
+    with pytest.raises(InputError, match=r"\d+ tokens, but the text encoder embeds 700"):
         write_random(tmp_path / "a", "small", architecture=small, tokenizer=tokenizer)
     assert not (tmp_path / "a").exists()
 

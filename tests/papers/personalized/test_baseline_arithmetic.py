@@ -127,5 +127,5 @@ def test_models_that_do_not_go_together(model: FrozenDiffusion, mini: Contrastiv
     other = random_model("tiny")
     table = other.text_encoders[0].get_input_embeddings()
     table.weight = torch.nn.Parameter(table.weight[:10], requires_grad=False)
-    with pytest.raises(InputError, match="vocabulary: 712 tokens, but tiny has 10"):
+    with pytest.raises(InputError, match=r"vocabulary: \d+ tokens, but tiny has 10"):
         to_tokens(other, mini, 0.01)

@@ -110,4 +110,4 @@ def fine_tuning() -> Pipeline:
         "mini_fine_tuned",
         name="fine_tune_mini_sd",
     )
-    return Pipeline([node], tags=["foundation_fine_tuning"])
+    return Pipeline([node], tags=["foundation", "foundation_fine_tuning"])
