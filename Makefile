@@ -2,6 +2,8 @@
 VENV ?= .venv
 ARGS ?=#          more arguments for `kedro run`: make png_train ARGS="--params png.train.seed=1"
 PYTEST_ARGS ?=#   more arguments for pytest: make test PYTEST_ARGS="-k manifest"
+# Who may see the pages of `make viz` and `make mlflow`, which ask for no password: this machine.
+BIND ?= 127.0.0.1
 TORCH_ARGS ?=#    more arguments for pip when it installs torch, say an index of CPU builds
 
 # The first Python that really runs and is new enough (a name on the PATH may be a mere shim).
@@ -24,7 +26,7 @@ export MLFLOW_DISABLE_TELEMETRY = true
 MLFLOW_WARNINGS = ignore:starlette.middleware.wsgi is deprecated
 
 .DEFAULT_GOAL := help
-.PHONY: help install png_train test lint viz mlflow docs catalog_docs pictures clean
+.PHONY: help install png_train test lint viz mlflow audit docs catalog_docs pictures clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z_]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,13 +46,16 @@ lint: $(VENV)/.installed-dev  ## check style, types and the borders between the 
 	$(BIN)/lint-imports
 
 viz: $(VENV)/.installed  ## show the pipelines in a browser
-	$(BIN)/kedro viz run $(ARGS)
+	$(BIN)/kedro viz run --host $(BIND) $(ARGS)
 
 mlflow: $(VENV)/.installed  ## show the run log in a browser
 	@test -n "$$MLFLOW_TRACKING_URI" -o -e mlflow.db \
 		|| { echo "no run was logged here yet: try make png_train" >&2; exit 1; }
 	PYTHONWARNINGS='$(MLFLOW_WARNINGS)' \
-		$(BIN)/mlflow ui --workers 1 --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}" $(ARGS)
+		$(BIN)/mlflow ui --host $(BIND) --workers 1 --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}" $(ARGS)
+
+audit: $(VENV)/.installed-dev  ## ask PyPI which pinned packages have known faults (needs a network)
+	$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip
 
 docs: $(VENV)/.installed-dev  ## build the documentation site, build/site/index.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

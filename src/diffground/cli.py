@@ -11,6 +11,7 @@ import sys
 from typing import Any
 
 import click
+import yaml
 from kedro.framework.cli.project import run as kedro_run
 from kedro.framework.project import pipelines as registered
 
@@ -43,6 +44,20 @@ def _run(**options: Any) -> Any:
         signal.signal(signal.SIGTERM, before)
 
 
+def _read_params(context: click.Context, option: click.Parameter, value: str) -> Any:
+    """What Kedro reads ``--params`` as; brackets that are not closed are the user's to mend."""
+    (kedro_option,) = (known for known in kedro_run.params if known.name == option.name)
+    assert kedro_option.callback is not None
+    try:
+        return kedro_option.callback(context, option, value)
+    except yaml.YAMLError as error:
+        raise click.BadParameter(" ".join(str(error).split())) from error
+
+
 run = copy.copy(kedro_run)
 run.callback = _run
+run.params = [copy.copy(option) for option in kedro_run.params]
+for option in run.params:
+    if option.name == "params":
+        option.callback = _read_params
 cli.add_command(run, "run")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from diffground.errors import InputError
 
 #: Marks a field that results do not depend on, ``workers: Annotated[int, NOT_IN_KEY] = 0``: how
 #: fast something is done, in what portions, or what is said about it.
@@ -70,6 +73,14 @@ class Config(BaseModel):
         if wrong:
             raise ValidationError.from_exception_data(cls.__name__, wrong)
         return content
+
+
+def refused(where: str | Path, error: ValidationError, field: str = "") -> InputError:
+    """The first thing that pydantic found wrong, below ``field``; it may find hundreds."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    parts = [repr(str(part)[:40])[1:-1] for part in first["loc"]]
+    place = ".".join([field, *parts] if field else parts)
+    return InputError(where, place or "content", first["msg"])
 
 
 def _details(field: str, reason: str, value: Any) -> InitErrorDetails:

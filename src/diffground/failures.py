@@ -24,9 +24,12 @@ def message(error: BaseException) -> str | None:
     if isinstance(error, InputError | FloatingPointError):
         return str(error)
     if kind.startswith("kedro.io."):
-        if isinstance(error.__cause__, InputError):
-            return str(error.__cause__)
-        return str(error) if isinstance(error.__cause__, OSError | None) else None
+        cause = error.__cause__
+        if isinstance(cause, InputError):
+            return str(cause)
+        # Raised by Kedro itself: an entry that names no class, or arguments that it does not take.
+        told = cause is None or isinstance(cause, OSError) or _raised_in(cause)[:9] == "kedro.io."
+        return str(error).strip() if told else None
     if kind.startswith("kedro.validation."):
         return _parameters(str(error))
     if _raised_in(error).startswith(_COMPLAINERS):

@@ -221,6 +221,7 @@ def test_half_precision_files_alone(copy: Path, sd1: FrozenDiffusion) -> None:
     model = FrozenDiffusion.from_pretrained(copy, dtype=torch.bfloat16)
     assert model.dtype == torch.bfloat16
     encoding = model.encode_prompts(PROMPTS)
+    torch.manual_seed(0)  # the largest difference depends on the image
     latents = model.encode_images(torch.rand(2, 3, 64, 64))
     assert encoding.embeddings.dtype == latents.dtype == torch.bfloat16
     request = ProbeRequest(cross=CROSS_SITES[4:9], self_=(model.layers.self_layer,))

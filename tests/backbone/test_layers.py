@@ -96,5 +96,5 @@ def test_table_of_the_folder(folders: dict[str, Path], tmp_path: Path) -> None:
         with pytest.raises(InputError, match=f"{LAYERS_FILE}: {field}"):
             LayerTable.read(copy, model.unet)
     (copy / LAYERS_FILE).write_text("[]")
-    with pytest.raises(InputError, match="not a layer table"):
+    with pytest.raises(InputError, match="layers: Input should be an object"):
         LayerTable.read(copy, model.unet)

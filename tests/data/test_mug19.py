@@ -128,7 +128,7 @@ def test_a_list_that_is_none_stops_the_reading(copy: Path) -> None:
     with pytest.raises(InputError, match="triplets: none can be used"):
         Mug19.read(copy)
     (copy / "items.json").write_text("{", encoding="utf-8")
-    with pytest.raises(InputError, match="items.json: content: no JSON"):
+    with pytest.raises(InputError, match="items.json: JSON: not readable as JSON"):
         Mug19.read(copy)
     (copy / "items.json").unlink()
     with pytest.raises(InputError, match="items.json: file: there is no such file"):

@@ -17,8 +17,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from diffground.adapters.config_loader import DEFAULT_ENV, LOADER_ARGS, ProjectConfigLoader
 from diffground.adapters.site.diagram import Step, draw
-from diffground.config import Config
-from diffground.errors import InputError
+from diffground.config import Config, refused
 
 DOCS = Path("catalog_docs") / "catalog"
 CONTENTS = "README.md"
@@ -112,9 +111,7 @@ def load_catalog(project: Path, env: str = DEFAULT_ENV) -> dict[str, dict[str, A
         try:
             entry["metadata"] = EntryMetadata.model_validate(entry.get("metadata") or {})
         except ValidationError as error:
-            first = error.errors()[0]
-            field = ".".join(str(part) for part in ("metadata", *first["loc"]))
-            raise InputError(f"conf/base: {name}", field, first["msg"]) from error
+            raise refused(f"conf/base: {name}", error, "metadata") from error
     return entries
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import yaml
 from kedro.config import MissingConfigException, OmegaConfigLoader
 from omegaconf import OmegaConf
 
@@ -32,8 +33,16 @@ class ProjectConfigLoader(OmegaConfigLoader):
     """
 
     def __getitem__(self, key: str) -> dict[str, Any]:
-        """The configuration ``key``; the last of :meth:`environments` has the last word."""
-        return self._laid_over(key, self.environments(key))
+        """The configuration ``key``; the last of :meth:`environments` has the last word.
+
+        Raises :class:`InputError` for a file that is no YAML.
+        """
+        try:
+            return self._laid_over(key, self.environments(key))
+        except (yaml.YAMLError, AttributeError, TypeError, RecursionError):
+            for file in sorted(Path(self.conf_source).rglob(f"{key}*.y*ml")):
+                _check(file)
+            raise
 
     def environments(self, key: str) -> tuple[str, ...]:
         """The folders that are laid over base for ``key``, one over the other."""
@@ -57,6 +66,19 @@ class ProjectConfigLoader(OmegaConfigLoader):
             own = self.load_and_merge_dir_config(folder, patterns, key, set(), secret)
             content = self._merge_configs(content, own, key, folder)
         return content
+
+
+def _check(file: Path) -> None:
+    """InputError for a file that is no YAML, or has no names at its top: Kedro names few."""
+    try:
+        content = OmegaConf.load(file)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        reason = "brackets are nested too deeply to be read"
+        if not isinstance(error, RecursionError):
+            reason = " ".join(str(error).split())
+        raise InputError(file, "YAML", reason) from error
+    if not OmegaConf.is_dict(content):
+        raise InputError(file, "YAML", "lines `name: value` are expected")
 
 
 class MachineConfigLoader(ProjectConfigLoader):

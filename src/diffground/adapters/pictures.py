@@ -15,6 +15,7 @@ from diffground.adapters.catalog_docs import load_catalog
 from diffground.adapters.site.samples import SAMPLES
 from diffground.errors import InputError
 from diffground.io.files import write_whole
+from diffground.io.images import open_image
 
 FOLDER = Path("catalog_docs") / "pictures"
 # Catalog entry -> what makes it, with as few rows as README has room for.
@@ -45,7 +46,7 @@ def write_pictures(project: Path) -> list[Path]:
         source = project / catalog[name]["filepath"]
         if not source.exists():
             raise InputError(source, name, f"not there yet; `{command}` makes it")
-        with Image.open(source) as picture:
+        with open_image(source) as picture:
             written.append(_write(picture, project, name))
     return written
 

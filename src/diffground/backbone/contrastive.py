@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPModel, CLIPProcessor
 
-from diffground.backbone.folder import without_bars
+from diffground.backbone.folder import check_tokenizer, loading
 from diffground.errors import InputError, shortened
 from diffground.io.files import check_sums
 from diffground.store.manifest import fingerprint
@@ -52,8 +52,9 @@ class Contrastive:
         for name in ("config.json", "model.safetensors", "tokenizer_config.json"):
             if not (folder / name).is_file():
                 raise InputError(folder, name, "CLIP's folder lacks it")
+        check_tokenizer(folder, "")
         check_sums(folder, "fetch the folder again, or `git checkout -- <folder>` if it is tracked")
-        with without_bars():
+        with loading(folder):
             model = CLIPModel.from_pretrained(
                 folder,
                 local_files_only=True,
@@ -61,7 +62,7 @@ class Contrastive:
                 dtype=torch.float32,
                 attn_implementation="eager",
             )
-        processor = CLIPProcessor.from_pretrained(folder, local_files_only=True)
+            processor = CLIPProcessor.from_pretrained(folder, local_files_only=True)
         return cls(model.to(device), processor, folder)
 
     @cached_property

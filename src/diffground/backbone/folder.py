@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from diffground.backbone.layers import LAYERS_FILE
-from diffground.errors import InputError
-from diffground.io.files import check_sums
+from diffground.errors import InputError, shortened
+from diffground.io.files import check_sums, load_json
+from diffground.io.paths import inside
 
 Family = Literal["sd1", "sd2", "sdxl"]
 
@@ -66,8 +68,9 @@ class ModelFolder:
         for part in ("unet", "vae", *(encoder for _, encoder in pairs)):
             _read_json(path, part, "config.json")
             variants[part] = _variant(path, part)
+            _check_shards(path / part)
         for tokenizer, _ in pairs:
-            _check_tokenizer(path, tokenizer)
+            check_tokenizer(path, tokenizer)
         check_sums(path, RESTORE)
         return cls(path, family, pairs, variants, str(scheduler.get("_class_name")))
 
@@ -115,10 +118,7 @@ def _read_json(path: Path, part: str, name: str) -> dict[str, Any]:
             f"{part}/{name} is missing. Every part of the model must be there in diffusers layout: "
             "complete the download, or export it with `pipeline.save_pretrained(folder)`",
         )
-    try:
-        content = json.loads(file.read_text("utf-8"))
-    except ValueError as error:
-        raise InputError(file, "content", f"not readable as JSON: {error}") from error
+    content = load_json(file)
     if not isinstance(content, dict):
         raise InputError(file, "content", "not a JSON object")
     return content
@@ -148,17 +148,49 @@ def _variant(path: Path, part: str) -> str | None:
     )
 
 
-def _check_tokenizer(path: Path, part: str) -> None:
-    names = ("vocab.json", "merges.txt")
-    whole = (path / part / "tokenizer.json").exists()
-    missing = [name for name in names if not (path / part / name).exists()]
+def _check_shards(part: Path) -> None:
+    """Weights in several files come with a list of them: it may name no other files."""
+    for file in part.glob("*.index.json"):
+        content = load_json(file)
+        shards = content.get("weight_map") if isinstance(content, dict) else None
+        if not isinstance(shards, dict) or not all(isinstance(x, str) for x in shards.values()):
+            raise InputError(file, "weight_map", f"it has to name tensors by file; {RESTORE}")
+        for name in sorted(set(shards.values())):
+            inside(part, name, file, "weight_map")
+            if not name.endswith(".safetensors") and ".safetensors." in file.name:
+                raise InputError(file, "weight_map", f"only safetensors are read, not {name[:80]}")
+
+
+def check_tokenizer(path: Path, part: str) -> None:
+    """InputError unless ``path / part`` has a tokenizer's words: without, one is made of none."""
+    names, place = ("vocab.json", "merges.txt"), f"{part}/" if part else ""
+    whole = (path / part / "tokenizer.json").is_file()
+    missing = [name for name in names if not (path / part / name).is_file()]
     if missing and not whole:
         raise InputError(
             path,
-            part,
-            f"{part}/{missing[0]} is missing: the tokenizer needs {names[0]} and {names[1]} "
+            part or "tokenizer",
+            f"{place}{missing[0]} is missing: the tokenizer needs {names[0]} and {names[1]} "
             "(or tokenizer.json). Complete the download",
         )
+
+
+@contextmanager
+def loading(folder: Path) -> Iterator[None]:
+    """Within it, diffusers or transformers load what is in ``folder``, :func:`without_bars`.
+
+    Whatever they stumble over is an InputError: each configuration and each file has its own kinds
+    of errors there, few of which name it.
+    """
+    try:
+        with without_bars():
+            yield
+    except (InputError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        kind, said = type(error).__name__, shortened(" ".join(str(error).split()))
+        reason = f"it cannot be loaded ({kind}: {said}); {RESTORE}"
+        raise InputError(folder, "content", reason) from error
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 
 from diffground.backbone import latents as of_latents
 from diffground.backbone.adapter import SiteAdapter
-from diffground.backbone.folder import Family, ModelFolder, without_bars
+from diffground.backbone.folder import Family, ModelFolder, loading
 from diffground.backbone.layers import LayerTable
 from diffground.backbone.probe import ProbeRequest, ProbeResult, probe_unet
 from diffground.backbone.text import Overflow, PromptEncoding, TokenRoom, encode, phrase_means
@@ -88,7 +88,8 @@ class FrozenDiffusion(nn.Module):
         tokenizers, encoders = [], []
         for tokenizer, encoder in source.pairs:
             part = source.path / tokenizer
-            tokenizers.append(CLIPTokenizer.from_pretrained(part, local_files_only=True))
+            with loading(part):
+                tokenizers.append(CLIPTokenizer.from_pretrained(part, local_files_only=True))
             kind = CLIPTextModelWithProjection if encoder.endswith("_2") else CLIPTextModel
             encoders.append(_load(kind, source, encoder, dtype=dtype))
         width = sum(encoder.config.hidden_size for encoder in encoders)
@@ -285,7 +286,7 @@ class FrozenDiffusion(nn.Module):
 
 def _load(kind: Any, source: ModelFolder, part: str, dtype: torch.dtype) -> Any:
     """One part of the model. Weights that lack a tensor are an error: it would start random."""
-    with without_bars():
+    with loading(source.path / part):
         model, info = kind.from_pretrained(
             source.path / part,
             variant=source.variants[part],
@@ -313,7 +314,8 @@ def _load_scheduler(source: ModelFolder) -> Any:
     if not is_one:
         file = part / "scheduler_config.json"
         raise InputError(file, "_class_name", f"diffusers has no scheduler {name[:80]!r}")
-    scheduler = kind.from_pretrained(part, local_files_only=True)
+    with loading(part):
+        scheduler = kind.from_pretrained(part, local_files_only=True)
     if not hasattr(scheduler, "alphas_cumprod"):
         raise InputError(part, "_class_name", f"{name} has no alphas_cumprod to noise latents by")
     return scheduler

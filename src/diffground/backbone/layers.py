@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
-
 from diffground.config import Config
 from diffground.errors import InputError
+from diffground.io.files import load_config
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
@@ -101,10 +100,7 @@ class LayerTable(Config):
         path = folder / LAYERS_FILE
         if not path.exists():
             return cls.of(unet)
-        try:
-            table = cls.model_validate_json(path.read_bytes())
-        except ValidationError as error:
-            raise InputError(path, "layers", f"not a layer table: {error}") from error
+        table = load_config(cls, path, "layers")
         sites = cross_sites(unet)
         for field, names in (("cross", table.cross), ("self_layer", (table.self_layer,))):
             known = sites if field == "cross" else tuple(s[:-5] + "attn1" for s in sites)

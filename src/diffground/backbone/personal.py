@@ -24,14 +24,14 @@ from pathlib import Path
 from typing import Any, Final, Literal, Self
 
 import torch
-from pydantic import ValidationError
+from pydantic import Field
 from tokenizers import AddedToken
 from torch import Tensor, nn
 
 from diffground.backbone.frozen import FrozenDiffusion
 from diffground.config import Config
 from diffground.errors import InputError
-from diffground.io.files import check_seal, sha256, write_json
+from diffground.io.files import check_seal, load_config, sha256, write_json
 from diffground.training.checkpoint import load_weights, save_weights
 
 WEIGHTS, CARD = "token.safetensors", "config.json"
@@ -91,19 +91,19 @@ class PersonalToken:
                 path, "file", "there is no personal token here; name the folder of a learned one"
             )
         check_seal(path, REMEDY)
-        try:
-            card = _Card.model_validate_json(path.read_bytes())
-        except ValidationError as error:
-            raise InputError(path, "content", f"it is of no personal token: {error}") from error
+        card = load_config(_Card, path, "personal token")
         weights = path.with_name(WEIGHTS)
         tensors = load_weights(weights, REMEDY)
         if sha256(weights) != card.weights:
             reason = f"{CARD} belongs to other weights: writing was cut short; {REMEDY}"
             raise InputError(weights, "sha256", reason)
+        rows = {f"{_EMBEDDING}{index}" for index in range(card.encoders)}
+        if lost := sorted(rows - tensors.keys()):
+            raise InputError(weights, lost[0], f"it is missing; {REMEDY}")
         return cls(
             card.token,
             card.word,
-            tuple(tensors[f"{_EMBEDDING}{index}"] for index in range(card.encoders)),
+            tuple(tensors[name] for name in sorted(rows)),
             {k.removeprefix(_DELTA): v for k, v in tensors.items() if k.startswith(_DELTA)},
             card.model,
         )
@@ -116,7 +116,7 @@ class _Card(Config):
     token: str
     word: str
     model: str
-    encoders: int
+    encoders: int = Field(ge=1, le=2)
     weights: str  # SHA-256 of token.safetensors
 
 

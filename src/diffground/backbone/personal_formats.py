@@ -23,6 +23,8 @@ from __future__ import annotations
 
 import pickle
 import re
+import warnings
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -70,12 +72,16 @@ def load_public(path: str | Path, model: FrozenDiffusion, word: str) -> list[Per
     else:
         content = read_tensors(path)
         if "state_dict" in content:
+            _need_names(path, content, "state_dict")
             weights, embeddings = _of_compvis(path, content["state_dict"])
         elif "unet" in content:
             weights, embeddings = _of_delta(path, content)
         else:
             reason = f"{', '.join(map(str, list(content)[:3]))}: neither unet nor state_dict"
             raise InputError(path, "content", f"it is of no format of Custom Diffusion ({reason})")
+    for name, rows in embeddings.items():
+        if not all(isinstance(row, Tensor) for row in rows):
+            raise InputError(path, str(name), "it is no tensor, which a token's embedding is")
     if not embeddings:
         reason = "there is no new token in it, only weights: such a file stands for its class word"
         raise InputError(path, "tokens", reason)
@@ -94,6 +100,8 @@ _Rows = dict[str, tuple[Tensor, ...]]  # by the token's name, one per text encod
 
 
 def _of_delta(path: Path, content: Mapping[str, Any]) -> tuple[_Weights, _Rows]:
+    _need_names(path, content, "unet")
+    _need_names(path, content, "modifier_token")
     if "text_encoder" in content:
         reason = (
             "it has a text encoder of its own, and not only tokens: export it without "
@@ -107,9 +115,17 @@ def _of_delta(path: Path, content: Mapping[str, Any]) -> tuple[_Weights, _Rows]:
     return dict(content["unet"]), rows
 
 
+def _need_names(path: Path, content: Mapping[str, Any], field: str) -> None:
+    if not isinstance(content.get(field) or {}, Mapping):
+        reason = f"a {type(content[field]).__name__}, and tensors by name are needed"
+        raise InputError(path, field, reason)
+
+
 def _of_compvis(path: Path, state: Mapping[str, Any]) -> tuple[_Weights, _Rows]:
     weights = {_name(path, name): each for name, each in state.items() if name != "embed"}
     embed = state.get("embed", torch.empty(0, 0))
+    if not isinstance(embed, Tensor):
+        raise InputError(path, "embed", "it is no tensor, which tokens' embeddings are")
     if embed.ndim == 1:  # how the public converter writes a single one
         embed = embed[None]
     return weights, {f"<new{i + 1}>": (row.clone(),) for i, row in enumerate(embed)}
@@ -175,21 +191,54 @@ def read_tensors(path: Path) -> dict[str, Any]:
 
     Raises :class:`InputError` for a file that is neither, or holds more than plain tensors.
     """
-    # A safetensors file begins with its header's length and "{"; some are called .bin.
-    with path.open("rb") as stream:
-        safe = stream.read(9)[8:] == b"{"
     try:
+        # A safetensors file begins with its header's length and "{"; some are called .bin.
+        with path.open("rb") as stream:
+            safe = path.suffix == ".safetensors" or stream.read(9)[8:] == b"{"
         if safe:
             return dict(load_file(path))
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        _check_archive(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a file that is none of torch's: we say so
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except InputError:
+        raise
     except pickle.UnpicklingError as error:
         reason = (
             "it holds more than tensors, which would run as code, or is no file of torch, so it "
-            "is not read: export it again as safetensors, or as a plain dict of tensors"
+            "is not read: export it again as safetensors, or as a dict of plain tensors"
         )
         raise InputError(path, "content", reason) from error
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise InputError(path, "content", f"it cannot be read ({error})") from error
+        reason = f"it cannot be read ({error}): fetch it again, or export it as safetensors"
+        raise InputError(path, "content", reason) from error
     if not isinstance(content, dict):
         raise InputError(path, "content", f"a {type(content).__name__}, not a dict of tensors")
+    _check_sizes(path, content)
     return content
+
+
+def _check_archive(path: Path) -> None:
+    """Torch packs its files without compression: InputError for one that grows when unpacked."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(part.file_size for part in archive.infolist())
+    if unpacked > path.stat().st_size:
+        reason = f"it would unpack to {unpacked} bytes, more than it has: no file of torch does"
+        raise InputError(path, "size", reason)
+
+
+def _check_sizes(path: Path, content: Any, name: str = "") -> None:
+    """A tensor may say that one stored number is a petabyte of equal ones: InputError."""
+    if isinstance(content, Tensor):
+        if content.layout != torch.strided or content.is_quantized:
+            raise InputError(path, name, "it is no plain tensor: export it again as safetensors")
+        if content.nbytes > content.untyped_storage().nbytes():
+            raise InputError(path, name, f"{tuple(content.shape)} is more than the file holds")
+    elif isinstance(content, Mapping):
+        for key, each in content.items():
+            _check_sizes(path, each, str(key))
+    elif isinstance(content, list | tuple):
+        for each in content:
+            _check_sizes(path, each, name)

@@ -31,7 +31,7 @@ from pydantic import Field, model_validator
 
 from diffground.config import Config
 from diffground.data.vocabulary import Vocabulary
-from diffground.errors import InputError
+from diffground.errors import InputError, shortened
 from diffground.io.paths import inside
 
 #: Where an image's classes come from: its mask's label ids (as in the public code), what the
@@ -40,6 +40,7 @@ Labels = Literal["mask", "annotation", "none"]
 VocSplit = Literal["train", "train_aug", "trainval", "trainval_aug", "val", "test"]
 
 _COCO_TOKEN = re.compile(r"COCO_((?:train|val)2014)_(\d{12})", re.ASCII)
+_COCO_CLASS = re.compile(r"\d{1,3}", re.ASCII)
 
 
 class VocSource(Config):
@@ -137,7 +138,8 @@ class _VocList:
         wanted = 2 if self.aug else 1
         if len(fields) != wanted:
             what = "an image and a mask" if self.aug else "one image id"
-            raise InputError(self.file, "line", f"{what} expected, not {' '.join(fields)!r}")
+            reason = f"{what} expected, not {shortened(' '.join(fields))}"
+            raise InputError(self.file, "line", reason)
         if self.aug:
             image, mask = (
                 inside(self.base, field.lstrip("/"), self.file, "line") for field in fields
@@ -145,7 +147,10 @@ class _VocList:
             if image.stem != mask.stem:
                 raise InputError(self.file, "line", f"{image.name} and {mask.name} do not match")
             return Entry(image.stem, image, mask)
-        image = inside(self.base, f"JPEGImages/{fields[0]}.jpg", self.file, "line")
+        if "/" in fields[0]:  # files are named after it
+            raise InputError(self.file, "line", f"{shortened(fields[0])} is no id of an image")
+        inside(self.base, fields[0], self.file, "line")
+        image = self.base / "JPEGImages" / f"{fields[0]}.jpg"
         mask = self.base / "SegmentationClass" / f"{fields[0]}.png"
         return Entry(fields[0], image, None if self.test else mask)
 
@@ -173,8 +178,9 @@ class _CocoList:
 
     def entry(self, fields: list[str]) -> Entry:
         token = _COCO_TOKEN.fullmatch(fields[0])
-        if not token or not all(field.isascii() and field.isdigit() for field in fields[1:]):
-            reason = f"COCO_train2014_<12 digits> and class numbers expected, not {fields}"
+        if not token or not all(map(_COCO_CLASS.fullmatch, fields[1:])):
+            reason = "COCO_train2014_<12 digits> and class numbers expected"
+            reason += f", not {shortened(fields)}"
             raise InputError(self.file, "line", reason)
         image = self.base / "JPEGImages" / token[1] / f"{token[0]}.jpg"
         mask = self.base / "Annotations" / f"{token[2]}.png"
@@ -192,14 +198,16 @@ class FolderList:
 
     def __init__(self, source: FolderSource, root: Path) -> None:
         self.base, self.file = root, root / list_path(source)
-        rows = [
-            (number, fields)
-            for number, fields in enumerate(csv.reader(_text(self.file).splitlines()), start=1)
-            if any(field.strip() for field in fields)
-        ]
+        lines = enumerate(csv.reader(_text(self.file).splitlines()), start=1)
+        try:
+            rows = [(number, fields) for number, fields in lines if any(map(str.strip, fields))]
+        except csv.Error as error:  # a field of a hundred thousand characters, say
+            raise InputError(self.file, "line", f"it is no CSV ({error})") from error
         header = [field.strip() for field in rows[0][1]] if rows else []
         if header not in (["image", "labels"], ["image", "labels", "mask"]):
-            reason = f"the first line must be image,labels or image,labels,mask, not {header}"
+            reason = (
+                f"the first line must be image,labels or image,labels,mask, not {shortened(header)}"
+            )
             raise InputError(self.file, "header", reason)
         self.columns, self.rows = len(header), rows[1:]
         self.masked = self.columns == 3
@@ -208,7 +216,7 @@ class FolderList:
 
     def entry(self, fields: list[str]) -> Entry:
         if len(fields) != self.columns or not fields[0].strip():
-            reason = f"{self.columns} fields expected, the first an image, not {fields}"
+            reason = f"{self.columns} fields expected, the first an image, not {shortened(fields)}"
             raise InputError(self.file, "line", reason)
         name = fields[0].strip()
         image = inside(self.base, name, self.file, "line")

@@ -10,7 +10,6 @@ may rely on. Entries that cannot be used are reported and left out, and the rest
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffground.errors import InputError, ProblemReport
+from diffground.io.files import load_json
 from diffground.io.images import read_image
 from diffground.io.labels import read_labels
 from diffground.io.paths import inside, is_file
@@ -191,12 +191,7 @@ Entry = TypeVar("Entry", Item, Triplet)
 
 def _each(file: Path, read: Callable[[Fields], Entry], report: ProblemReport) -> Iterator[Entry]:
     """The usable entries of a list; the others go to the report by their place in it."""
-    try:
-        content = json.loads(file.read_text("utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(file, "file", "there is no such file") from error
-    except (OSError, ValueError) as error:
-        raise InputError(file, "content", f"no JSON that can be read ({error})") from error
+    content = load_json(file)
     if not isinstance(content, list):
         raise InputError(file, "content", "a list is needed")
     seen: set[str] = set()

@@ -67,10 +67,13 @@ def read_requests(table: Path, images: Path) -> list[Request]:
 
 def _csv_rows(table: Path, text: str) -> Iterator[tuple[int, Any]]:
     reader = csv.DictReader(io.StringIO(text, newline=""))
-    if not set(COLUMNS) <= set(reader.fieldnames or ()):
-        raise InputError(table, "header", f"the columns {' and '.join(COLUMNS)} are needed")
-    for row in reader:
-        yield reader.line_num, row
+    try:
+        if not set(COLUMNS) <= set(reader.fieldnames or ()):
+            raise InputError(table, "header", f"the columns {' and '.join(COLUMNS)} are needed")
+        for row in reader:
+            yield reader.line_num, row
+    except csv.Error as error:  # a field of a hundred thousand characters, say
+        raise InputError(table, f"line {reader.line_num}", f"it is no CSV ({error})") from error
 
 
 def _jsonl_rows(table: Path, text: str) -> Iterator[tuple[int, Any]]:

@@ -8,7 +8,6 @@ digits), ``caption`` and ``segments`` (utterance, segment_ids as strings, noun, 
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,12 +15,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from diffground.errors import InputError, shortened
+from diffground.io.files import DIGITS, load_json
+from diffground.io.paths import inside
 
 log = logging.getLogger(__name__)
 
 Layout = Literal["auto", "png", "coco"]
 
-_DIGITS = 18  # of an id: more than any has, and fewer than Python refuses to read
 _MALFORMED = (KeyError, TypeError, ValueError, AttributeError, OverflowError)  # 1e999 is an inf
 
 _IMAGE_FOLDERS = {"png": "images/{split}", "coco": "{split}"}
@@ -118,7 +118,7 @@ class PanopticIndex:
         Of ``images`` and ``annotations``, single malformed records are named in the log and left
         out.
         """
-        content = read_json(path)
+        content = load_json(path)
         if not isinstance(content, dict):
             raise InputError(path, "top level", "a panoptic JSON object is expected")
         for key in ("images", "annotations", "categories"):
@@ -242,35 +242,11 @@ def find_folders(root: Path, split: str, layout: Layout) -> tuple[Path, Path]:
     """
     if not root.is_dir():
         raise InputError(root, "root", "there is no such folder")
+    inside(root, split, root, "split")
     return (
         _pick(root, split, layout, _IMAGE_FOLDERS, "image folder"),
         _pick(root, split, layout, _PNG_FOLDERS, "panoptic PNG folder"),
     )
-
-
-def read_json(path: Path) -> Any:
-    """The content of a JSON file; InputError if it is missing or no JSON."""
-    try:
-        text = path.read_text(encoding="utf-8")
-        try:
-            return json.loads(text)
-        except json.JSONDecodeError:
-            raise
-        except ValueError:  # a number of thousands of digits, which Python refuses
-            return json.loads(text, parse_int=_integer)
-    except FileNotFoundError as error:
-        raise InputError(path, "file", "there is no such file") from error
-    except OSError as error:
-        raise InputError.denied(path, error) from error
-    except RecursionError as error:
-        raise InputError(path, "JSON", "brackets are nested too deeply to be read") from error
-    except ValueError as error:
-        raise InputError(path, "JSON", shortened(error)) from error
-
-
-def _integer(text: str) -> int | str:
-    """An integer of the file; one of absurd length stays a text, the fault of its record alone."""
-    return int(text) if len(text) <= _DIGITS else text
 
 
 def _pick(root: Path, split: str, layout: Layout, names: Mapping[str, str], what: str) -> Path:
@@ -290,7 +266,7 @@ def _pick(root: Path, split: str, layout: Layout, names: Mapping[str, str], what
 def _digits(value: Any) -> bool:
     """Ids are strings of digits in the released files; plain integers are taken as well."""
     if isinstance(value, str):
-        return value.isascii() and value.isdigit() and len(value) <= _DIGITS
+        return value.isascii() and value.isdigit() and len(value) <= DIGITS
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 

@@ -45,9 +45,9 @@ from diffground.data.png_annotations import (
     Segment,
     find_folders,
     parse_narrative,
-    read_json,
 )
 from diffground.errors import InputError, ProblemReport
+from diffground.io.files import load_json
 from diffground.io.images import read_image
 from diffground.io.panoptic import read_panoptic, segment_masks
 from diffground.io.paths import inside
@@ -139,7 +139,7 @@ class PngBenchmark:
         self.root, self.split = Path(root), split
         self.image_folder, self.panoptic_folder = find_folders(self.root, split, layout)
         self.narratives_path = self.root / "annotations" / f"png_coco_{split}.json"
-        rows = read_json(self.narratives_path)
+        rows = load_json(self.narratives_path)
         if not isinstance(rows, list):
             raise InputError(self.narratives_path, "top level", "a list of narratives is expected")
         self.rows: list[Any] = rows

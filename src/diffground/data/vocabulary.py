@@ -33,15 +33,15 @@ of its semantic datasets have these labels).
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, ValidationError, field_validator, model_validator
 
-from diffground.config import Compat, Config
+from diffground.config import Compat, Config, refused
 from diffground.errors import InputError, shortened
+from diffground.io.files import load_json
 
 SHIPPED = Path(__file__).parent / "vocabularies"
 LEAD = "a photo including"  # 002, §3.3
@@ -129,11 +129,7 @@ class Vocabulary(Config):
         if not path.is_file():
             reason = f"there is no such file, and the shipped ones are {', '.join(shipped)}"
             raise InputError(path, "vocabulary", reason)
-        try:
-            content = json.loads(path.read_text("utf-8"), object_pairs_hook=_unique_keys)
-        except (OSError, ValueError) as error:
-            raise InputError(path, "JSON", str(error)) from error
-        return _from_content(content, path)
+        return _from_content(load_json(path, pairs=_unique_keys), path)
 
     @classmethod
     def from_names(cls, names: Sequence[str], background: Sequence[str] = ()) -> Vocabulary:
@@ -216,9 +212,7 @@ def _from_content(
     try:
         return Vocabulary.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "vocabulary"
-        raise InputError(file, field, first["msg"]) from error
+        raise refused(file, error, "vocabulary") from error
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -13,9 +13,9 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 
-from diffground.config import Config
-from diffground.errors import InputError
+from diffground.config import Config, refused
 from diffground.experiments.result_tables import Figures
+from diffground.io.files import load_config
 
 
 class PublishedRow(Config):
@@ -78,10 +78,7 @@ class PublishedPaper(Config, Generic[RowT]):
     @classmethod
     def read(cls, file: Path) -> Self:
         """Raises InputError naming the file and the first field that is wrong."""
-        try:
-            return cls.model_validate_json(file.read_text("utf-8"))
-        except ValidationError as error:
-            raise refused(file, error) from error
+        return load_config(cls, file)
 
 
 class TablesConfig(Config):
@@ -123,12 +120,6 @@ def changed(base: ConfigT, where: str, *changes: Mapping[str, Any]) -> ConfigT:
         return type(base).model_validate(content)
     except ValidationError as error:
         raise refused(where, error) from error
-
-
-def refused(where: str | Path, error: ValidationError) -> InputError:
-    """The first thing that pydantic found wrong."""
-    first = error.errors()[0]
-    return InputError(where, ".".join(map(str, first["loc"])) or "content", first["msg"])
 
 
 def _laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

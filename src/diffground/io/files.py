@@ -10,9 +10,12 @@ import uuid
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from diffground.errors import InputError
+from pydantic import BaseModel, ValidationError
+
+from diffground.config import refused
+from diffground.errors import InputError, shortened
 from diffground.io.paths import inside
 
 SEAL = ".sha256"  # what a file's seal is called: the file's name and this
@@ -20,6 +23,8 @@ SEAL = ".sha256"  # what a file's seal is called: the file's name and this
 # copied, checked out or unpacked have no note of their own to be compared with.
 SUMS = "SHA256SUMS"
 WEIGHTS = "*.safetensors"
+DIGITS = 18  # of an id: more than any has, and fewer than Python refuses to read
+Kind = TypeVar("Kind", bound=BaseModel)
 LIMIT = 1 << 28  # bytes: so many are read in the blink of an eye; `sha256sum -c` checks larger ones
 
 _ADVICE = {
@@ -164,12 +169,67 @@ def write_lines(path: str | Path, lines: Iterable[str]) -> Path:
 
 
 def read_json(path: str | Path) -> dict[str, Any] | None:
-    """An object that :func:`write_json` wrote; None if there is none that can be read."""
+    """An object that :func:`write_json` wrote; None if there is none that can be read.
+
+    Raises :class:`InputError` where the system would not hand the file over.
+    """
     try:
         content = json.loads(Path(path).read_text("utf-8"))
     except (FileNotFoundError, ValueError, RecursionError):
         return None
+    except OSError as error:
+        raise InputError.denied(path, error) from error
     return content if isinstance(content, dict) else None
+
+
+def load_json(
+    path: str | Path, *, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None
+) -> Any:
+    """The content of somebody's JSON file, of whatever form.
+
+    Args:
+        pairs: what becomes of an object's keys and values; None: a dict.
+
+    Raises:
+        InputError: there is no such file, it is no JSON in UTF-8, or nested too deeply to be read.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text("utf-8")
+        try:
+            return json.loads(text, object_pairs_hook=pairs)
+        except json.JSONDecodeError:
+            raise
+        except ValueError:  # of `pairs`; or a number of thousands of digits, which Python refuses
+            return json.loads(text, object_pairs_hook=pairs, parse_int=_integer)
+    except FileNotFoundError as error:
+        raise InputError(path, "file", "there is no such file") from error
+    except OSError as error:
+        raise InputError.denied(path, error) from error
+    except RecursionError as error:
+        raise InputError(path, "JSON", "brackets are nested too deeply to be read") from error
+    except ValueError as error:
+        raise InputError(path, "JSON", f"not readable as JSON: {shortened(error)}") from error
+
+
+def load_config(kind: type[Kind], path: Path, field: str = "") -> Kind:
+    """The settings in a JSON file, as a pydantic class.
+
+    Raises:
+        InputError: the file cannot be read, or is not of that form; ``field`` and the first place
+            that is wrong.
+    """
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise refused(path, error, field) from error
+    except OSError as error:
+        raise InputError.denied(path, error) from error
+
+
+def _integer(text: str) -> int | str:
+    """An integer of a file; one of absurd length stays a text, the fault of its record alone."""
+    return int(text) if len(text) <= DIGITS else text
 
 
 def _sealed(path: str | Path) -> set[str] | None:

@@ -34,6 +34,9 @@ from diffground.io.files import write_whole
 
 ImageSource = str | Path | Image.Image | NDArray[Any]
 
+#: What is opened, whatever a file is called. Pillow reads forty more, some of which nobody has
+#: looked after for years; of PostScript (EPS) it lets Ghostscript run what the file says.
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 BROKEN = "the image is cut short or corrupt"
 JPEG_QUALITY = 95
 _CONVERTED = {"1", "L", "P", "RGB", "CMYK", "YCbCr", "LAB", "HSV"}
@@ -108,11 +111,11 @@ def write_jpeg(path: str | Path, image: NDArray[np.uint8]) -> Path:
 def open_image(path: str | Path) -> Image.Image:
     """The opened Pillow image, pixels not read yet; each way in which opening fails: InputError."""
     path = Path(path)
-    with reading(path, "format", "not a readable image file"):
+    with reading(path, "format", "not an image file of a kind that is read, " + ", ".join(FORMATS)):
         try:
             if path.is_dir():
                 raise InputError(path, "file", "a folder, where an image file is expected")
-            return Image.open(path)
+            return Image.open(path, formats=FORMATS)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise InputError(path, "file", "there is no such file") from error
         except Image.DecompressionBombError as error:

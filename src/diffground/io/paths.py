@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Final
 
-from diffground.errors import InputError
+from diffground.errors import InputError, shortened
+
+LONGEST: Final = 255  # bytes of a file's name
 
 
 def inside(base: Path, name: str, file: str | Path, field: str) -> Path:
@@ -20,16 +23,26 @@ def inside(base: Path, name: str, file: str | Path, field: str) -> Path:
         file, field: where it stands, for the message.
 
     Raises:
-        InputError: ``name`` is empty, absolute, has a part that begins with a dot, or a character
-            that no name of a file can have.
+        InputError: ``name`` is empty, absolute, has a part that begins with a dot or ends the path
+            of a drive, be it read as on Windows; or is none that a file can have: it has a
+            character of control or half of one, or a part of more than 255 bytes.
     """
-    path = PurePosixPath(name)
-    if path.is_absolute() or not path.parts or any(part.startswith(".") for part in path.parts):
-        reason = f"{name[:80]!r} is no path within the dataset, or a hidden one"
+    path, there = PurePosixPath(name), PureWindowsPath(name)
+    hidden = any(part.startswith(".") for part in (*path.parts, *there.parts))
+    if path.is_absolute() or there.anchor or not path.parts or hidden:
+        reason = f"{shortened(name)} is no path within the dataset, or a hidden one"
         raise InputError(file, field, reason)
-    if any(ord(character) < 32 for character in name):  # noqa: PLR2004
-        raise InputError(file, field, f"{name[:80]!r} is no name of a file")
+    if any(ord(character) < 32 for character in name) or not all(map(_is_name, path.parts)):  # noqa: PLR2004
+        raise InputError(file, field, f"{shortened(name)} is no name of a file")
     return base / path
+
+
+def _is_name(part: str) -> bool:
+    """Whether a file can be called so."""
+    try:
+        return len(part.encode()) <= LONGEST
+    except UnicodeEncodeError:  # JSON can spell halves of characters
+        return False
 
 
 def is_file(path: Path) -> bool:

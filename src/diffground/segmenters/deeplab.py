@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import ResNetConfig, ResNetModel
 
-from diffground.errors import InputError
+from diffground.config import refused
+from diffground.errors import InputError, shortened
 from diffground.io.files import check_seal, write_json
 from diffground.metrics.iou import UNSURE
 from diffground.seeds import derive_seed
@@ -101,12 +102,15 @@ class DeepLabV2(nn.Module):
         try:
             config = DeepLabConfig(**content["network"])
             classes = [str(name) for name in content["classes"]]
-        except (KeyError, TypeError, ValidationError) as error:
-            raise InputError(
-                folder / CONFIG, "network", f"not a DeepLab folder ({error})"
-            ) from error
+        except ValidationError as error:
+            raise refused(folder / CONFIG, error, "network") from error
+        except (KeyError, TypeError) as error:
+            reason = f"not a DeepLab folder ({shortened(error)})"
+            raise InputError(folder / CONFIG, "network", reason) from error
         if config.shape is None:
             raise InputError(folder / CONFIG, "shape", "it says not how large the network is")
+        if len(classes) < 2:  # noqa: PLR2004
+            raise InputError(folder / CONFIG, "classes", "the background and one more are needed")
         model = cls(ResNetConfig(**config.shape.model_dump()), classes, config)
         try:
             model.load_state_dict(load_weights(folder / WEIGHTS, remedy))

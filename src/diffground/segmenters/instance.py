@@ -8,7 +8,6 @@ the folder's own processor normalises them, and swaps no channels.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,9 +22,9 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoImageProcessor, AutoModelForUniversalSegmentation, PreTrainedModel
 
-from diffground.backbone.folder import without_bars
+from diffground.backbone.folder import loading
 from diffground.errors import InputError
-from diffground.io.files import check_sums
+from diffground.io.files import check_sums, load_json
 
 #: What ``config.json`` calls the networks that answer by queries, of pictures alone.
 KINDS: Final = ("eomt", "mask2former", "maskformer")
@@ -88,11 +87,17 @@ class InstanceSegmenter:
                 raise InputError(folder, name, "the segmenter's folder lacks it")
         _config(folder)
         check_sums(folder, "fetch the folder again, or `git checkout -- <folder>` if it is tracked")
-        with without_bars(), _any_backbone():
+        with loading(folder), _any_backbone():
             model = AutoModelForUniversalSegmentation.from_pretrained(
-                folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
+                folder,
+                local_files_only=True,
+                use_safetensors=True,
+                trust_remote_code=False,
+                dtype=torch.float32,
             )
-        processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True, backend="pil")
+            processor = AutoImageProcessor.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False, backend="pil"
+            )
         return cls(model.to(device), processor, folder)
 
     @torch.no_grad()
@@ -144,11 +149,13 @@ def _config(folder: Path) -> dict[str, Any]:
     file = folder / "config.json"
     if not file.is_file():
         raise InputError(folder, file.name, "the segmenter's folder lacks it")
+    config: dict[str, Any] = load_json(file)
     try:
-        config: dict[str, Any] = json.loads(file.read_text("utf-8"))
         kind, labels = config["model_type"], config["id2label"]
-    except (ValueError, LookupError, TypeError) as error:
+    except (LookupError, TypeError) as error:
         raise InputError(file, "config", f"is none of a segmenter ({error})") from error
+    if not isinstance(labels, dict) or not all(str(label).isdecimal() for label in labels):
+        raise InputError(file, "id2label", "names of categories by their numbers are needed")
     if kind not in KINDS:
         reason = f"{kind!r} with {len(labels)} labels: a segmenter is of {', '.join(KINDS)}"
         raise InputError(file, "model_type", reason)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import ResNetModel
 
-from diffground.backbone.folder import without_bars
+from diffground.backbone.folder import loading
 from diffground.errors import InputError
 from diffground.io.files import read_json
 
@@ -67,7 +67,7 @@ def load_resnet(folder: str | Path) -> ResNetModel:
     if kind != "resnet":
         raise InputError(folder / CONFIG, "model_type", f"{kind!r} is not 'resnet'")
     need_file(folder, WEIGHTS)
-    with without_bars():
+    with loading(folder):
         model, report = ResNetModel.from_pretrained(
             folder,
             local_files_only=True,

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import Dinov2Model, ViTModel
 
-from diffground.backbone.folder import without_bars
+from diffground.backbone.folder import loading
 from diffground.errors import InputError
 from diffground.io.files import check_sums, read_json
 
@@ -68,12 +68,14 @@ class VitDescriptors:
             raise InputError(folder / "config.json", "model_type", reason)
         scale = read_json(folder / "preprocessor_config.json") or {}
         for field in ("image_mean", "image_std"):
-            if len(scale.get(field, ())) != 3:  # noqa: PLR2004
+            values: Any = scale.get(field)
+            three = isinstance(values, list) and len(values) == 3  # noqa: PLR2004
+            if not three or not all(isinstance(value, int | float) for value in values):
                 where = folder / "preprocessor_config.json"
                 raise InputError(where, field, "three numbers are needed, of red, green and blue")
         check_sums(folder, "fetch the folder again, or `git checkout -- <folder>` if it is tracked")
         extra = {"add_pooling_layer": False} if kind == "vit" else {}
-        with without_bars():
+        with loading(folder):
             model = KINDS[kind].from_pretrained(
                 folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, **extra
             )

@@ -29,8 +29,9 @@ from typing import Any, TypedDict, TypeVar
 
 from filelock import FileLock
 
-from diffground.errors import InputError, Problem, ProblemReport
+from diffground.errors import InputError, Problem, ProblemReport, shortened
 from diffground.io.notes import FileNote, digest_of, is_unchanged, note_of
+from diffground.io.paths import inside
 from diffground.progress import progress
 from diffground.provenance import Recipe, claim, commit, join_commits
 from diffground.store.config import ShardConfig, WorkConfig
@@ -263,10 +264,15 @@ def _finished(
 def _check(items: Iterable[Item], folder: Path) -> None:
     seen: set[str] = set()
     for item in items:
-        parts = [part for name in item.files for part in name.split("/")]
-        # Hidden files would not be in the manifest.
-        if any(not part or part.startswith(".") for part in parts):
-            raise InputError(folder, f"item {item.id!r}", "its name cannot be the name of a file")
+        field = f"item {shortened(item.id)}"
+        try:
+            for name in item.files:  # hidden files would not be in the manifest
+                inside(folder, name, folder, field)
+            whole = all(all(name.split("/")) for name in item.files)
+        except InputError:
+            whole = False
+        if not whole:
+            raise InputError(folder, field, "its name cannot be the name of a file")
         if item.id in seen:
             raise InputError(folder, f"item {item.id!r}", "the name occurs twice")
         seen.add(item.id)

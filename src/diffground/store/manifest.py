@@ -132,10 +132,17 @@ def make_folder(
 
     Raises:
         InputError: ``folder`` has no manifest that can be read, and files that ``make`` does not
-            make. It may be somebody's own dataset, so it is not touched.
+            make. It may be somebody's own dataset, so it is not touched. Or it is a file, or the
+            system lets nothing be made there.
     """
     folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(folder, "folder", "a file is in its place; choose another folder")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = f"cannot be made ({error.strerror}); choose another folder"
+        raise InputError(folder, "folder", reason) from error
     partial, old = (folder.parent / f".{folder.name}.{state}" for state in ("partial", "old"))
     with FileLock(folder.parent / f".{folder.name}.lock"):
         manifest = read_manifest(folder)

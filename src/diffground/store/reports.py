@@ -9,12 +9,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from diffground.config import Config
 from diffground.errors import Problem
 from diffground.io.files import write_whole
 from diffground.io.notes import FileNote, digest_of
+from diffground.io.paths import inside
 
 REPORTS = "shard-*-of-*.jsonl"
 
@@ -30,6 +31,14 @@ class Note(Config):
     sources: dict[str, FileNote | None]  # as they were before they were read; None: not readable
     commit: str
     about: About = Field(default_factory=dict)
+
+    @field_validator("files")
+    @classmethod
+    def _are_of_the_store(cls, files: dict[str, str]) -> dict[str, str]:
+        """A report may be somebody else's: it names no files elsewhere."""
+        for name in files:
+            inside(Path(), name, "report", "files")
+        return files
 
 
 def read_notes(folder: Path) -> dict[str, Note]:

@@ -246,7 +246,7 @@ def test_unreadable_sources(folder: Path, tmp_path: Path):
     torch.save([1, 2], tmp_path / "list.pth")
     fails(tmp_path / "list.pth", "a list")
     (tmp_path / "torn.safetensors").write_bytes(b"torn")
-    fails(tmp_path / "torn.safetensors", "not readable as safetensors")
+    fails(tmp_path / "torn.safetensors", "it cannot be read")
     save_file({"unet.weight": torch.zeros(2)}, tmp_path / "other.safetensors")
     fails(tmp_path / "other.safetensors", "no tensor is named sem_seg_head")
     weights = original_names(folder)

@@ -15,20 +15,37 @@ from pathlib import Path
 from typing import Any
 
 from fsspec.implementations.memory import MemoryFileSystem
+from kedro.io import DatasetError
 from kedro.io import MemoryDataset as KedroMemoryDataset
 from kedro_datasets import json, matplotlib, pillow, text
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from diffground.adapters.datasets.previews import Previewed
+from diffground.errors import InputError, shortened
 from diffground.io.files import write_whole
+from diffground.io.images import open_image
 
 
 class Whole:
-    """Makes a file dataset of Kedro write what it saves in one step, see :func:`write_whole`.
+    """Makes a file dataset of Kedro write what it saves in one step, see :func:`write_whole`, and
+    say of a file that it cannot read which one that is.
 
     Raises:
-        DatasetError: with an InputError that names the file, the cause and the remedy.
+        DatasetError: with an InputError that names the file, the cause and the remedy; of a file
+            that is not there, or that the system denies, with the system's error.
     """
+
+    def load(self) -> Any:
+        """What Kedro's dataset reads."""
+        try:
+            return super().load()  # type: ignore[misc]
+        except DatasetError as error:
+            cause = error.__cause__
+            if cause is None or isinstance(cause, InputError | OSError):
+                raise
+            reason = f"cannot be read ({shortened(cause)}); run the pipeline again that makes it"
+            file = str(self._filepath)  # type: ignore[attr-defined]
+            raise InputError(file, "content", reason) from cause
 
     def save(self, data: Any) -> None:
         """Lets Kedro's dataset write into memory, and writes that."""
@@ -58,7 +75,12 @@ class RecordsDataset(JSONDataset):
 
     def load(self) -> Any:
         """Reads them."""
-        return self._type().validate_python(super().load())
+        content = super().load()
+        try:
+            return self._type().validate_python(content)
+        except ValidationError as error:
+            reason = f"these are none of {self._of}; run the pipeline again that makes them"
+            raise InputError(str(self._filepath), "content", reason) from error
 
     def _type(self) -> TypeAdapter[Any]:
         module, _, name = self._of.rpartition(".")
@@ -71,6 +93,10 @@ class TextDataset(Whole, Previewed, text.TextDataset):
 
 class ImageDataset(Whole, Previewed, pillow.ImageDataset):
     """A picture, as PIL has it."""
+
+    def load(self) -> Any:
+        """Opens it by the rules for all pictures."""
+        return open_image(str(self._filepath))
 
 
 class MatplotlibDataset(Whole, Previewed, matplotlib.MatplotlibDataset):

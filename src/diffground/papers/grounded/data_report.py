@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from diffground.io.images import BROKEN, reading
 from diffground.papers.grounded.data_config import ChoiceConfig, GroundingDataConfig
 from diffground.papers.grounded.samples import Reason, Record, Samples, SyntheticSet
 from diffground.reporting.lettering import Word, flow
@@ -155,9 +156,12 @@ def _scores(record: Record, names: Sequence[str]) -> list[Word]:
 
 
 def thumbnail(synthetic: SyntheticSet, record: Record) -> NDArray[np.uint8]:
-    """The small picture (h, w, 3) of an attempt that was not broken."""
-    with Image.open(io.BytesIO(synthetic.thumbnail(record))) as picture:
-        return np.asarray(picture.convert("RGB"))
+    """The small picture (h, w, 3) of an attempt that was not broken; InputError if it is none."""
+    file = synthetic.part_of(record)
+    with reading(file, f"{record.id}.thumbnail", BROKEN):
+        content = io.BytesIO(synthetic.thumbnail(record))
+        with Image.open(content, formats=("JPEG",)) as picture:
+            return np.asarray(picture.convert("RGB"))
 
 
 def fitting(mask: NDArray[np.bool_], shape: tuple[int, ...]) -> NDArray[np.bool_]:

@@ -9,7 +9,7 @@ from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
 from diffground.attention.config import AggregationConfig
 from diffground.config import AutoDevice, Config
-from diffground.errors import InputError
+from diffground.io.files import load_config
 from diffground.masks.config import SpectralConfig
 from diffground.metrics.config import Matching
 from diffground.papers.personalized.baselines.config import BaselinesConfig
@@ -71,10 +71,7 @@ class PersonalLocaliserConfig(Config):
         file = Path(folder) / RECIPE_FILE
         if not file.exists():
             return cls()
-        try:
-            return cls.model_validate_json(file.read_text("utf-8"))
-        except ValueError as error:
-            raise InputError(file, "settings", str(error)) from error
+        return load_config(cls, file, "settings")
 
 
 class PersonalizedConfig(Config):

@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from diffground.backbone.captions import Span, check_caption, lost_phrases
 from diffground.backbone.frozen import FrozenDiffusion
+from diffground.config import refused
 from diffground.errors import InputError
 from diffground.io.files import read_json
 from diffground.io.images import ImageSource, read_image
@@ -154,4 +155,4 @@ def _trained_at(folder: Path) -> PngDataConfig:
     try:
         return PngDataConfig.model_validate(kept["data"])
     except ValidationError as error:
-        raise InputError(folder / TRAINING, "data", str(error)) from error
+        raise refused(folder / TRAINING, error, "data") from error

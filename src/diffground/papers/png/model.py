@@ -28,7 +28,8 @@ from diffground.attention.selfcross import minmax
 from diffground.backbone.frozen import FrozenDiffusion
 from diffground.backbone.layers import cross_sites
 from diffground.backbone.probe import ProbeRequest, ProbeResult
-from diffground.errors import InputError
+from diffground.config import refused
+from diffground.errors import InputError, shortened
 from diffground.io.files import check_seal, read_json, write_json
 from diffground.papers.png.config import PngModelConfig
 from diffground.papers.png.decoder import DecoderMasks, MaskFeature, PhraseDecoder
@@ -269,8 +270,11 @@ class PngModel(nn.Module):
             config = PngModelConfig.model_validate(content["model"])
             category_ids = tuple(int(i) for i in content["category_ids"])
             name, wanted = content["backbone"]["name"], content["backbone"]["fingerprint"]
-        except (KeyError, TypeError, ValidationError) as error:
-            raise InputError(path, "model", f"not a PNG model's configuration: {error}") from error
+        except ValidationError as error:
+            raise refused(path, error, "model") from error
+        except (KeyError, TypeError, ValueError) as error:
+            reason = f"not a PNG model's configuration: {shortened(error)}"
+            raise InputError(path, "model", reason) from error
         if wanted != backbone.fingerprint():
             raise InputError(
                 path,

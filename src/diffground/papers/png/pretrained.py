@@ -17,19 +17,16 @@ Prefixes before ``pixel_level_module``, ``transformer_module`` and ``sem_seg_hea
 from __future__ import annotations
 
 import itertools
-import json
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from diffground.errors import InputError
-from diffground.io.files import check_sums
+from diffground.backbone.personal_formats import read_tensors
+from diffground.errors import InputError, shortened
+from diffground.io.files import check_sums, load_json
 from diffground.papers.png.decoder import MaskFeature, PhraseDecoder
 from diffground.papers.png.mlma import MLMA
 from diffground.papers.png.pretrained_keys import (
@@ -168,11 +165,12 @@ def _read(path: Path) -> _Source:
             if not (path / name).is_file():
                 raise InputError(path, name, "the folder lacks it: save_pretrained of transformers")
         check_sums(path, "fetch the folder again, or `git checkout -- <folder>` if it is tracked")
+        config = load_json(path / "config.json")
         try:
-            config = json.loads((path / "config.json").read_text("utf-8"))
             kind, heads = config["model_type"], int(config["num_attention_heads"])
         except (ValueError, KeyError, TypeError) as error:
-            raise InputError(path / "config.json", "content", f"unreadable: {error!r}") from error
+            reason = f"of no segmenter: {shortened(repr(error))}"
+            raise InputError(path / "config.json", "content", reason) from error
         if kind != "mask2former":
             raise InputError(path / "config.json", "model_type", f"{kind!r}, not 'mask2former'")
         file = path / "model.safetensors"
@@ -195,26 +193,16 @@ def _tensors(file: Path) -> dict[str, Tensor]:
     """A file's tensors by name."""
     if not file.is_file():
         raise InputError(file, "file", "does not exist")
-    if file.suffix == ".safetensors":
-        try:
-            return load_file(file)
-        except SafetensorError as error:
-            raise InputError(file, "content", f"not readable as safetensors: {error}") from error
-    if file.suffix not in (".pth", ".pt", ".bin"):
+    if file.suffix not in (".safetensors", ".pth", ".pt", ".bin"):
         raise InputError(
             file,
             "suffix",
             f"{file.suffix!r}, not .safetensors, .pth, .pt or .bin: save a pickled checkpoint's "
             "state dict with safetensors.torch.save_file",
         )
-    try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise InputError(file, "content", f"not a torch file of plain tensors: {error}") from error
+    content = read_tensors(file)
     for under in ("model", "state_dict"):
-        if isinstance(content, dict) and isinstance(content.get(under), dict):
+        if isinstance(content.get(under), dict):
             content = content[under]
             break
-    if not isinstance(content, dict):
-        raise InputError(file, "content", f"a {type(content).__name__}, not tensors by name")
     return {str(name): value for name, value in content.items() if isinstance(value, Tensor)}

@@ -10,7 +10,7 @@ from pydantic import Field, NonNegativeFloat, PositiveInt, field_validator
 from diffground.attention.config import AggregationConfig, Style
 from diffground.config import AutoDevice, Compat, Config
 from diffground.data.image_lists import CocoSource, FolderSource, Source, VocSource
-from diffground.errors import InputError
+from diffground.io.files import load_config
 from diffground.masks.crf import CrfConfig
 from diffground.masks.mask_files import MaskConfig
 from diffground.segmenters.config import SemanticConfig
@@ -51,10 +51,7 @@ class TextToMaskConfig(Config):
         file = Path(folder) / RECIPE_FILE
         if not file.exists():
             return cls()
-        try:
-            return cls.model_validate_json(file.read_text("utf-8"))
-        except ValueError as error:
-            raise InputError(file, "settings", str(error)) from error
+        return load_config(cls, file, "settings")
 
 
 class Text2MaskConfig(Config):
