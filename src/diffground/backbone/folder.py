@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
 from diffground.backbone.layers import LAYERS_FILE
 from diffground.errors import InputError, shortened
 from diffground.io.files import check_sums, load_json
@@ -182,6 +180,8 @@ def loading(folder: Path) -> Iterator[None]:
     Whatever they stumble over is an InputError: each configuration and each file has its own kinds
     of errors there, few of which name it.
     """
+    import torch  # takes seconds; whoever loads a model has it
+
     try:
         with without_bars():
             yield
