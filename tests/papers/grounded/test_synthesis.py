@@ -22,7 +22,7 @@ from diffground.foundation.scenes import captioned_scenes
 from diffground.masks.phrase_masks import describe_mask
 from diffground.papers.grounded.data_config import ChoiceConfig
 from diffground.papers.grounded.feature_maps import feature_maps
-from diffground.papers.grounded.features import FeatureReader, features
+from diffground.papers.grounded.features import FeatureReader, features, in_16_bits
 from diffground.papers.grounded.generation import (
     _run_lengths,
     _thumbnail,
@@ -309,6 +309,14 @@ def test_the_cache_of_features(whole: Path, tmp_path: Path) -> None:
     assert more(samples[2:3]).keys() == exact.keys()
     with pytest.raises(InputError, match="train-00004.*cannot be read"):
         more([samples[4]])
+
+
+def test_features_beyond_16_bits_stay_finite() -> None:
+    large = torch.tensor([[7e4, -1e30, 65504.0, 0.1]])
+    assert in_16_bits(large, "a").tolist() == [[65504.0, -65504.0, 65504.0, 0.0999755859375]]
+    for bad in (torch.inf, torch.nan):
+        with pytest.raises(InputError, match="sample a: features: are not finite"):
+            in_16_bits(torch.tensor([bad]), "a")
 
 
 def test_settings_of_prompts_keep_their_samples(tmp_path: Path) -> None:
