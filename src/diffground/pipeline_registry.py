@@ -43,6 +43,7 @@ PIPELINES: dict[str, tuple[str, ...]] = {
     "grounding_export": ("grounded:data,export",),
     "grounding_figure": ("grounded:data,train,figure",),
     "grounding_teaching": ("world:voc2012", "grounded:data,export,teaching"),
+    "report": ("report",),
     "__default__": ("world:coco", "png:train,evaluate"),
 }
 

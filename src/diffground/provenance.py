@@ -17,6 +17,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import platform
 import subprocess
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
@@ -89,6 +91,17 @@ def commit() -> str:
     if found is None or _git(here.parent, "ls-files", "--error-unmatch", here.name) is None:
         return f"diffground {version('diffground')}"
     return found.commit + ("+" if found.changed else "")
+
+
+def hardware() -> str:
+    """What runs the code: the accelerator's name, or the processor's architecture."""
+    import torch
+
+    if torch.cuda.is_available():
+        return f"cuda: {torch.cuda.get_device_name(0)} x{torch.cuda.device_count()}"
+    if torch.backends.mps.is_available():
+        return "mps"
+    return f"cpu: {platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
 
 
 class Checkout(NamedTuple):

@@ -16,12 +16,12 @@ from diffground.adapters.pictures import (
     FOLDER,
     PICTURES,
     WIDTH,
-    small,
     write_pictures,
     write_samples,
 )
 from diffground.adapters.site.samples import SAMPLES
 from diffground.errors import InputError
+from diffground.reporting.small import small
 from diffground.world.config import WorldConfig
 from diffground.world.datasets import make_dataset
 
@@ -44,15 +44,15 @@ def test_readme_shows_every_picture_and_how_it_is_made(root: Path) -> None:
 def test_pictures_are_reduced_and_look_alike() -> None:
     ramp = np.linspace(0, 255, 1520, dtype=np.uint8)
     picture = Image.fromarray(np.broadcast_to(ramp[None, :, None], (400, 1520, 3)).copy())
-    reduced = small(picture)
+    reduced = small(picture, WIDTH)
     assert reduced.size == (WIDTH, 263)
     expected = np.asarray(picture.resize((WIDTH, 263))).astype(int)
     assert np.abs(np.asarray(reduced.convert("RGB")).astype(int) - expected).max() <= 4
     rare = picture.copy()
     rare.paste((230, 190, 20), (700, 200, 710, 210))  # a yellow thing stays yellow
-    red, green, blue = np.asarray(small(rare).convert("RGB"))[135, 463].astype(int)
+    red, green, blue = np.asarray(small(rare, WIDTH).convert("RGB"))[135, 463].astype(int)
     assert abs(red - 230) < 12 and abs(green - 190) < 12 and abs(blue - 20) < 24
-    assert small(picture.resize((300, 100))).size == (300, 100)
+    assert small(picture.resize((300, 100)), WIDTH).size == (300, 100)
 
 
 def test_what_was_not_made_is_named_with_its_command(root: Path, tmp_path: Path) -> None:

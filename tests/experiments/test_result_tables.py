@@ -48,6 +48,7 @@ def test_a_table_has_exactly_the_documented_keys():
     content = table().model_dump(mode="json")
     assert list(content) == [
         "paper", "table", "metric", "scale", "rows", "orderings", "config", "commit", "seconds",
+        "hardware",
     ]  # fmt: skip
     assert content["rows"][0] == {
         "name": "baseline", "paper": {"overall": 37.8}, "mean": {"overall": 31.0},
@@ -84,7 +85,7 @@ def test_a_gap_as_small_as_its_deviation_is_said_to_be():
     rows = [measured_row(name, [{"a": float(v)} for v in runs]) for name, runs in values.items()]
     near, far = judged(rows, "high", "low", "a"), judged(rows, "far", "low", "a")
     assert near.deviation == pytest.approx(5) and far.deviation == pytest.approx(13**0.5)
-    assert near.holds and far.holds
+    assert near.holds and far.holds and near.within and not far.within
     text = render(table(rows=tuple(rows), orderings=(near, far)))
     assert "high > low (a): paper -, measured +1.0 ±5.0: holds (within its deviation)" in text
     assert "far > low (a): paper -, measured +9.0 ±3.6: holds\n" in text

@@ -14,7 +14,7 @@ from diffground.config import Config
 from diffground.experiments.published import PublishedPaper, PublishedRow, PublishedTable, changed
 from diffground.experiments.result_tables import ResultTable
 from diffground.experiments.runner import Heading, Outcome, RowLog, as_json_and_text, run_tables
-from diffground.provenance import Made
+from diffground.provenance import Made, hardware
 
 ONE = PublishedTable[PublishedRow](
     table="Table 1",
@@ -102,6 +102,7 @@ def test_rows_and_seeds_stand_beside_the_paper(made_by):
     assert (mean.name, mean.seeds, mean.mean) == ("mean", 2, two.rows[0].mean)
     assert mean.paper == {"double": 9.0} and two.rows[0].paper == {}
     content, text = as_json_and_text([one, two])
+    assert one.hardware == hardware() and f" min, {hardware()}" in text
     assert [ResultTable.model_validate(table) for table in content] == [one, two]
     assert text.index("A toy, Table 1") < text.index("A toy, Table 2") and "Of all." in text
 

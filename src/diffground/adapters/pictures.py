@@ -16,6 +16,7 @@ from diffground.adapters.site.samples import SAMPLES
 from diffground.errors import InputError
 from diffground.io.files import write_whole
 from diffground.io.images import open_image
+from diffground.reporting.small import small
 
 FOLDER = Path("catalog_docs") / "pictures"
 # Catalog entry -> what makes it, with as few rows as README has room for.
@@ -24,18 +25,7 @@ PICTURES = {
     "png_overlays": "kedro run --pipelines png_train --params png.eval.overlays=2",
     "text2mask_figure4": "kedro run --pipelines pseudo_labels --params text2mask.figures=3",
 }
-WIDTH = 1000  # pixels, at most: about README's column
-COLOURS = 256  # of the palette: less than 160 kB a picture
-
-
-def small(picture: Image.Image) -> Image.Image:
-    """The picture at most 1000 pixels wide, in 256 colours of its own, rare ones too."""
-    height = round(picture.height * WIDTH / picture.width)
-    if picture.width > WIDTH:
-        picture = picture.resize((WIDTH, height), Image.Resampling.LANCZOS)
-    return picture.convert("RGB").quantize(
-        COLOURS, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE
-    )
+WIDTH = 1000  # pixels, at most: about README's column; less than 160 kB a picture
 
 
 def write_pictures(project: Path) -> list[Path]:
@@ -64,7 +54,7 @@ def write_samples(project: Path) -> list[Path]:
 
 
 def _write(picture: Image.Image, project: Path, name: str) -> Path:
-    save = partial(small(picture).save, format="PNG", optimize=True)
+    save = partial(small(picture, WIDTH).save, format="PNG", optimize=True)
     return write_whole(project / FOLDER / f"{name}.png", save)
 
 

@@ -9,8 +9,6 @@ ends a run. MLflow is imported when a run begins.
 from __future__ import annotations
 
 import getpass
-import os
-import platform
 import re
 import sys
 import time
@@ -156,17 +154,6 @@ def code_version(project: Path) -> dict[str, str]:
         return tags | {"git.commit": "unknown", "git.dirty": "unknown"}
     commit, dirty = found.commit, "true" if found.changed else "false"
     return tags | {"mlflow.source.git.commit": commit, "git.commit": commit, "git.dirty": dirty}
-
-
-def device() -> str:
-    """The accelerator's name, or the processor's architecture."""
-    import torch
-
-    if torch.cuda.is_available():
-        return f"cuda: {torch.cuda.get_device_name(0)} x{torch.cuda.device_count()}"
-    if torch.backends.mps.is_available():
-        return "mps"
-    return f"cpu: {platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
 
 
 def _now() -> int:

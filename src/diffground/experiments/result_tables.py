@@ -44,6 +44,12 @@ class Ordering(Config):
     deviation: float | None  # of the measured gap over seeds; None where a row has but one
     holds: bool | None  # whether the measured gap has the sign of the claim; None = not measured
 
+    @property
+    def within(self) -> bool:
+        """Whether the measured gap is no larger than its deviation: it may be chance."""
+        gap, deviation = self.measured_gap, self.deviation
+        return gap is not None and deviation is not None and abs(gap) <= deviation
+
 
 class ResultTable(Config):
     """One table (or the numbers of one figure) of a paper, at one scale."""
@@ -57,6 +63,7 @@ class ResultTable(Config):
     config: dict[str, Any] = Field(default_factory=dict)  # what the measured numbers depend on
     commit: str = ""  # of the run that put the table together
     seconds: float | None = None  # wall time of all runs behind the table
+    hardware: str = ""  # of the run that put the table together, see `diffground.provenance`
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -117,11 +124,13 @@ def render(table: ResultTable) -> str:
     The scale is in the heading; measured figures carry their standard deviation if there is one.
     Behind a row stands who made it, and when. The notes of the table's ``config`` come last.
     """
-    places = _places(table)
+    places = places_of(table)
     about = [f"measured at {table.scale} scale"]
     about += [f"{key} {table.config[key]}" for key in _SETTINGS if key in table.config]
     if table.seconds is not None:
         about.append(f"{table.seconds / 60:.1f} min")
+    if table.hardware:
+        about.append(table.hardware)
     lines = [f"{table.paper}, {table.table}: {table.metric}", ", ".join(about)]
     if table.scale == "mini":
         lines.append("mini scale: compare orderings with the paper, not levels")
@@ -129,12 +138,12 @@ def render(table: ResultTable) -> str:
     if table.orderings:
         lines += ["", "orderings"]
     for entry in table.orderings:
-        gaps = [_figure(gap, places, "+") for gap in (entry.paper_gap, entry.measured_gap)]
+        gaps = [figure_text(gap, places, "+") for gap in (entry.paper_gap, entry.measured_gap)]
         verdict = {True: "holds", False: "DOES NOT HOLD", None: "not measured"}[entry.holds]
         if entry.deviation is not None and entry.measured_gap is not None:
             gaps[1] += f" ±{entry.deviation:.{places}f}"
-            if abs(entry.measured_gap) <= entry.deviation:
-                verdict += " (within its deviation)"
+        if entry.within:
+            verdict += " (within its deviation)"
         lines.append(f"  {entry.claim}: paper {gaps[0]}, measured {gaps[1]}: {verdict}")
     if table.config.get("notes"):
         lines += ["", "notes"]
@@ -155,7 +164,7 @@ def _grid(table: ResultTable, places: int) -> list[str]:
     width = max(map(len, ["row", *names]))
     blocks = [[f"{cell:{width}}" for cell in ("", "row", "-" * width, *names)]]
     for column in table.columns:
-        paper = ["paper", *(_figure(row.paper.get(column), places) for row in table.rows)]
+        paper = ["paper", *(figure_text(row.paper.get(column), places) for row in table.rows)]
         measured = ["measured", *(_measured(row, column, places) for row in table.rows)]
         left, right = max(map(len, [column, *paper])), max(map(len, measured))
         pairs = [f"{a:>{left}}  {b:>{right}}" for a, b in zip(paper, measured, strict=True)]
@@ -175,7 +184,7 @@ def _runs(seeds: int) -> str:
     return {0: "", 1: " (1 seed)"}.get(seeds, f" ({seeds} seeds)")
 
 
-def _places(table: ResultTable) -> int:
+def places_of(table: ResultTable) -> int:
     """Decimal places of a table: one for percent, three where no figure reaches 2."""
     parts = [part for row in table.rows for part in (row.paper, row.mean)]
     figures = [abs(value) for part in parts for value in part.values() if value is not None]
@@ -183,11 +192,12 @@ def _places(table: ResultTable) -> int:
 
 
 def _measured(row: ResultRow, column: str, places: int) -> str:
-    text = _figure(row.mean.get(column), places)
+    text = figure_text(row.mean.get(column), places)
     return f"{text} ±{row.sd[column]:.{places}f}" if column in row.sd else text
 
 
-def _figure(value: float | None, places: int, sign: str = "-") -> str:
+def figure_text(value: float | None, places: int, sign: str = "-") -> str:
+    """A figure as tables have it."""
     return "-" if value is None else f"{value:{sign}.{places}f}"
 
 

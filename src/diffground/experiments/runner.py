@@ -25,7 +25,7 @@ from diffground.experiments.result_tables import (
     ordering,
     render,
 )
-from diffground.provenance import Made, commit
+from diffground.provenance import Made, commit, hardware
 from diffground.reporting.scale import Scale
 from diffground.tracking import Tracker, get_tracker, numbers
 
@@ -122,6 +122,7 @@ class Heading:
             },
             commit=commit(),
             seconds=seconds,
+            hardware=hardware(),
         )
 
 

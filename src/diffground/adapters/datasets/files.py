@@ -100,7 +100,37 @@ class ImageDataset(Whole, Previewed, pillow.ImageDataset):
 
 
 class MatplotlibDataset(Whole, Previewed, matplotlib.MatplotlibDataset):
-    """A figure, which is only written."""
+    """A figure of matplotlib, which is read as the picture that was kept of it."""
+
+    def load(self) -> Any:
+        """Opens it by the rules for all pictures."""
+        return open_image(str(self._filepath))
+
+
+class Optional:
+    """Makes a dataset give None where the pipeline that writes it has not run here yet.
+
+    Only a node that is tagged "report" may be given it so: the others are told before a run what is
+    missing (:class:`~diffground.adapters.hooks.InputsHook`).
+    """
+
+    optional = True
+
+    def load(self) -> Any:
+        """What is there, or None."""
+        return super().load() if self.exists() else None  # type: ignore[misc, attr-defined]
+
+
+class OptionalJSONDataset(Optional, JSONDataset):
+    """JSON of results, if there are any."""
+
+
+class OptionalImageDataset(Optional, ImageDataset):
+    """A picture, if it was made."""
+
+
+class OptionalMatplotlibDataset(Optional, MatplotlibDataset):
+    """A figure, if it was drawn."""
 
 
 class MemoryDataset(Previewed, KedroMemoryDataset):

@@ -74,9 +74,14 @@ class InputsHook:
             dataset = catalog.get(name)
             if isinstance(dataset, FolderDataset):
                 dataset.check()
-            elif dataset is not None and not dataset.exists():
+            elif dataset is not None and not dataset.exists() and not _for_report(name, pipeline):
                 raise _not_made(name, dataset)
         check_splits(pipeline, catalog)
+
+
+def _for_report(name: str, pipeline: Pipeline) -> bool:
+    """Whether only nodes read it that say of what is missing that it is."""
+    return all("report" in node.tags for node in pipeline.nodes if name in node.inputs)
 
 
 def _not_made(name: str, dataset: AbstractDataset[Any, Any]) -> InputError:

@@ -25,6 +25,7 @@ from diffground.adapters.config_loader import DEFAULT_ENV, MachineConfigLoader
 from diffground.adapters.datasets import DataFolderDataset, FolderDataset
 from diffground.adapters.hooks.results import file_of, is_first_process, layer
 from diffground.config import Config
+from diffground.provenance import hardware
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +119,7 @@ class RunLogHook:
                 "env": env,
                 "pipelines": ",".join(names),
                 "run_id": str(run_params["run_id"]),
-                "device": run_log.device(),
+                "device": hardware(),
             }
         )
         self._run.log_dict(run_params, "run.json")
@@ -135,7 +136,9 @@ class RunLogHook:
             return
         dataset = self._catalog.get(dataset_name)
         metadata = getattr(dataset, "metadata", None) or {}
-        figures = type(dataset).__name__ == "JSONDataset" and metadata.get("run_log") != "file"
+        figures = (
+            type(dataset).__name__.endswith("JSONDataset") and metadata.get("run_log") != "file"
+        )
         if figures and isinstance(data, dict):
             self._run.log_metrics(tracking.numbers(data, dataset_name))
         path = file_of(dataset)
