@@ -1,7 +1,8 @@
 # Every command of the project. `make help` lists them.
 VENV ?= .venv
 ARGS ?=#          more arguments for `kedro run`: make png_train ARGS="--params png.train.seed=1"
-PYTEST_ARGS ?= -n 2# arguments for pytest, at first two processes: make test PYTEST_ARGS="-k manifest"
+GRIDS ?=#         of conf/ablations, for `make ablations`
+PYTEST_ARGS ?=#   more arguments for pytest: make test PYTEST_ARGS="-k manifest"
 # Who may see the pages of `make viz` and `make mlflow`, which ask for no password: this machine.
 BIND ?= 127.0.0.1
 TORCH_ARGS ?=#    more arguments for pip when it installs torch, say an index of CPU builds
@@ -26,7 +27,7 @@ export MLFLOW_DISABLE_TELEMETRY = true
 MLFLOW_WARNINGS = ignore:starlette.middleware.wsgi is deprecated
 
 .DEFAULT_GOAL := help
-.PHONY: help install png_train test lint viz mlflow audit docs catalog_docs pictures clean
+.PHONY: help install png_train ablations test lint viz mlflow audit docs catalog_docs pictures clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z_]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +36,9 @@ install: $(VENV)/.installed-dev  ## make .venv with everything, the tools of dev
 
 png_train: $(VENV)/.installed  ## train the panoptic narrative grounding adapter on the mini world
 	$(BIN)/kedro run --pipelines png_train $(ARGS)
+
+ablations: $(VENV)/.installed  ## run GRIDS of notebooks, e.g. GRIDS="png_mlma"; without: name them
+	$(BIN)/diffground ablate $(GRIDS)
 
 test: $(VENV)/.installed-dev  ## run the tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -17,15 +17,13 @@ from pydantic.fields import FieldInfo
 from diffground.adapters.config_loader import (
     BUILDS_ON,
     LOADER_ARGS,
-    LOCAL,
+    NO_ENVIRONMENTS,
     ProjectConfigLoader,
 )
 from diffground.config import NOT_IN_KEY
 
 ROOT = Path(__file__).resolve().parents[1]
-ENVIRONMENTS = sorted(
-    path.name for path in (ROOT / "conf").iterdir() if path.is_dir() and path.name != LOCAL
-)
+ENVIRONMENTS = sorted({path.name for path in (ROOT / "conf").glob("*/")} - {*NO_ENVIRONMENTS})
 NOTHING = (None, [], {})  # defaults that say that there is none, or that something else decides
 # Defaults of whoever uses a class without Kedro that a recipe changes all the same, and why.
 OTHERWISE = {

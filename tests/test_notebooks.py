@@ -13,6 +13,8 @@ from typing import Any
 import papermill
 import pytest
 
+from diffground.adapters.notebook_tables import TABLE
+
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 
 
@@ -24,6 +26,7 @@ class Small:
     tables: str | None = None  # its file in data/08_reporting
     rows: tuple[int, ...] = ()  # of each table in that file
     pictures: int = 3  # exactly
+    hidden: int = 0  # tables of that file that the notebook does not show, the last ones
 
 
 def _params(*pairs: str) -> str:
@@ -78,17 +81,35 @@ _IOSD = {
         "iosd_train.train.batch_size=1",
     ),
 }
+# Everything that the four methods learn, for a step or two.
+_ALL = _params(
+    _EAGER,
+    "png.train.batch_size=4",
+    "personalized.learning.prior.count=2",
+    "personalized.learning.prior.steps=1",
+    "grounding_data.choice.least_score=0.05",
+    "grounding_data.generation.steps=6",
+    "grounding_train.train.epochs=1",
+    "grounding_train.train.batch_size=1",
+    "grounding_train.train.evaluations=1",
+)
 SMALL = {
-    "png_components": Small(_PNG | {"rows": "Baseline;+ EIPA + MLMA"}, "png_tables", (2,)),
+    "00_quickstart": Small(
+        {"grounder_steps": 2, "pictures": 24, "token_steps": 1, "params": _ALL}, pictures=5
+    ),
+    "01_look_inside": Small(
+        {"layers": "6,13,15", "timesteps": "1,300", "params": _params()}, pictures=6
+    ),
+    "png_components": Small(_PNG | {"rows": "Baseline;+ EIPA + MLMA"}, "png_tables", (2,), 4),
     # Once with all nouns, and with each set held out, which leaves few of the few narratives.
     "png_insertion": Small(
         {**_PNG, "rows": "UNet blind;Encoder"}
         | {"params": _params("png_tables.figures=1", _EAGER, "png.train.batch_size=4")},
         "png_tables",
         (2, 2, 2),
-        1,
+        4,
     ),
-    "png_mlma": Small(_PNG | {"rows": "Deform-Attn"}, "png_tables", (1,), 1),
+    "png_mlma": Small(_PNG | {"rows": "Deform-Attn"}, "png_tables", (1,), 2),
     "text2mask_quickstart": Small(_TEXT2MASK),
     # Tables 5 and 1, two curves, and Figure D.9, which is always among them.
     "text2mask_attention": Small(
@@ -97,10 +118,11 @@ SMALL = {
         | {"pictures": 1},
         "text2mask_tables",
         (2, 1, 2, 1, 2),
-        2,
+        4,
+        hidden=1,
     ),
     "text2mask_prompts": Small(
-        _TEXT2MASK | {"rows": "separate;composed, BG."}, "text2mask_tables", (2, 2), 2
+        _TEXT2MASK | {"rows": "separate;composed, BG."}, "text2mask_tables", (2, 2), 3, hidden=1
     ),
     "text2mask_sweeps": Small(
         _TEXT2MASK
@@ -108,17 +130,19 @@ SMALL = {
         | {"seeds": 40},
         "text2mask_tables",
         (2, 2, 2, 2),
-        2,
+        3,
     ),
     "text2mask_segmenter": Small(
         _TEXT2MASK
         | {"rows": "VOC 2012 trainaug;VOC 2012 val: DeepLabV2", "max_steps": 2, "pictures": 1},
         "text2mask_tables",
         (1, 1, 2),
+        5,
+        hidden=1,
     ),
     "personalized_quickstart": Small(_PERSONALIZED | {"steps": 1}),
     "personalized_splits": Small(
-        _ONE_SEED | {"rows": "Ours;Context Only"}, "personalized_tables", (2,), 1
+        _ONE_SEED | {"rows": "Ours;Context Only"}, "personalized_tables", (2,), 2
     ),
     "personalized_combinations": Small(
         _ONE_SEED | {"rows": "Custom + SelfCross"}, "personalized_tables", (1,), 1
@@ -130,32 +154,43 @@ SMALL = {
         _ONE_SEED | {"rows": "connected segments", "tuning_scenes": 1},
         "personalized_tables",
         (1,),
-        1,
+        2,
     ),
     "grounded_quickstart": Small(_GROUNDED, pictures=4),
     "grounded_results": Small(
-        _TABLES | {"rows": "Improved model;Chance"}, "grounded_tables", (2,), 0
+        _TABLES | {"rows": "Improved model;Chance"}, "grounded_tables", (2,), 1
     ),
-    "grounded_prompts": Small(_TABLES | {"rows": "x"}, "grounded_tables", (1,), 0),
-    "grounded_losses": Small(_TABLES | {"rows": "BCE"}, "grounded_tables", (1,), 0),
-    "grounded_versions": Small(_TABLES, "grounded_tables", (1,), 0),
-    "grounded_checkpoints": Small(_TABLES, "grounded_tables", (1, 1), 0),
-    "grounded_dropout": Small(_TABLES | {"rows": "0.1"}, "grounded_tables", (1,), 0),
-    "grounded_filter": Small(_TABLES | {"rows": "score 0.3"}, "grounded_tables", (1,), 1),
-    "iosd_splits": Small(_IOSD | {"rows": "GD, Split1"}, "iosd_tables", (1,), 0),
-    "iosd_switches": Small(_IOSD | {"rows": "SF, the model of G.D."}, "iosd_tables", (1,), 0),
+    "grounded_prompts": Small(_TABLES | {"rows": "x"}, "grounded_tables", (1,), 1),
+    "grounded_losses": Small(_TABLES | {"rows": "BCE"}, "grounded_tables", (1,), 1),
+    "grounded_versions": Small(_TABLES, "grounded_tables", (1,), 1),
+    "grounded_checkpoints": Small(_TABLES, "grounded_tables", (1, 1), 2),
+    "grounded_dropout": Small(_TABLES | {"rows": "0.1"}, "grounded_tables", (1,), 1),
+    "grounded_filter": Small(_TABLES | {"rows": "score 0.3"}, "grounded_tables", (1,), 2),
+    "iosd_splits": Small(_IOSD | {"rows": "GD, Split1"}, "iosd_tables", (1,), 1),
+    "iosd_switches": Small(_IOSD | {"rows": "SF, the model of G.D."}, "iosd_tables", (1,), 1),
 }
 
 
 def check_page(outputs: Sequence[Any]) -> None:
-    """A cell shows pictures, what it prints, and one line of progress at most."""
+    """A cell shows pictures, tables, what it prints, and one line of progress at most."""
     kinds = [output["output_type"] for output in outputs]
     assert not [o for o in outputs if o.get("name") == "stderr"], outputs
     printed = "".join(output["text"] for output in outputs if output["output_type"] == "stream")
     assert "INFO" not in printed and "WARNING" not in printed, printed
     others = [o["data"] for o in outputs if o["output_type"] in ("display_data", "execute_result")]
-    lines = [data for data in others if "image/png" not in data]
+    lines = [data for data in others if "image/png" not in data and TABLE not in data]
     assert len(lines) <= 1 and not any("text/html" in data for data in lines), (kinds, lines)
+
+
+def check_tables(done: Any, rows: Sequence[int]) -> None:
+    """Tables are shown as styled DataFrames, of these numbers of rows."""
+    outputs = [output for cell in done.cells for output in cell.get("outputs", ())]
+    shown = [output["data"] for output in outputs if TABLE in output.get("data", ())]
+    assert [len(data[TABLE]["rows"]) for data in shown] == [*rows]
+    for data in shown:
+        page = "".join(data["text/html"])
+        assert page.count("</tr>") == 2 + len(data[TABLE]["rows"]) and "<caption>" in page
+        assert all(row["mean"] for row in data[TABLE]["rows"])
 
 
 @pytest.fixture
@@ -220,3 +255,4 @@ def test_runs(path: Path, project: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         written = json.loads(file.read_text("utf-8"))
         assert {table["scale"] for table in written} == {"mini"}
         assert tuple(len(table["rows"]) for table in written) == small.rows
+    check_tables(done, small.rows[: len(small.rows) - small.hidden])

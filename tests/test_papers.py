@@ -33,6 +33,21 @@ def test_commands_and_notebooks_are_there() -> None:
     assert named == {path.relative_to(ROOT).as_posix() for path in ROOT.glob("notebooks/*.ipynb")}
 
 
+def test_every_table_has_a_notebook() -> None:
+    """Which asks for it by its name in the pipeline's parameters."""
+    notebooks = [json.loads(path.read_text("utf-8")) for path in ROOT.glob("notebooks/*.ipynb")]
+    cells = ["".join(cell["source"]) for notebook in notebooks for cell in notebook["cells"]]
+    calls = [re.search(r"run_tables\(\s*root,\s*\"(\w+)\",.*?\[([^\]]*)\]", c, re.S) for c in cells]
+    asked = {
+        (call[1], name) for call in calls if call for name in re.findall(r"\"(\w+)\"", call[2])
+    }
+    for file in TABLES:
+        prefix = file.stem.removesuffix("paper_tables").strip("_") or file.parent.name
+        for name in json.loads(file.read_text("utf-8"))["tables"]:
+            if name != "similarity":  # Figure D.9, which is made beside any
+                assert (f"{prefix}_tables", name) in asked, f"{file}: {name}"
+
+
 def test_every_table_and_equation_is_named() -> None:
     assert len(TABLES) == 5
     for file in TABLES:

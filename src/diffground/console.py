@@ -1,9 +1,10 @@
-"""The console command ``diffground``: masks, the doctor and the mini world.
+"""The console command ``diffground``: masks, the doctor, the mini world and grids of notebooks.
 
     diffground ground photo.jpg "a cat; a sofa"
     diffground doctor
     diffground doctor path/to/coco
     diffground world path/to/new/folder
+    diffground ablate png_components
 
 A thin layer over the functions of the rooms. It works wherever the package is installed, in any
 folder; pipelines are run by ``kedro run`` (:mod:`diffground.cli`) in a checkout.
@@ -155,12 +156,12 @@ def _machine(env: str | None, deep: bool) -> dict[str, list[Finding]]:
     """The findings of a checkout; elsewhere those that need none, and the shipped model."""
     from diffground.adapters.doctor import folders, machine
 
-    here = Path.cwd()
-    for project in (here, *here.parents):
-        if (project / "conf/base").is_dir() and (project / "pyproject.toml").is_file():
-            from diffground.adapters.doctor.project import examine
+    project = _checkout()
+    if project is not None:
+        from diffground.adapters.doctor.project import examine
 
-            return examine(project, env, deep=deep)
+        return examine(project, env, deep=deep)
+    here = Path.cwd()
     if env is not None:
         raise click.UsageError("--env is of a checkout, and this folder is in none")
     return {
@@ -168,6 +169,51 @@ def _machine(env: str | None, deep: bool) -> dict[str, list[Finding]]:
         "Machine": [*machine.accelerators(), machine.disk(here, "mini")],
         "Models": [folders.model(shipped(MINI_MODEL), "the mini model")],
     }
+
+
+def _checkout() -> Path | None:
+    """The checkout that this folder is in."""
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / "conf/base").is_dir() and (folder / "pyproject.toml").is_file():
+            return folder
+    return None
+
+
+@main.command()
+@click.argument("grids", nargs=-1)
+def ablate(grids: tuple[str, ...]) -> None:
+    """Runs notebooks over GRIDS of their parameters.
+
+    A grid is a file in conf/ablations, by its name or its path. Cells that are finished are not run
+    again: a grid that was killed goes on. A cell that fails is listed, and the others run. Each is
+    a run of the log, all of a grid under one; data/08_reporting/ablations/index.html shows them.
+
+    Without GRIDS it lists those that there are. The exit code is 1 if a cell failed.
+    """
+    with told():
+        project = _checkout()
+        if project is None:
+            raise click.UsageError("notebooks are in a checkout, and this folder is in none")
+        from diffground.adapters.ablations import pages, running
+        from diffground.adapters.ablations.grids import read_grid
+
+        known = running.known_grids(project)
+        asked = [known.get(name) or read_grid(project, name) for name in grids]
+        failed = 0
+        try:
+            for grid in asked:
+                done = running.run_grid(project, grid, click.echo)
+                failed += done["skipped"]["skipped"]
+                click.echo(running.summed_up(grid, done))
+        finally:
+            known |= {grid.name: grid for grid in asked}
+            index = pages.write_pages(project, list(known.values()))
+        for grid in [] if asked else known.values():
+            click.echo(running.state(project, grid))
+        click.echo(str(index))
+        if failed:
+            raise click.exceptions.Exit(1)
 
 
 @main.command()

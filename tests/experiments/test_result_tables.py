@@ -128,6 +128,12 @@ def test_the_text_sets_paper_beside_measured():
     assert all(bar == bars[0] for bar in bars)  # the columns stand straight
 
 
+def test_without_its_grid_the_text_says_the_rest():
+    whole, rest = render(table()), render(table(), grid=False)
+    assert "|" not in rest and rest.splitlines()[:3] == whole.splitlines()[:3]
+    assert rest.split("\norderings\n")[1] == whole.split("\norderings\n")[1]
+
+
 def test_small_figures_get_more_places_and_paper_scale_no_warning():
     rows = (measured_row("x", [{"iou": 0.4567}]),)
     text = render(table(rows=rows, orderings=(), scale="paper"))

@@ -13,6 +13,8 @@ from diffground.errors import InputError
 
 DEFAULT_ENV = "mini"  # what a run takes that names none
 LOCAL = "local"  # no environment, but what belongs to this machine
+#: Folders of conf/ that are no environment; the other one has grids, see `adapters.ablations`.
+NO_ENVIRONMENTS = (LOCAL, "ablations")
 #: What lies between base and an environment: a longer recipe of the mini models, in their world.
 BUILDS_ON = {"gpu": (DEFAULT_ENV,)}
 #: What Kedro gives the loader, see :mod:`diffground.settings`.

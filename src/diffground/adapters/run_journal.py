@@ -127,6 +127,10 @@ class Journal:
             _put(client, self.ids[key], record["kind"], content)
 
     def _create(self, client: MlflowClient, content: Record) -> str:
+        again = content.get("again")
+        if again is not None and _is_there(client, again):
+            client.update_run(again, "RUNNING")
+            return str(again)
         tags = dict(content["tags"])
         if parent := self.ids.get(content["parent"], content["parent"]):
             tags["mlflow.parentRunId"] = parent
@@ -188,6 +192,18 @@ class Journal:
             if client.get_run(run).info.status == "RUNNING":
                 client.set_tag(run, "ended", "its process died; closed by a later run")
                 client.set_terminated(run, "KILLED")
+
+
+def _is_there(client: MlflowClient, run: str) -> bool:
+    """Whether a store has a run, and not in its bin."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return str(client.get_run(run).info.lifecycle_stage) == "active"
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return False
 
 
 def settle(uri: str, project: Path) -> None:

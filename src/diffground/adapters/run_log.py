@@ -26,6 +26,9 @@ from diffground.adapters.run_store import resolve_uri
 from diffground.provenance import checkout
 from diffground.tracking import Tracker
 
+#: Environment: the id of the run that the runs of a process are shown under.
+PARENT_RUN = "DIFFGROUND_PARENT_RUN"
+
 
 class MlflowTracker(Tracker):
     """A tracker that writes to one run of an MLflow store."""
@@ -45,6 +48,7 @@ class MlflowTracker(Tracker):
         name: str,
         project: Path,
         parent: str | None = None,
+        again: str | None = None,
         system_metrics: bool = False,
     ) -> MlflowTracker:
         """Opens a run; what processes that died have left is written and closed before.
@@ -53,6 +57,7 @@ class MlflowTracker(Tracker):
             uri: MLflow's tracking URI; a relative sqlite path is relative to ``project``.
             experiment: made if it is new.
             parent: id of the run that this one is shown under.
+            again: id of an earlier run to go on in; where the store no longer has it, a new one.
         """
         settle(uri, project)
         tags = {
@@ -61,7 +66,7 @@ class MlflowTracker(Tracker):
             "mlflow.source.type": "LOCAL",
         }
         tracker = cls(Journal(uri, experiment, project), "run", tags)
-        tracker._open(name, parent)
+        tracker._open(name, parent, again)
         if system_metrics and tracker.run_id is not None:
             from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
@@ -123,8 +128,9 @@ class MlflowTracker(Tracker):
         self._close(status)
         self._journal.close()
 
-    def _open(self, name: str, parent: str | None) -> None:
+    def _open(self, name: str, parent: str | None, again: str | None = None) -> None:
         content = {"name": name, "parent": parent, "tags": self._tags, "time": _now()}
+        content |= {"again": again} if again else {}
         self._write("run", content)
 
     def _close(self, status: str) -> None:

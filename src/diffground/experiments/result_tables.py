@@ -118,11 +118,12 @@ def ordering(
     )
 
 
-def render(table: ResultTable) -> str:
+def render(table: ResultTable, *, grid: bool = True) -> str:
     """The table as text: per column the paper's figure beside the measured one.
 
     The scale is in the heading; measured figures carry their standard deviation if there is one.
     Behind a row stands who made it, and when. The notes of the table's ``config`` come last.
+    Without its ``grid`` it is what is to be said of a table that is shown in another way.
     """
     places = places_of(table)
     about = [f"measured at {table.scale} scale"]
@@ -134,7 +135,7 @@ def render(table: ResultTable) -> str:
     lines = [f"{table.paper}, {table.table}: {table.metric}", ", ".join(about)]
     if table.scale == "mini":
         lines.append("mini scale: compare orderings with the paper, not levels")
-    lines += ["", *_grid(table, places)]
+    lines += ["", *_grid(table)] if grid else []
     if table.orderings:
         lines += ["", "orderings"]
     for entry in table.orderings:
@@ -155,24 +156,42 @@ def render(table: ResultTable) -> str:
 _SETTINGS = ("compat", "protocol", "plural_rule")  # that stand beside every number
 
 
-def _grid(table: ResultTable, places: int) -> list[str]:
+def row_names(table: ResultTable) -> list[str]:
+    """The rows' names, each with its number of seeds."""
+    return [row.name + _runs(row.seeds) for row in table.rows]
+
+
+def column_texts(table: ResultTable, column: str) -> tuple[list[str], list[str]]:
+    """A column's figures as text, row by row: the paper's, and the measured ones."""
+    places = places_of(table)
+    return (
+        [figure_text(row.paper.get(column), places) for row in table.rows],
+        [_measured(row, column, places) for row in table.rows],
+    )
+
+
+def made_by(table: ResultTable) -> list[str]:
+    """Who made each row, and when: ten digits of each commit, with its mark, and the day."""
+    short = [re.sub(r"\b([0-9a-f]{10})[0-9a-f]{30}\b", r"\1", row.commit) for row in table.rows]
+    return [f"{by} {row.date}".strip() for by, row in zip(short, table.rows, strict=True)]
+
+
+def _grid(table: ResultTable) -> list[str]:
     """Rows' names to the left; each column's name over its two figures; who made a row, and when.
 
     Two heads, a rule and the rows, of blocks of one width.
     """
-    names = [row.name + _runs(row.seeds) for row in table.rows]
+    names = row_names(table)
     width = max(map(len, ["row", *names]))
     blocks = [[f"{cell:{width}}" for cell in ("", "row", "-" * width, *names)]]
     for column in table.columns:
-        paper = ["paper", *(figure_text(row.paper.get(column), places) for row in table.rows)]
-        measured = ["measured", *(_measured(row, column, places) for row in table.rows)]
+        texts = column_texts(table, column)
+        paper, measured = ["paper", *texts[0]], ["measured", *texts[1]]
         left, right = max(map(len, [column, *paper])), max(map(len, measured))
         pairs = [f"{a:>{left}}  {b:>{right}}" for a, b in zip(paper, measured, strict=True)]
         blocks.append([column.center(len(pairs[0])), pairs[0], "-" * len(pairs[0]), *pairs[1:]])
     if any(row.commit for row in table.rows):
-        # Ten digits of each commit, and its mark.
-        short = [re.sub(r"\b([0-9a-f]{10})[0-9a-f]{30}\b", r"\1", row.commit) for row in table.rows]
-        made = [f"{by} {row.date}".strip() for by, row in zip(short, table.rows, strict=True)]
+        made = made_by(table)
         blocks.append(["", "commit", "-" * max(map(len, made)), *made])
     return [
         ("-+-" if number == 2 else " | ").join(cells).rstrip()

@@ -46,7 +46,7 @@ def recall_curves(recalls: Mapping[str, AverageRecall], scale: Scale) -> Figure:
     lines = 2 + 2 * len(curves)  # of the legends, which stand below: the curves fill the panels
     figure = Figure(figsize=(13, 4.0 + 0.2 * lines), layout="constrained")
     axes = figure.subplots(1, len(panels), sharey=True)
-    colours = dict(zip(curves, _unit(len(curves)), strict=True))
+    colours = dict(zip(curves, unit_palette(len(curves)), strict=True))
     for axis, (title, groups) in zip(axes, panels, strict=True):
         for group, style in groups.items():
             for name, by_group in curves.items():
@@ -89,7 +89,7 @@ def training_curve(losses: Mapping[str, Series], *, title: str = "") -> Figure:
     """
     figure = Figure(figsize=(6.2, 4.0), layout="constrained")
     axis = figure.subplots()
-    for (name, series), colour in zip(losses.items(), _unit(len(losses)), strict=True):
+    for (name, series), colour in zip(losses.items(), unit_palette(len(losses)), strict=True):
         steps, values = np.asarray(series, dtype=np.float64).reshape(-1, 2).T
         axis.plot(steps, values, color=colour, alpha=0.25, linewidth=1)
         axis.plot(steps, _smooth(values), color=colour, linewidth=2, label=name)
@@ -121,7 +121,7 @@ def learning_curves(
     """
     figure = Figure(figsize=(9.5, 3.8), layout="constrained")
     left, right = figure.subplots(1, 2)
-    colours = _unit(1 + len(measured))
+    colours = unit_palette(1 + len(measured))
     steps, values = np.asarray(losses, dtype=np.float64).reshape(-1, 2).T
     left.plot(steps, values, color=colours[0], alpha=0.25, linewidth=1)
     left.plot(steps, _smooth(values), color=colours[0], linewidth=2)
@@ -146,7 +146,7 @@ def figure_pixels(figure: Figure, dpi: int = 120) -> NDArray[np.uint8]:
     return np.array(canvas.buffer_rgba())[..., :3]
 
 
-def _unit(size: int) -> list[tuple[float, ...]]:
+def unit_palette(size: int) -> list[tuple[float, ...]]:
     """The palette of the overlays, as matplotlib wants it."""
     return [tuple(channel / 255 for channel in colour) for colour in palette(size)]
 

@@ -148,6 +148,13 @@ def fill(
     )
 
 
+def finished_notes(folder: Path, recipe: Recipe, items: Sequence[Item]) -> dict[str, Note]:
+    """The notes of those items that :func:`fill` would keep, by id; nothing is changed."""
+    store = _Shard(folder, recipe, items, ShardConfig())
+    notes = store.notes()
+    return {item.id: notes[item.id] for item in items if store.is_done(item, notes.get(item.id))}
+
+
 class _Shard:
     """One part of a store, and what all parts have in common."""
 

@@ -14,7 +14,7 @@ from kedro.framework.project import pipelines
 from kedro.io import AbstractDataset, DataCatalog
 from kedro.pipeline import Pipeline
 
-from diffground.adapters.config_loader import DEFAULT_ENV, LOCAL
+from diffground.adapters.config_loader import DEFAULT_ENV, LOCAL, NO_ENVIRONMENTS
 from diffground.adapters.datasets import FolderDataset
 from diffground.adapters.hooks.asked_splits import check_splits
 from diffground.config import devices
@@ -40,8 +40,9 @@ class ParametersHook:
                 f"is no environment: it is read last by a run that names none, over {DEFAULT_ENV}"
             )
             raise InputError("--env", LOCAL, reason)
-        if context.env and conf.is_dir() and not (conf / context.env).is_dir():
-            there = sorted(p.name for p in conf.iterdir() if p.is_dir() and p.name != LOCAL)
+        folders = sorted(path.name for path in conf.glob("*/"))
+        there = [name for name in folders if name not in NO_ENVIRONMENTS]
+        if context.env and folders and context.env not in there:
             reason = f"there is no such environment; {nearest(context.env, there)}"
             raise InputError("--env", context.env, reason)
         try:

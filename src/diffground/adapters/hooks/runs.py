@@ -40,6 +40,13 @@ class RunLogConfig(Config):
     experiment: str
     system_metrics: bool = False  # CPU, memory and (with nvidia-ml-py) GPU use over time
 
+    @property
+    def store(self) -> str | None:
+        """MLflow's tracking URI for this process; None where nothing is to be logged."""
+        if not self.enabled or os.environ.get("DIFFGROUND_RUN_LOG") == "0":
+            return None
+        return os.environ.get("MLFLOW_TRACKING_URI") or self.tracking_uri
+
 
 class OneWriterHook:
     """In a distributed run only rank 0 writes the catalog's files; other processes keep the values.
@@ -93,8 +100,8 @@ class RunLogHook:
     ) -> None:
         """Opens the run and installs its tracker."""
         config = self._config
-        off = os.environ.get("DIFFGROUND_RUN_LOG") == "0" or not is_first_process()
-        if config is None or not config.enabled or off:
+        store = None if config is None or not is_first_process() else config.store
+        if config is None or store is None:
             return
         names = sorted(run_params["pipeline_names"] or ["__default__"])
         env = str(run_params["env"] or DEFAULT_ENV)
@@ -103,11 +110,11 @@ class RunLogHook:
         changes = {k: v for k, v in self._changes.items() if k.partition(".")[0] in params}
         self._catalog = catalog
         self._run = run_log.MlflowTracker.start(
-            uri=os.environ.get("MLFLOW_TRACKING_URI") or config.tracking_uri,
+            uri=store,
             experiment=config.experiment,
             name=run_name(names, env, changes),
             project=self._project,
-            parent=os.environ.get("DIFFGROUND_PARENT_RUN"),
+            parent=os.environ.get(run_log.PARENT_RUN),
             system_metrics=config.system_metrics,
         )
         atexit.register(self._end, "KILLED")  # interrupted: no closing hook is called
