@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from diffground.data.config import PngSplits
 from diffground.foundation.config import FineTuning, FoundationRecipe, QualityConfig
+from diffground.ground.config import GroundConfig
 from diffground.papers.grounded.data_config import GroundingDataConfig
 from diffground.papers.grounded.export_config import ExportConfig, TeachingConfig
 from diffground.papers.grounded.figure_config import GroundingFigureConfig
@@ -29,7 +30,6 @@ from diffground.papers.png.config import (
     PngDataConfig,
     PngEvalConfig,
     PngModelConfig,
-    PredictConfig,
 )
 from diffground.papers.png.tables_config import PngTablesConfig
 from diffground.papers.text2mask.config import Text2MaskConfig
@@ -50,7 +50,7 @@ SECTIONS: Final[dict[type[BaseModel], str]] = {
     PngEvalConfig: "png.eval",
     PngTablesConfig: "png_tables",
     FeatureExtractionConfig: "feature_extraction",
-    PredictConfig: "png_predict",
+    GroundConfig: "ground",
     GroundingDataConfig: "grounding_data",
     GroundedTablesConfig: "grounded_tables",
     IosdTablesConfig: "iosd_tables",

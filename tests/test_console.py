@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import tomllib
 from pathlib import Path
@@ -14,7 +15,7 @@ from click.testing import CliRunner, Result
 from recipes import recipe
 
 from diffground import shipped as found
-from diffground.console import ENVIRONMENTS, main, phrases
+from diffground.console import ENVIRONMENTS, main
 from diffground.errors import InputError
 from diffground.io.files import write_json
 from diffground.io.images import write_png
@@ -25,7 +26,8 @@ from diffground.papers.png.trained import TRAINING
 
 @pytest.fixture
 def image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Two colours; and the command runs beside it, in an empty folder."""
+    """Two colours; and the command runs beside it, in an empty folder, without Kedro's logging."""
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
     pixels = np.full((40, 60, 3), (90, 160, 90), np.uint8)
     pixels[10:30, 5:25] = (200, 30, 30)
     (tmp_path / "empty").mkdir()
@@ -62,7 +64,18 @@ def test_a_narrative_is_grounded_by_a_checkpoint(image: Path, tmp_path: Path) ->
     assert done.exit_code == 0, done.output
     assert json.loads(Path("here/masks.json").read_text())["narrative"] == "red ball, grass."
     done = run("ground", image, "a ball", *model, "--vocabulary", "voc")
-    assert done.exit_code == 2 and "--vocabulary is of TextToMask" in done.stderr
+    assert done.exit_code == 1 and "vocabulary: it is of the method text2mask" in done.stderr
+
+
+def test_a_folder_is_grounded_and_what_is_left_out_is_said(image: Path) -> None:
+    (image.parent / "cut.png").write_bytes(image.read_bytes()[:50])
+    done = run("ground", image.parent, "a cat", "--out", "masks")
+    assert done.exit_code == 0, done.output
+    first, found, last = done.stdout.splitlines()
+    assert first == "photo:" and found.startswith("cat: ")
+    assert last == "masks: a folder per image in masks, panoptic.json, coco.json, report.json"
+    assert "cut is left out: the image is cut short or corrupt" in done.stderr
+    assert Path("masks/masks/photo/overlay.png").exists()
 
 
 @pytest.mark.parametrize(
@@ -76,7 +89,7 @@ def test_a_narrative_is_grounded_by_a_checkpoint(image: Path, tmp_path: Path) ->
         (("ground", "photo", ";"), "WORDS: phrases: there is none; say"),
         (("ground", "photo", "catt", "--vocabulary", "voc"), "did you mean"),
         (("ground", "photo", "a cat", "--device", "cuda:99"), "--device"),
-        (("ground", "photo", "a cat", "--checkpoint", "no"), "no trained PNG model lies here"),
+        (("ground", "photo", "a cat", "--checkpoint", "no"), "no trained model lies here"),
         (("doctor", "no"), "no: root: there is no such folder"),
     ],
 )
@@ -97,10 +110,6 @@ def test_the_world_is_drawn(image: Path) -> None:
     assert done.exit_code == 0 and done.output.endswith("w/mug19\n"), done.output
     assert Path("w/mug19/triplets.json").exists()
     assert [path.name for path in Path("w").iterdir() if not path.name.startswith(".")] == ["mug19"]
-
-
-def test_phrases_stand_between_semicolons() -> None:
-    assert phrases("a cat; The sofa;an owl ; theatre;; ") == ["cat", "sofa", "owl", "theatre"]
 
 
 def test_a_wheel_has_what_a_checkout_has(root: Path, tmp_path: Path, monkeypatch) -> None:

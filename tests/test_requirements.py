@@ -15,8 +15,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-#: What is taken where it is installed, and has a stand-in where it is not.
-OPTIONAL = {"pydensecrf"}
+#: What is taken where it is installed, and has a stand-in, or says what to do, where it is not.
+OPTIONAL = {"pydensecrf", "supervision"}
 
 
 @pytest.fixture(scope="module")

@@ -71,7 +71,9 @@ def test_every_entry_has_a_layer_and_no_node_waits_for_a_report(viz: DataAccessM
 
 
 def test_every_node_has_tags(viz: DataAccessManager) -> None:
-    families = {"world", "png", "text2mask", "personalized", "grounded", "foundation", "report"}
+    families = {
+        "world", "png", "text2mask", "personalized", "grounded", "ground", "foundation", "report",
+    }  # fmt: skip
     nodes = [node for node in viz.nodes.as_list() if isinstance(node, TaskNode)]
     assert len(nodes) > 20
     for node in nodes:

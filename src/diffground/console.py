@@ -1,6 +1,8 @@
-"""The console command ``diffground``: masks, the doctor, the mini world and grids of notebooks.
+"""The console command ``diffground``: masks, a page, the doctor, the mini world, notebook grids.
 
     diffground ground photo.jpg "a cat; a sofa"
+    diffground ground photos "a cat; a sofa"
+    diffground page
     diffground doctor
     diffground doctor path/to/coco
     diffground world path/to/new/folder
@@ -13,15 +15,18 @@ folder; pipelines are run by ``kedro run`` (:mod:`diffground.cli`) in a checkout
 from __future__ import annotations
 
 import os
-import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
+from pydantic import ValidationError
 
 from diffground import __version__
+from diffground.config import refused
 from diffground.errors import InputError
 from diffground.failures import told
+from diffground.ground.config import METHODS, GroundConfig, MethodName
 from diffground.shipped import CONF, MINI_MODEL, shipped
 from diffground.world.datasets import DATASETS, make_dataset
 
@@ -39,8 +44,13 @@ def main() -> None:
 
 
 @main.command()
-@click.argument("image", type=click.Path(path_type=Path))
-@click.argument("words")
+@click.argument("source", required=False)
+@click.argument("words", required=False)
+@click.option(
+    "--method",
+    type=click.Choice(METHODS),
+    help="Default: whose the checkpoint is; text2mask without one.",
+)
 @click.option(
     "--model",
     type=click.Path(path_type=Path),
@@ -48,71 +58,139 @@ def main() -> None:
 )
 @click.option(
     "--checkpoint",
-    type=click.Path(path_type=Path),
-    help="What png_train trained in the model: grounds narratives. Default: TextToMask.",
+    multiple=True,
+    help="A folder of what was trained in the model: by png_train, by grounding_train, or a "
+    "learned token (several may be given).",
 )
 @click.option(
     "--vocabulary", help="voc, coco, mini or a JSON file: their words alone, with synonyms."
 )
+@click.option("--prompt", help="Generates an image in which WORDS are: no SOURCE. For grounded.")
+@click.option(
+    "--images",
+    type=click.Path(path_type=Path),
+    help="The folder that a table's images count from. Default: the table's.",
+)
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="The folder to make. Default: here, named like IMAGE.",
+    help="The folder to make. Default: here, named like SOURCE.",
 )
+@click.option("--seed", default=42, show_default=True, help="Of noises.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, mps.")
 def ground(
-    image: Path,
-    words: str,
+    *,
+    source: str | None,
+    words: str | None,
+    method: MethodName | None,
     model: Path | None,
-    checkpoint: Path | None,
+    checkpoint: tuple[str, ...],
     vocabulary: str | None,
+    prompt: str | None,
+    images: Path | None,
     out: Path | None,
+    seed: int,
     device: str,
 ) -> None:
-    """Finds WORDS in IMAGE.
+    """Finds WORDS in SOURCE: an image, a folder of images, or a table of them.
 
-    It makes a folder with an overlay, a mask for each phrase as PNG, and masks.json.
+    It makes a folder with an overlay, a mask for each phrase as PNG, masks.json, and COCO's lists.
+    Of a folder or a table, images that cannot be used are named and left out, and the same command
+    goes on where it was stopped.
 
-    WORDS are phrases between semicolons, "a cat; a sofa". With --checkpoint also a narrative:
-    "a [puppy] stands on the [bench]"; without brackets its noun phrases are found.
+    WORDS are phrases between semicolons, "a cat; a sofa", or a narrative with its phrases in
+    brackets, "a [puppy] stands on the [bench]". What png_train trained finds the nouns of a
+    narrative without brackets. A table (.csv, .jsonl) has the columns image, or prompt, and
+    phrases, or narrative.
     """
     with told():
-        from diffground import NarrativeGrounder, PhraseMasks, TextToMask
+        if prompt is not None and words is None:
+            source, words = None, source
+        if source is None and prompt is None:
+            raise click.UsageError("Missing argument 'SOURCE': an image, a folder or a table.")
+        from diffground.ground.grounding import ground as ground_all
+        from diffground.ground.methods import method_of, open_method
         from diffground.training.processes import check_device, chosen_device
 
         if model is None:
             model = shipped(MINI_MODEL)
             said = "the mini model, which knows the mini world only; --model names another"
             click.echo(f"{model.name}: {said}", err=True)
-        if checkpoint is not None and vocabulary is not None:
-            raise click.UsageError("--vocabulary is of TextToMask, which --checkpoint replaces")
         check_device(device, "--device")
-        device = chosen_device(device)
-        result: PhraseMasks
-        if checkpoint is None:
-            segmenter = TextToMask.from_pretrained(model, vocabulary=vocabulary, device=device)
-            result = segmenter(image, phrases(words), item=image.stem)
-        else:
-            grounder = NarrativeGrounder.from_pretrained(model, checkpoint, device=device)
-            asked = phrases(words) if ";" in words else words
-            result = grounder(image, asked, item=image.stem)
-        folder = result.save(Path(f"{image.stem}_masks") if out is None else out)
-        rows = zip(result.phrases, result.masks, result.notes(), strict=True)
-        for phrase, mask, note in rows:
-            click.echo(f"{phrase}: {100 * mask.mean():.1f} % of the image, {note}")
-        click.echo(f"{folder}: overlay.png, masks.json, a PNG per phrase")
+        if method is None:
+            method = method_of(Path(checkpoint[0])) if checkpoint else "text2mask"
+        try:
+            config = GroundConfig(
+                method=method,
+                source=None if source is None else Path(source),
+                words=words,
+                prompt=prompt,
+                images=images,
+                model=model,
+                checkpoint=checkpoint,
+                vocabulary=vocabulary,
+                max_phrases=None,
+                seed=seed,
+                device=device,
+            )
+        except ValidationError as error:
+            raise refused("diffground ground", error) from error
+        opened = open_method(
+            method, model, [Path(name) for name in checkpoint],
+            vocabulary=vocabulary, seed=seed, device=chosen_device(device),
+        )  # fmt: skip
+        folder = Path(f"{Path(source or 'generated').stem}_masks") if out is None else out
+        _tell(ground_all(config, opened, folder), folder)
 
 
-def phrases(words: str) -> list[str]:
-    """The phrases between semicolons, without their articles: a prompt brings its own.
+def _tell(report: Mapping[str, Any], folder: Path) -> None:
+    """What was found, and where it is; what was left out goes to the error stream."""
+    from diffground.ground.grounding import MANY, ONE, STORE
 
-    Raises InputError if there is none.
+    for found in report["grounded"]:
+        if report["total"] > 1:
+            click.echo(f"{found['name']}:")
+        for row in found["phrases"]:
+            click.echo(f"{row['text']}: {100 * row['share']:.1f} % of the image, {row['note']}")
+    for problem in report["problems"]:
+        click.echo(f"{problem['item']} is left out: {problem['reason']}", err=True)
+    click.echo(f"{folder}: {MANY if (folder / STORE).is_dir() else ONE}")
+
+
+@main.command()
+@click.option(
+    "--model",
+    type=click.Path(path_type=Path),
+    help="A Stable Diffusion folder in diffusers layout. Default: the mini model.",
+)
+@click.option("--port", default=7860, show_default=True, help="0 takes one that is free.")
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, mps.")
+def page(model: Path | None, port: int, device: str) -> None:
+    """Opens a page to play with, for this machine alone.
+
+    Choose a picture, type words, choose a method: the page shows masks and attention maps. It asks
+    for no network and keeps nothing. Ctrl-C ends it.
     """
-    parts = (part.strip() for part in words.split(";"))
-    found = [re.sub(r"^(?:an?|the)\s+", "", part, flags=re.I) for part in parts if part]
-    if not found:
-        raise InputError("WORDS", "phrases", 'there is none; say what to look for: "a cat; a sofa"')
-    return found
+    with told():
+        try:
+            from diffground.page.server import serve
+        except ModuleNotFoundError as error:
+            if error.name not in ("starlette", "uvicorn"):
+                raise
+            reason = "it is not installed: pip install 'diffground[page]'"
+            raise InputError(error.name, "package", reason) from error
+        from diffground.backbone.folder import ModelFolder
+        from diffground.page.asking import Asking
+        from diffground.training.processes import check_device, chosen_device
+
+        check_device(device, "--device")
+        folder = shipped(MINI_MODEL) if model is None else model
+        ModelFolder.check(folder)
+        serve(
+            Asking(folder, chosen_device(device)),
+            port,
+            lambda url: click.echo(f"{url} (Ctrl-C ends it)"),
+        )
 
 
 @main.command()

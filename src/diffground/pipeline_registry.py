@@ -24,7 +24,6 @@ PIPELINES: dict[str, tuple[str, ...]] = {
     "feature_extraction": ("world:coco", "png:features"),
     "png_train": ("world:coco", "png:train,evaluate"),
     "png_eval": ("world:coco", "png:find,evaluate"),
-    "png_predict": ("world:coco", "png:predict"),
     "png_tables": ("world:coco", "png:features,tables"),
     "attention_aggregation": ("world:voc2012", "text2mask:maps"),
     "pseudo_labels": ("world:voc2012", "text2mask:maps,masks"),
@@ -44,6 +43,7 @@ PIPELINES: dict[str, tuple[str, ...]] = {
     "grounding_figure": ("grounded:data,train,figure",),
     "grounding_teaching": ("world:voc2012", "grounded:data,export,teaching"),
     "report": ("report",),
+    "ground": ("world:coco", "ground"),
     "__default__": ("world:coco", "png:train,evaluate"),
 }
 

@@ -21,8 +21,8 @@ from tiny_world import SMALL
 from diffground.adapters.datasets import DataFolderDataset, TargetFolderDataset
 from diffground.adapters.hooks.asked_splits import check_splits
 from diffground.errors import InputError
+from diffground.ground.config import GroundConfig
 from diffground.papers.png.keys import PngConfig
-from diffground.papers.png.predict import PredictConfig
 from diffground.pipeline_registry import register_pipelines
 from diffground.world.config import WorldConfig
 
@@ -71,7 +71,7 @@ def world(**changes: Any) -> WorldConfig:
         ("png_eval", "val", True),
         ("png_tables", "train", True),
         ("feature_extraction", "train", True),
-        ("png_predict", "val", True),
+        ("ground", "val", True),
     ],
 )
 def test_splits_of_narratives(
@@ -79,7 +79,7 @@ def test_splits_of_narratives(
 ) -> None:
     """Of data that the run makes, and of somebody's own, of which only val may be there."""
     coco = tmp_path / "coco" if make else tiny_png.make_benchmark(tmp_path / "coco")
-    given = {"world": world(make=make), "png_predict": recipe(PredictConfig)}
+    given = {"world": world(make=make), "ground": recipe(GroundConfig)}
     check(pipelines[name], coco, tmp_path / "voc", png=png(), **given)
     wrong = png(**{field: "nonexistent"})
     if not reads:
@@ -90,12 +90,10 @@ def test_splits_of_narratives(
         check(pipelines[name], coco, tmp_path / "voc", png=wrong, **given)
 
 
-def test_a_prediction_of_ones_own_image_needs_no_split(
-    tmp_path: Path, pipelines: dict[str, Pipeline]
-) -> None:
-    own = recipe(PredictConfig, image=Path("a.jpg"), narrative="a [ball]")
-    given = {"world": world(), "png_predict": own, "png": png(val="nonexistent")}
-    check(pipelines["png_predict"], tmp_path / "coco", tmp_path / "voc", **given)
+def test_ones_own_image_needs_no_split(tmp_path: Path, pipelines: dict[str, Pipeline]) -> None:
+    own = recipe(GroundConfig, source=Path("a.jpg"), words="a [ball]")
+    given = {"world": world(), "ground": own, "png": png(val="nonexistent")}
+    check(pipelines["ground"], tmp_path / "coco", tmp_path / "voc", **given)
 
 
 @pytest.mark.parametrize("make", [True, False])

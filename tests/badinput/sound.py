@@ -36,12 +36,12 @@ from diffground.data.image_lists import CocoSource, FolderSource, Source, VocSou
 from diffground.data.labelled_images import read_samples
 from diffground.data.mug19 import Mug19
 from diffground.data.mug19_doctor import examine as examine_mug19
-from diffground.data.narrative_table import read_requests
 from diffground.data.png_benchmark import PngBenchmark
 from diffground.data.png_doctor import examine, problems_of
 from diffground.data.vocabulary import Vocabulary
 from diffground.errors import InputError, Problem, ProblemReport
 from diffground.failures import message
+from diffground.ground.requests import Refused, read_table
 from diffground.io.files import check_sums, write_sums
 from diffground.io.images import read_image, write_png
 from diffground.io.labels import read_labels, write_labels
@@ -234,11 +234,13 @@ def _make_table(folder: Path, name: str = "table.csv") -> None:
 
 
 def _read_table(name: str, folder: Path) -> list[Problem]:
-    requests = read_requests(folder / name, folder)
-    for request in requests:
-        if not request.error:
-            read_image(request.image)
-    return [Problem.of(request.name, request.error) for request in requests if request.error]
+    problems = []
+    for request in read_table(folder / name, folder):
+        if isinstance(request, Refused):
+            problems.append(Problem.of(request.name, request.error))
+        else:
+            read_image(request.image or "nothing")
+    return problems
 
 
 def _fails(read: Callable[[Path], object]) -> Callable[[Path], list[Problem]]:

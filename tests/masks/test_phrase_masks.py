@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -39,6 +41,45 @@ def test_masks_by_words_and_by_place():
         found.mask("red ball")
 
 
+def test_a_shared_pixel_is_of_the_best_phrase():
+    """The first two share rows 10 to 14; the third is empty, and named like the first."""
+    ids, rows = result().to_panoptic()
+    assert ids.shape == (40, 60) and ids.dtype == np.uint32
+    assert (ids == np.where(result().masks[0], 1, np.where(result().masks[1], 2, 0))).all()
+    assert [(row["id"], row["category_id"], row["area"]) for row in rows] == [
+        (1, 1, 15 * 20), (2, 2, 10 * 20),
+    ]  # fmt: skip
+    assert rows[1]["bbox"] == [5, 15, 20, 10]
+    worse = replace(result(), scores=(None, 0.5, 0.9))
+    ids, rows = worse.to_panoptic()
+    assert (ids[10:15, 5:25] == 2).all() and [row["area"] for row in rows] == [10 * 20, 15 * 20]
+    twice = replace(result(), masks=result().masks[[1, 1, 0]])
+    ids, rows = twice.to_panoptic()  # the first claims all of the second
+    assert [(row["id"], row["category_id"]) for row in rows] == [(1, 1), (3, 1)]
+
+
+def test_supervision_has_the_same_masks():
+    supervision = pytest.importorskip("supervision")
+    found = result(phrases=("sky", "red ball", "sky", "grass"))  # the last is empty
+    given = replace(found, scores=(0.875, None, 0.5, None)).to_supervision()
+    assert isinstance(given, supervision.Detections) and len(given) == 3
+    assert (given.mask == found.masks[:3]).all()
+    assert given.xyxy.tolist() == [[5, 0, 25, 15], [5, 10, 25, 25], [5, 20, 25, 35]]
+    assert given.data["class_name"].tolist() == ["sky", "red ball", "sky"]
+    assert given.class_id.tolist() == [0, 1, 0]
+    assert np.array_equal(given.confidence, [0.875, np.nan, 0.5], equal_nan=True)
+    picture = supervision.MaskAnnotator().annotate(found.image.copy(), given)
+    assert (picture != found.image).any(axis=-1)[5, 10] and (picture == found.image)[39, 59].all()
+    nothing = replace(found, masks=np.zeros_like(found.masks)).to_supervision()
+    assert len(nothing) == 0
+
+
+def test_without_supervision_it_is_said_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "supervision", None)
+    with pytest.raises(InputError, match=r"pip install 'diffground\[supervision\]'"):
+        result().to_supervision()
+
+
 def test_a_repr_is_one_short_line():
     assert repr(result()) == "<PhraseMasks of 60x40 pixels: 'red ball' 12.5 %, 'sky' 12.5 %, " + (
         "'red ball' 0.0 %>"
@@ -54,7 +95,7 @@ def test_the_files_of_a_result(tmp_path):
     folder = found.save(tmp_path / "out")
     names = ["00_red_ball.png", "01_sky.png", "02_red_ball.png"]
     assert {path.name for path in folder.iterdir()} == {
-        "manifest.json", "masks.json", "overlay.png", *names,
+        "manifest.json", "masks.json", "overlay.png", "panoptic.png", *names,
     }  # fmt: skip
     content = json.loads((folder / "masks.json").read_text())
     assert content["size"] == [40, 60] and content["scores"] == "share"

@@ -7,9 +7,9 @@ those of the narratives of the Panoptic Narrative Grounding benchmark, which lie
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,6 +66,23 @@ def segment_masks(
     return masks
 
 
+def first_come(
+    masks: Iterable[NDArray[np.bool_]], size: tuple[int, int]
+) -> tuple[NDArray[np.uint32], list[int]]:
+    """Whose each pixel is of masks ``(H, W)`` that may overlap: the first one's that claims it.
+
+    Returns uint32 ``(H, W)``, 1, 2, ... of the first, second, ... of those that have a pixel and
+    0 of none; and the places of these among ``masks``.
+    """
+    segments, shown = np.zeros(size, np.uint32), list[int]()
+    for place, mask in enumerate(masks):
+        mine = mask & (segments == VOID)
+        if mine.any():
+            shown.append(place)
+            segments[mine] = len(shown)
+    return segments, shown
+
+
 def encode_panoptic(ids: NDArray[np.integer]) -> NDArray[np.uint8]:
     """The RGB pixels ``(H, W, 3)`` that store segment ids ``(H, W)``; asserts 0 <= id < 2**24."""
     assert ids.ndim == 2, ids.shape
@@ -79,18 +96,17 @@ Row = dict[str, Any]
 
 def category_rows(categories: Sequence[tuple[int, str, str, bool]]) -> list[Row]:
     """The ``categories`` of a panoptic JSON: each an id, a name, a supercategory, and whether it is
-    a thing; in VOC's colours."""
+    a thing; in VOC's colours, which begin anew after 255."""
+    colours = colour_map()[1:].tolist()
     return [
         {
             "supercategory": supercategory,
-            "color": colour.tolist(),
+            "color": colours[place % len(colours)],
             "isthing": int(thing),
             "id": number,
             "name": name,
         }
-        for (number, name, supercategory, thing), colour in zip(
-            categories, colour_map()[1:], strict=False
-        )
+        for place, (number, name, supercategory, thing) in enumerate(categories)
     ]
 
 
@@ -136,8 +152,18 @@ def narrative_row(
     }
 
 
+class PanopticImage(NamedTuple):
+    """One image of a panoptic JSON: its ``png`` has the segments of ``rows``."""
+
+    id: int
+    file: str
+    png: str
+    size: tuple[int, int]  # (H, W), pixels
+    rows: Sequence[Row]  # `segments_info`
+
+
 def panoptic_json(
-    images: Sequence[tuple[int, str, tuple[int, int], Sequence[Row]]],
+    images: Sequence[PanopticImage],
     categories: Sequence[Row],
     *,
     info: Mapping[str, Any],
@@ -146,8 +172,6 @@ def panoptic_json(
     """The content of ``panoptic_{split}.json``.
 
     Args:
-        images: each an id, the name of its file, its size (H, W), and its ``segments_info``. Its
-            PNG has the same name with another suffix.
         categories: :func:`category_rows`.
         info: what the dataset says of itself.
         licence: of all images.
@@ -155,17 +179,15 @@ def panoptic_json(
     return {
         "info": dict(info),
         "licenses": [{"id": 1, "name": licence, "url": ""}],
-        "images": [
-            {"license": 1, "file_name": name, "height": size[0], "width": size[1], "id": number}
-            for number, name, size, _ in images
-        ],
+        "images": [image_row(image.id, image.file, image.size) for image in images],
         "annotations": [
-            {
-                "segments_info": list(segments),
-                "file_name": Path(name).with_suffix(".png").name,
-                "image_id": number,
-            }
-            for number, name, _, segments in images
+            {"segments_info": list(image.rows), "file_name": image.png, "image_id": image.id}
+            for image in images
         ],
         "categories": list(categories),
     }
+
+
+def image_row(number: int, file: str, size: tuple[int, int]) -> Row:
+    """A row of ``images`` in any of COCO's JSON files, under its first licence."""
+    return {"license": 1, "file_name": file, "height": size[0], "width": size[1], "id": number}

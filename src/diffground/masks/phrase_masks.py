@@ -4,7 +4,9 @@ A folder of a result::
 
     overlay.png            the image and its masks, with a legend or the narrative in their colours
     00_puppy.png ...       a mask per phrase in the image's own size, 8 bit, 0 or 255
-    masks.json             the phrases with score, area, box, and the mask as COCO's RLE
+    panoptic.png           whose each pixel is, as COCO's panoptic PNGs say it; 0 is nobody's
+    masks.json             the phrases with score, area, box, and the mask as COCO's RLE; and the
+                           segments of panoptic.png
 
 ``K`` phrases · ``H, W`` the image's size, pixels
 """
@@ -13,23 +15,31 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from diffground.errors import InputError
 from diffground.io.files import write_whole
 from diffground.io.images import write_png
+from diffground.io.panoptic import Row, encode_panoptic, first_come, segment_row
 from diffground.io.paths import slug
 from diffground.reporting.overlays import Comparison, overlay, side_by_side
 from diffground.store.manifest import make_folder
 
-MASKS = "masks.json"
+if TYPE_CHECKING:
+    from supervision import Detections
+
+# Raised when the same masks give other files.
+CODE_VERSION: Final = 1
+
+MASKS, OVERLAY, PANOPTIC = "masks.json", "overlay.png", "panoptic.png"
 _PANEL = (320, 800)  # least and largest width of a narrative's two panels, pixels
 _NAMED = 4  # phrases that a repr names
 
@@ -85,6 +95,12 @@ class PhraseMasks:
         """Where no phrase is, bool (H, W)."""
         return np.asarray(~self.masks.any(axis=0))
 
+    @property
+    def maps(self) -> NDArray[np.float32] | None:
+        """What the masks were cut from: (K, h, w), >= 0, of the image's size or smaller; None: the
+        method keeps none."""
+        return None
+
     def notes(self) -> list[str]:
         """A few characters on each phrase, as the overlay shows them: its score."""
         return ["-" if score is None else f"{score:.2f}" for score in self.scores]
@@ -112,6 +128,50 @@ class PhraseMasks:
             for text, score, mask in zip(self.phrases, self.scores, self.masks, strict=True)
         ]
 
+    def to_panoptic(self) -> tuple[NDArray[np.uint32], list[Row]]:
+        """Whose each pixel is, for COCO's panoptic segmentation: ids (H, W), and their rows.
+
+        The id of the first phrase is 1, of the second 2, ...; 0 is nobody's. A pixel in several
+        masks is of the phrase with the highest score, of equal ones the first. A phrase without a
+        pixel has no row; ``category_id`` is that of the first phrase with the same words.
+        """
+        order = sorted(range(len(self)), key=lambda place: -(self.scores[place] or 0.0))
+        segments, shown = first_come((self.masks[place] for place in order), self.size)
+        places = np.array([0, *(order[each] + 1 for each in shown)], np.uint32)
+        ids: NDArray[np.uint32] = places[segments]
+        rows = [
+            segment_row(ids == number, number, self.phrases.index(self.phrases[number - 1]) + 1)
+            for number in sorted(places[1:].tolist())
+        ]
+        return ids, rows
+
+    def to_supervision(self) -> Detections:
+        """For supervision's annotators, trackers and metrics: a detection per mask with a pixel.
+
+        ``confidence`` is the score (NaN: none; what scores are is the method's, not all are below
+        1), ``data["class_name"]`` the phrase, ``class_id`` its place, of words that come twice the
+        first, counted from 0. Raises InputError where supervision is not installed.
+        """
+        try:
+            from supervision import Detections
+        except ModuleNotFoundError as error:
+            reason = "it is not installed: pip install 'diffground[supervision]'"
+            raise InputError("supervision", "package", reason) from error
+        shown = [place for place, mask in enumerate(self.masks) if mask.any()]
+        if not shown:
+            return Detections.empty()
+        boxes = np.array([describe_mask(self.masks[place])["bbox"] for place in shown])
+        boxes[:, 2:] += boxes[:, :2]
+        scores = [self.scores[place] for place in shown]
+        names = [self.phrases[place] for place in shown]
+        return Detections(
+            xyxy=boxes,
+            mask=self.masks[shown],
+            confidence=np.array([np.nan if score is None else score for score in scores]),
+            class_id=np.array([self.phrases.index(name) for name in names]),
+            data={"class_name": np.array(names)},
+        )
+
     def save(self, folder: str | Path) -> Path:
         """Makes ``folder``, see the top of this module, and returns its path.
 
@@ -129,17 +189,24 @@ class PhraseMasks:
             about: what else ``masks.json`` says, JSON-ready: the model, the image's name.
             note: see :meth:`overlay`.
         """
-        rows = self.to_coco()
+        rows, names, notes = self.to_coco(), mask_files(self.phrases), self.notes()
         for place, (row, mask) in enumerate(zip(rows, self.masks, strict=True)):
-            row |= {"file": f"{place:02d}_{slug(row['text'])}.png", "lost": place in self.lost}
+            row |= {"file": names[place], "lost": place in self.lost, "note": notes[place]}
             if self.spans:
                 row["span"] = list(self.spans[place])
             write_png(folder / row["file"], mask.astype(np.uint8) * 255)
         content = {"size": list(self.size), **(about or {}), "scores": self.score}
         if self.narrative is not None:
             content["narrative"] = self.narrative
-        write_readable(folder / MASKS, {**content, "phrases": rows})
-        write_png(folder / "overlay.png", np.asarray(self.overlay(note)))
+        ids, segments = self.to_panoptic()
+        write_png(folder / PANOPTIC, encode_panoptic(ids))
+        write_readable(folder / MASKS, {**content, "phrases": rows, "segments_info": segments})
+        write_png(folder / OVERLAY, np.asarray(self.overlay(note)))
+
+
+def mask_files(phrases: Sequence[str]) -> list[str]:
+    """The names of the masks' files in a result's folder."""
+    return [f"{place:02d}_{slug(phrase)}.png" for place, phrase in enumerate(phrases)]
 
 
 def describe_mask(mask: NDArray[np.bool_]) -> dict[str, Any]:

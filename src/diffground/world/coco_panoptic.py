@@ -23,6 +23,7 @@ from diffground.io.files import write_compact
 from diffground.io.images import write_jpeg, write_png
 from diffground.io.panoptic import (
     MAX_ID,
+    PanopticImage,
     Row,
     category_rows,
     encode_panoptic,
@@ -110,10 +111,11 @@ def _write_split(root: Path, split: str, seed: int, count: int, canvas: Canvas) 
         rendering = render(scene, canvas.size)
         number = image_id(split, index)
         ids = segment_ids(seed, index, rendering)
-        name = f"{number:012d}.jpg"
+        name, png = f"{number:012d}.jpg", f"{number:012d}.png"
         write_jpeg(pictures / name, rendering.image)
-        write_png(maps / f"{number:012d}.png", encode_panoptic(_renumber(rendering, ids)))
-        images.append((number, name, (canvas.size, canvas.size), segments_info(rendering, ids)))
+        write_png(maps / png, encode_panoptic(_renumber(rendering, ids)))
+        size, rows = (canvas.size, canvas.size), segments_info(rendering, ids)
+        images.append(PanopticImage(number, name, png, size, rows))
         annotator = int(rng_for(seed, index, "annotator").integers(0, 100))
         caption = narrative(scene, rendering)
         narratives.append(described(number, annotator, caption, rendering, ids))

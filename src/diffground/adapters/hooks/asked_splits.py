@@ -40,9 +40,9 @@ def _png_splits(
     """Field and name of the splits that a PNG pipeline reads."""
     if pipeline.datasets() & {"png_doctor", "png_train_narratives"}:
         yield "train", png.splits.train
-    if "params:png_predict" in pipeline.inputs():
-        predict = catalog.load("params:png_predict")
-        if predict.image is not None or predict.table is not None:
+    if "params:ground" in pipeline.inputs():
+        ground = catalog.load("params:ground")
+        if ground.source is not None or ground.prompt is not None:
             return
     yield "val", png.splits.val
 

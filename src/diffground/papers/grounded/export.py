@@ -33,7 +33,13 @@ from diffground.errors import InputError
 from diffground.io.files import write_compact, write_json, write_lines, write_whole
 from diffground.io.images import write_jpeg, write_png
 from diffground.io.labels import write_labels
-from diffground.io.panoptic import category_rows, encode_panoptic, narrative_row, panoptic_json
+from diffground.io.panoptic import (
+    PanopticImage,
+    category_rows,
+    encode_panoptic,
+    narrative_row,
+    panoptic_json,
+)
 from diffground.papers.grounded import labelled
 from diffground.papers.grounded.classes import ClassSplit
 from diffground.papers.grounded.export_config import ExportConfig, Layout
@@ -192,7 +198,9 @@ class _Writer:
             images, narratives = [], []
             for number, record in enumerate(records, start=1):
                 found = Labelled.of(record, part.samples.choice)
-                images.append((number, f"{record.id}.jpg", record.size, found.rows(self.labels)))
+                picture, mask = f"{record.id}.jpg", f"{record.id}.png"
+                rows = found.rows(self.labels)
+                images.append(PanopticImage(number, picture, mask, record.size, rows))
                 narratives.append(narrative_row(number, 0, record.prompt, found.chunks(record)))
             about = {"description": f"synthetic pictures, {self.split.name}, see {PROVENANCE}"}
             by_label = sorted((label, name) for name, label in self.labels.items())

@@ -57,6 +57,11 @@ class GroundedMasks(PhraseMasks):
     timestep: float  # of the pass whose features were read
     seen: tuple[bool, ...]  # K, whether the module has learned from the class
 
+    @property
+    def maps(self) -> NDArray[np.float32]:
+        """:attr:`probabilities`."""
+        return self.probabilities
+
     def notes(self) -> list[str]:
         """Each class's score, and whether the module never saw the class in its training."""
         return [

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffground.errors import InputError, shortened
-from diffground.io.panoptic import Row, segment_row
+from diffground.io.panoptic import Row, first_come, segment_row
 from diffground.masks.phrase_masks import read_mask
 from diffground.metrics.iou import UNSURE
 from diffground.papers.grounded.classes import ClassSplit
@@ -48,18 +48,13 @@ class Labelled:
     def of(cls, record: Record, choice: ChoiceConfig) -> Labelled:
         """Those of a sample that the choice takes."""
         taken = record.true(choice)
-        segments = np.zeros(record.size, np.uint32)
+        segments, places = first_come((read_mask(each.segmentation) for each in taken), record.size)
+        shown = tuple(taken[place] for place in places)
         seen = np.zeros(record.size, bool)
-        shown: list[Instance] = []
-        for each in taken:
-            mask = read_mask(each.segmentation) & (segments == 0)
-            if mask.any():
-                shown.append(each)
-                segments[mask] = len(shown)
         for each in record.instances:
             seen |= read_mask(each.segmentation)
         unsure = seen & (segments == 0)
-        return cls(segments, unsure, tuple(shown), len(taken) - len(shown))
+        return cls(segments, unsure, shown, len(taken) - len(shown))
 
     def classes(self, labels: dict[str, int]) -> NDArray[np.uint8]:
         """Semantic labels uint8 (H, W): 0 is the background, 255 unsure."""

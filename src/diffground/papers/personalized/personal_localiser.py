@@ -45,6 +45,13 @@ class PersonalMasks(PhraseMasks):
     segments: NDArray[np.bool_]  # (S, H, W), that the queries chose from
     relevance: NDArray[np.float64]  # (Q, S), mean attention; NaN: of another class
 
+    @property
+    def maps(self) -> NDArray[np.float32]:
+        """Each query's :attr:`relevance` in the segments (Q, H, W), 0 outside of them."""
+        relevance = np.nan_to_num(self.relevance).astype(np.float32)
+        found: NDArray[np.float32] = np.einsum("qs,shw->qhw", relevance, self.segments)
+        return found
+
 
 class PersonalLocaliser:
     """A frozen diffusion model, and the things that it has learned."""

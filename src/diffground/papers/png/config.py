@@ -249,26 +249,3 @@ class FeatureExtractionConfig(Config):
     block_size: PositiveInt  # narratives a file; what a killed run loses at most
     num_workers: Annotated[NonNegativeInt, NOT_IN_KEY]  # processes that read images
     shard: ShardConfig = ShardConfig()  # of the files: the part that this machine makes
-
-
-class PredictConfig(Config):
-    """What to ground: ``params:png_predict``. Paths count from where the command runs.
-
-    Without ``image`` and ``table``: the first validation sample with its own phrases.
-    """
-
-    # A trained model by its name, or by the path of its folder or of a file of weights in it; null:
-    # the one that params:png describe.
-    model: str | None = Field(min_length=1)
-    image: Path | None  # a file; with a table, the folder of its images (null: the table's)
-    narrative: str | None  # of the image; [brackets] mark phrases, without any they're found
-    table: Path | None  # .csv or .jsonl with the columns image and narrative
-    max_phrases: PositiveInt  # of a narrative, as in the paper; the rest is left out and said
-
-    @model_validator(mode="after")
-    def _choices_fit(self) -> PredictConfig:
-        if self.table is not None and self.narrative is not None:
-            raise ValueError("a table has its own narratives, narrative must be null")
-        if self.table is None and (self.image is None) != (self.narrative is None):
-            raise ValueError("image and narrative need each other (or both are null)")
-        return self

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from diffground.backbone.captions import Span, check_caption, lost_phrases
@@ -33,6 +35,18 @@ from diffground.papers.png.trained import TRAINING
 from diffground.phrases.noun_phrases import read_narrative
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class NarrativeMasks(PhraseMasks):
+    """Where the phrases of a narrative are."""
+
+    probabilities: NDArray[np.float32]  # (K, h, w), the model's, on its square grid
+
+    @property
+    def maps(self) -> NDArray[np.float32]:
+        """:attr:`probabilities`."""
+        return self.probabilities
 
 
 class NarrativeGrounder:
@@ -80,7 +94,7 @@ class NarrativeGrounder:
         *,
         spans: Sequence[Span] | None = None,
         item: str = "image",
-    ) -> PhraseMasks:
+    ) -> NarrativeMasks:
         """Where each phrase is in an image: a file, a Pillow picture, or an array.
 
         The model sees the image squeezed to its square; its probabilities are resized back
@@ -124,7 +138,8 @@ class NarrativeGrounder:
             masks[index] = prob > self.model.config.threshold
             inside = prob[masks[index]]
             scores.append(round(float(inside.mean()), 4) if inside.size else None)
-        return PhraseMasks(
+        return NarrativeMasks(
+            probabilities=small.numpy(),
             image=pixels,
             phrases=phrases,
             masks=masks,

@@ -1,4 +1,4 @@
-"""Thin nodes: narratives, doctor, features, training, evaluation with its figures, prediction."""
+"""Thin nodes: narratives, doctor, features, training, evaluation with its figures."""
 
 from __future__ import annotations
 
@@ -8,12 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from diffground.papers.png.config import (
-    FeatureExtractionConfig,
-    PngConfig,
-    PngFolders,
-    PredictConfig,
-)
+from diffground.papers.png.config import FeatureExtractionConfig, PngConfig, PngFolders
 from diffground.tracking import get_tracker
 
 log = logging.getLogger(__name__)
@@ -154,32 +149,6 @@ def draw_overlays(predictions: list[Any], png: PngConfig) -> Image.Image:
     from diffground.papers.png.figures import draw_comparison
 
     return draw_comparison(predictions, png)
-
-
-def predict_png(
-    *,
-    coco: Path,
-    diffusion: Path,
-    models: Path,
-    findings: Path,
-    panoptic: Path,
-    folder: Path,
-    png: PngConfig,
-    png_predict: PredictConfig,
-) -> Path:
-    """Masks of the narrative's phrases, by the model that is named or has these settings."""
-    from diffground.papers.png.keys import Variant
-    from diffground.papers.png.predict import predict
-    from diffground.papers.png.trained import load_checkpoint, load_variant
-
-    backbone = png.load_backbone(diffusion)
-    if png_predict.model is None:
-        folders = PngFolders(coco, models, doctor=findings, panoptic=panoptic)
-        variant = Variant.of(png, folders, backbone)
-        model, name = load_variant(variant), variant.name
-    else:
-        model, name = load_checkpoint(png, models, backbone, png_predict.model)
-    return predict(model, name, png, png_predict, coco, folder)
 
 
 def _done(split: str, done: dict[str, Any]) -> str:

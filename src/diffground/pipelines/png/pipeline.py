@@ -97,26 +97,6 @@ def evaluate() -> Pipeline:
     )
 
 
-def predict() -> Pipeline:
-    """One's own images, grounded with one's own narratives."""
-    node = Node(
-        nodes.predict_png,
-        {
-            "coco": "coco",
-            "diffusion": MODEL,
-            "models": "png_models_folder",
-            "findings": "png_doctor_folder",
-            "panoptic": "panoptic_weights",
-            "folder": "png_predict_folder",
-            "png": SETTINGS,
-            "png_predict": "params:png_predict",
-        },
-        "png_predict",
-        name="predict_png",
-    )
-    return Pipeline([node], tags=["png", "png_predict"])
-
-
 def ablations() -> Pipeline:
     """Tables 2 to 4, and Figures 4 to 6, which are drawn from the rows' models."""
     return Pipeline([_doctor()]) + Pipeline(
@@ -175,6 +155,5 @@ PARTS = {
     "train": train,
     "find": find,
     "evaluate": evaluate,
-    "predict": predict,
     "tables": ablations,
 }
