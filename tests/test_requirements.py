@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 #: What is taken where it is installed, and has a stand-in, or says what to do, where it is not.
-OPTIONAL = {"pydensecrf", "supervision"}
+OPTIONAL = {"pydensecrf", "ray", "supervision"}
 
 
 @pytest.fixture(scope="module")

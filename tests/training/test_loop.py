@@ -383,6 +383,20 @@ def test_all_evaluations_are_kept_with_their_steps(tmp_path: Path) -> None:
     assert trained(tmp_path, config).evaluations == found.evaluations  # read from the checkpoint
 
 
+@pytest.mark.parametrize(("rule", "rate"), [("linear", 0.08), ("sqrt", 0.04)])
+def test_a_rate_that_was_found_at_another_batch(rule: str, rate: float) -> None:
+    """Keys know the number: the same however it was said."""
+    given = {"max_steps": 30, "batch_size": 24}
+    scaled = {"rate": 0.02, "batch": 6, "rule": rule}
+    config = TrainConfig.model_validate({**given, "learning_rate": scaled})
+    assert config.learning_rate == pytest.approx(rate)
+    same = TrainConfig(**given, learning_rate=config.learning_rate)
+    assert config.key_content() == same.key_content()
+    for wrong in ({"rate": 0.02, "batch": 6}, {**scaled, "rule": "cubic"}, {**scaled, "rate": 0}):
+        with pytest.raises(ValidationError, match="learning_rate"):
+            TrainConfig.model_validate({**given, "learning_rate": wrong})
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [

@@ -1,10 +1,14 @@
-"""A frozen model that is loaded when it is first asked for: most runs find all made."""
+"""Models that are loaded when they are first asked for: most runs find all made.
+
+They are pickled without what was loaded: another process loads its own.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 
@@ -25,11 +29,35 @@ class Placed(Protocol):
         """Such as float32, bfloat16 or float16."""
 
 
+Model = TypeVar("Model")
+
+
+class Once(Generic[Model]):
+    """What ``opening()`` returns, which is called when it is first asked for."""
+
+    def __init__(self, opening: Callable[[], Model]) -> None:
+        self._opening, self._opened = opening, list[Model]()
+
+    def __call__(self) -> Model:
+        """The same at every call."""
+        if not self._opened:
+            self._opened.append(self._opening())
+        return self._opened[0]
+
+    def __reduce__(self) -> tuple[type[Once[Model]], tuple[Callable[[], Model]]]:
+        """Unopened."""
+        return type(self), (self._opening,)
+
+
 class Frozen:
     """The frozen model's folder: its hash, and the model itself once it is asked for."""
 
     def __init__(self, folder: Path, config: Placed) -> None:
         self.folder, self._config = folder, config
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the model."""
+        return {name: value for name, value in vars(self).items() if name != "model"}
 
     @cached_property
     def fingerprint(self) -> str:

@@ -22,6 +22,7 @@ from diffground.foundation.config import DiffusionPhase, DiffusionRecipe
 from diffground.foundation.fitting import Workshop
 from diffground.foundation.scenes import CaptionedScene
 from diffground.foundation.tokenizer import MAX_LENGTH
+from diffground.training.batches import drawn
 
 
 def build_unet(recipe: DiffusionRecipe, sample_size: int) -> UNet2DConditionModel:
@@ -109,11 +110,11 @@ def velocity_loss(
     latents, scheduler = batch["latents"], build_scheduler()
     # Drawn on the CPU, so that a GPU sees the same numbers.
     count = len(latents)
-    told = torch.rand(count, 1) < recipe.narratives
-    silent = torch.rand(count, 1) < recipe.empty
-    draw = torch.rand(count).pow(phase.timestep_power)
-    noise = torch.randn(latents.shape)
-    bare = torch.rand(count, 1) < phase.bare
+    told = drawn(lambda n: torch.rand(n, 1), count) < recipe.narratives
+    silent = drawn(lambda n: torch.rand(n, 1), count) < recipe.empty
+    draw = drawn(torch.rand, count).pow(phase.timestep_power)
+    noise = drawn(lambda n: torch.randn(n, *latents.shape[1:]), count)
+    bare = drawn(lambda n: torch.rand(n, 1), count) < phase.bare
     timesteps = (draw * scheduler.config["num_train_timesteps"]).long()
     device = latents.device
     told, silent, bare, noise, timesteps = (

@@ -36,6 +36,7 @@ from diffground.foundation.fitting import Workshop
 from diffground.progress import progress
 from diffground.seeds import derive_seed
 from diffground.store.manifest import config_hash
+from diffground.training.batches import drawn
 
 TIME_IDS: Final = 6  # original size, crop corner, target size
 FEATURES: Final = ("down_blocks.0", "down_blocks.1", "down_blocks.2", "mid_block")
@@ -161,9 +162,11 @@ class Distillation(nn.Module):
         ids, path = batch["ids"].long(), batch["path"].float()
         count, device = len(path), path.device
         # Drawn on the CPU, so that a GPU sees the same numbers.
-        later = torch.randint(1, self.recipe.steps, (count,))
-        which = torch.where(torch.rand(count) < self.recipe.distil.first, 0, later).to(device)
-        noise = torch.randn(path[:, 0].shape).to(device)
+        later = drawn(lambda n: torch.randint(1, self.recipe.steps, (n,)), count)
+        which = torch.where(drawn(torch.rand, count) < self.recipe.distil.first, 0, later).to(
+            device
+        )
+        noise = drawn(lambda n: torch.randn(n, *path.shape[2:]), count).to(device)
         noisiness = int(torch.randint(0, FEATURE_TIMES, ()))
         noisy, wanted = path[torch.arange(count, device=device), which], path[:, -1]
         alphas = cast(Tensor, self.alphas)[which]

@@ -32,7 +32,8 @@ from diffground.masks.uncertainty import uncertain
 from diffground.metrics.iou import UNSURE
 from diffground.provenance import code_of
 from diffground.store.config import WorkConfig
-from diffground.store.items import Item, Summary, fill
+from diffground.store.items import Item, Summary
+from diffground.training.sharing import fill_together
 
 Layer = Literal["label", "initial", "mask"]
 LAYERS: tuple[Layer, ...] = get_args(Layer)  # the files of an item, in the order of writing
@@ -87,7 +88,8 @@ def write_masks(
         sources: of *all* items, by name, the files that its work is made from. A name is that of
             files; "/" makes folders.
         make: the scores of an item, called only for those that are to be made.
-        folder: see :func:`~diffground.store.items.fill`, as for ``make`` and ``work``.
+        folder: see :func:`~diffground.store.items.fill`, as for ``make`` and ``work``; processes
+            that a launcher started share the items out.
         config: CRF and threshold.
         compat: the CRF's picture, and which pixels of ``mask`` are 255: ``official`` where its
             posterior is below the threshold, ``paper`` where two attention scores are less than
@@ -115,7 +117,7 @@ def write_masks(
         for item, made_from in sources.items()
     ]
     finish = partial(_refine, folder, config, compat)
-    return fill(folder, made_by, items, make, finish, what="masks", work=work)
+    return fill_together(folder, made_by, items, make, finish, what="masks", work=work)
 
 
 def _refine(folder: Path, config: MaskConfig, compat: Compat, item: str, work: MaskWork) -> None:

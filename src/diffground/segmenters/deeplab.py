@@ -35,6 +35,7 @@ from diffground.segmenters.resnet import (
     read_config,
 )
 from diffground.training.checkpoint import load_weights, save_weights
+from diffground.training.processes import gathered, processes
 
 # Raised when the same weights and pixels give other scores or losses, or a seed other weights.
 CODE_VERSION: Final = 1
@@ -183,13 +184,20 @@ def deeplab_loss(scores: tuple[Tensor, ...], labels: Tensor) -> dict[str, Tensor
         labels: int64 ``(B, H, W)``, 255 = not counted; brought to each grid by its nearest pixel.
 
     Returns:
-        ``{"loss": the sum, "merged": that of the maximum}``; 0 where no pixel counts.
+        ``{"loss": the sum, "merged": that of the maximum}``; 0 where no pixel counts. Where several
+        processes share a batch, the mean of theirs is over the pixels of all.
     """
-    losses = []
+    sums, counts = [], []
     for score in scores:
         near = functional.interpolate(
             labels[:, None].float(), score.shape[-2:], mode="nearest-exact"
         )[:, 0].long()
-        total = functional.cross_entropy(score.float(), near, ignore_index=UNSURE, reduction="sum")
-        losses.append(total / (near != UNSURE).sum().clamp_min(1))
+        sums.append(
+            functional.cross_entropy(score.float(), near, ignore_index=UNSURE, reduction="sum")
+        )
+        counts.append((near != UNSURE).sum())
+    pixels = torch.stack(counts)
+    if processes().num_processes > 1:
+        pixels = torch.tensor(gathered(pixels.tolist()), device=pixels.device).float().mean(0)
+    losses = [total / count.clamp_min(1) for total, count in zip(sums, pixels, strict=True)]
     return {"loss": torch.stack(losses).sum(), "merged": losses[-1].detach()}

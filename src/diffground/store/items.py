@@ -34,9 +34,9 @@ from diffground.io.notes import FileNote, digest_of, is_unchanged, note_of
 from diffground.io.paths import inside
 from diffground.progress import progress
 from diffground.provenance import Recipe, claim, commit, join_commits
+from diffground.store import pool, ray_pool
 from diffground.store.config import ShardConfig, WorkConfig
 from diffground.store.manifest import config_hash, is_valid, remove_manifest, write_manifest
-from diffground.store.pool import outcomes
 from diffground.store.reports import (
     REPORTS,
     About,
@@ -95,7 +95,8 @@ def fill(
         folder: filled in place; may be shared by the machines of several shards.
         recipe: JSON-ready, all that every item depends on. Items of another one are made again.
         items: *all* of them, the same list for every shard. Those that are not in it are left.
-        make: called here with an item's id, one after the other. Its :class:`InputError` is the
+        make: called with an item's id, one after the other; here, or in each process of Ray, to
+            which it goes with ``finish`` and ``ready`` as pickles. Its :class:`InputError` is the
             item's: it is reported, tried again by the next run, and the others go on. One of what
             the system denied (:attr:`~diffground.errors.Problem.may_pass`) keeps the store from
             being complete.
@@ -104,7 +105,8 @@ def fill(
             errors end the run: no item is to blame for a full disk or a setting that cannot be.
         what: the items are, in a word or two.
         work: this run's shard and processes.
-        ready: called once before anything is made, if there is anything; loads a model, say.
+        ready: called once before anything is made, if there is anything, by whoever makes it; loads
+            a model, say.
         hidden: shows no progress.
 
     Raises:
@@ -125,10 +127,10 @@ def fill(
             for item in pending:
                 notes.pop(item.id, None)
             shard.begin(notes)
-            if pending and ready is not None:
+            if pending and ready is not None and work.executor == "plain":
                 ready()
             start = time.perf_counter()
-            made = shard.made(pending, make, finish, work)
+            made = shard.made(pending, make, finish, ready, work)
             made = progress(made, f"{what} {folder.name}", total=len(pending), hidden=hidden)
             entries = {**notes, **{entry.item: entry for entry in made}}
             seconds = round(time.perf_counter() - start, 2)
@@ -200,18 +202,25 @@ class _Shard:
         pending: Sequence[Item],
         make: Callable[[str], Work],
         finish: Callable[[str, Work], About | None],
+        ready: Callable[[], object] | None,
         work: WorkConfig,
     ) -> Iterator[Note | Problem]:
         """Makes items, and adds what becomes of each to the report at once."""
         sources: dict[str, dict[str, FileNote | None]] = {}
 
-        def noted(item: Item) -> Work:
+        def noted() -> Iterator[Item]:
             # Before they are read: a later change is noticed.
-            sources[item.id] = {name: note_of(path) for name, path in item.sources.items()}
-            return make(item.id)
+            for item in pending:
+                sources[item.id] = {name: note_of(path) for name, path in item.sources.items()}
+                yield item
 
-        finished = partial(_finished, self.folder, finish)
-        ended = outcomes(pending, noted, finished, workers=work.workers)
+        made, finished = partial(_made, make), partial(_finished, self.folder, finish)
+        if work.executor == "ray":
+            ended = ray_pool.outcomes(
+                noted(), made, finished, ready=ready, workers=work.workers, config=work.ray
+            )
+        else:
+            ended = pool.outcomes(noted(), made, finished, workers=work.workers)
         with self.report.open("a", encoding="utf-8") as report:
             for item, outcome in ended:
                 entry: Note | Problem
@@ -258,6 +267,10 @@ class _Shard:
     def _declaring(self) -> FileLock:
         """Held by whoever takes back, or declares, what other parts look at."""
         return FileLock(self.folder / ".finish.lock")
+
+
+def _made(make: Callable[[str], Work], item: Item) -> Work:
+    return make(item.id)
 
 
 def _finished(

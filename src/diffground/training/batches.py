@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import torch
-from accelerate.utils import gather_object
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from diffground.errors import InputError
 from diffground.seeds import generator
 from diffground.training.config import TrainConfig
-from diffground.training.processes import processes
+from diffground.training.processes import gathered, processes
 
 
 def stream(
@@ -92,5 +92,16 @@ def shares(rounds: Sequence[Any], weight: Callable[[Any], float] | None) -> list
     if weight is None:
         return [1.0 / len(rounds)] * len(rounds)
     mine = [float(weight(batch)) for batch in rounds]
-    total = sum(gather_object(mine)) / processes().num_processes
+    total = sum(map(sum, gathered(mine))) / processes().num_processes
     return [value / total if total else 0.0 for value in mine]
+
+
+def drawn(draw: Callable[[int], Tensor], count: int) -> Tensor:
+    """Random numbers (count, ...) for this process's samples of a round.
+
+    They are those that one process draws for all samples, ``draw(number of them)``: within a step
+    of :func:`diffground.training.loop.train` all processes draw alike. A batch may have groups of
+    samples of equal size one behind the other, say photos and class pictures.
+    """
+    state = processes()
+    return draw(count * state.num_processes)[state.process_index :: state.num_processes]

@@ -160,12 +160,14 @@ class Checkpoint:
     accelerator: Accelerator
     record: Record = field(default_factory=Record)
 
-    def keep_best(self, monitor: str) -> None:
-        """Writes the weights that count if their last evaluation is the best yet."""
+    def keep_best(self, monitor: str, *, write: bool) -> None:
+        """Notes the last evaluation if it is the best yet, and writes the weights that count."""
         found, best = self.record.metrics, self.record.best
         if best and found[monitor] <= best[monitor]:
             return
         self.record.best = {**found, "step": float(self.record.step)}
+        if not write:
+            return
         weights = trainable_state(self.model)
         weights |= {name: tensor.detach().cpu() for name, tensor in self.average.shadow.items()}
         save_weights(weights, self.folder / BEST)
@@ -203,7 +205,8 @@ class Checkpoint:
             raise InputError(path, "key", reason)
         put_weights(self.model, content["model"], path)
         self.optimizer.load_state_dict(content["optimizer"])
-        self.average.shadow = content["average"]
+        device = self.accelerator.device
+        self.average.shadow = {n: value.to(device) for n, value in content["average"].items()}
         if self.accelerator.scaler and content["scaler"]:
             self.accelerator.scaler.load_state_dict(content["scaler"])
         self.record = Record(**content["record"])
@@ -219,7 +222,9 @@ class Checkpoint:
             try:
                 if sound is False:
                     raise ValueError("its bytes are not those that were written")
-                content = torch.load(path, map_location=self.accelerator.device, weights_only=True)
+                # Not onto the device, which torch knows not by the name that a processor of
+                # several processes has.
+                content = torch.load(path, map_location="cpu", weights_only=True)
                 if content["key"] == self.key:  # else it is refused, whatever is in it
                     Record(**content["record"])
             except torch.OutOfMemoryError:

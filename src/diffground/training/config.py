@@ -5,9 +5,44 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveInt, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from diffground.config import NOT_IN_KEY, Config
+
+
+class ScaledRate(Config):
+    """A learning rate that was found at one batch size, for another."""
+
+    rate: PositiveFloat  # at `batch`
+    batch: PositiveInt  # samples per step that `rate` is for
+    # linear: grows with the batch, as is usual for SGD; sqrt: with its root, for Adam
+    rule: Literal["linear", "sqrt"]
+
+    def at(self, batch_size: int) -> float:
+        """The rate for steps of ``batch_size`` samples."""
+        ratio = batch_size / self.batch
+        return self.rate * (ratio if self.rule == "linear" else math.sqrt(ratio))
+
+
+def _scaled(content: Any, info: ValidationInfo) -> Any:
+    if isinstance(content, dict) and "batch_size" in info.data:
+        return ScaledRate.model_validate(content).at(info.data["batch_size"])
+    return content
+
+
+#: A learning rate, or a :class:`ScaledRate` as a mapping, which becomes that of ``batch_size``, a
+#: field before it. Keys, logs and checkpoints know the number that it comes to. Nothing is scaled
+#: by the number of processes: they share a batch, and each has less of it.
+LearningRate = Annotated[float, Field(gt=0), BeforeValidator(_scaled)]
 
 
 class TrainConfig(Config):
@@ -17,7 +52,7 @@ class TrainConfig(Config):
     # Samples per step, over all processes and accumulation rounds. The bound is above what any
     # recipe takes, and below what fills a machine's memory before it fails.
     batch_size: int = Field(gt=0, le=4096)
-    learning_rate: float = Field(gt=0)
+    learning_rate: LearningRate
     # Multiples of it by the start of a parameter's name, {"backbone.": 0.1}; the longest counts.
     rate_factors: dict[str, NonNegativeFloat] = Field(default_factory=dict)
     weight_decay: float = Field(default=0.01, ge=0)  # adamw: decoupled; sgd: L2, in the gradient
@@ -30,7 +65,8 @@ class TrainConfig(Config):
     warmup_steps: int = Field(default=0, ge=0)  # linear from 0; fewer than max_steps
     grad_clip: float = Field(default=1.0, ge=0)  # L2 norm over all parameters; 0 = off
     # Rounds per optimizer step; each sees batch_size / accumulation. Changes float sums only, if
-    # the loss counts over the whole step and no batch norm is trained.
+    # the loss counts over the whole step and no batch norm is trained. So do processes, which share
+    # each round: a batch norm sees the part of one.
     accumulation: Annotated[PositiveInt, NOT_IN_KEY] = 1
     mixed_precision: Annotated[Literal["no", "fp16", "bf16"], NOT_IN_KEY] = "no"
     ema_decay: float = Field(default=0.0, ge=0, lt=1)  # 0 = off; else the averaged weights count

@@ -1,7 +1,8 @@
 """The training loop: Accelerate underneath, deterministic, resumable, safe against ``kill -9``.
 
 Everything random derives from ``(seed, step)`` and the order of the data from ``(seed, epoch)``, so
-a run that was killed and started again ends with the same numbers as one that was not.
+a run that was killed and started again ends with the same numbers as one that was not, and several
+processes take the steps of one, whose batch they share: losses differ by the order of float sums.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any, Final
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import gather_object, send_to_device
+from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -30,7 +31,7 @@ from diffground.seeds import derive_seed
 from diffground.training.batches import Batches, shares
 from diffground.training.checkpoint import LAST, Average, Checkpoint
 from diffground.training.config import TrainConfig
-from diffground.training.processes import processes
+from diffground.training.processes import gathered, processes
 
 # Raised when the same settings, data and model are trained to other weights, here or in this room.
 CODE_VERSION: Final = 1
@@ -79,6 +80,8 @@ def train(
     (:func:`diffground.training.processes.only_training`).
 
     Args:
+        loss_fn: what it draws at random for its samples it draws by
+            :func:`~diffground.training.batches.drawn`, or all processes see the same.
         dataset: map-style and sized. Its items may be read by worker processes. One that has
             ``name(index)`` says so what the user knows a sample by, for messages.
         folder: holds ``last.pt`` (trainable weights, optimizer, averages, history), the checkpoint
@@ -107,11 +110,13 @@ def train(
     groups = _groups(model, config)
     optimizer = _optimizer(groups, config)
     model.to(accelerator.device)
-    wrapped, optimizer = accelerator.prepare(model, optimizer)
+    # Without an evaluation mode it is shared with the processes that were started together.
+    wrapped = accelerator.prepare_model(model, evaluation_mode=processes().num_processes == 1)
+    optimizer = accelerator.prepare_optimizer(optimizer)
     average = Average(model, config.ema_decay)
     kept = Checkpoint(folder, _key(config, key), model, optimizer, average, accelerator)
     kept.load()
-    record, first, main = kept.record, kept.record.step, accelerator.is_main_process
+    record, first, main = kept.record, kept.record.step, processes().is_main_process
     if first < config.max_steps:
         record.commit = join_commits([record.commit, commit()])
 
@@ -139,13 +144,13 @@ def train(
                 record.evaluations.append(record.metrics | {"step": float(record.step)})
                 if on_log and main:
                     on_log({f"eval/{k}": v for k, v in record.metrics.items()}, record.step)
-                if monitor and main:
-                    kept.keep_best(monitor)
+                if monitor:
+                    kept.keep_best(monitor, write=main)
             if (record.step % config.checkpoint_every == 0 or at_end) and main:
                 kept.save()
     average.copy_to(model)
     model.eval()
-    accelerator.wait_for_everyone()
+    processes().wait_for_everyone()
     return TrainResult(
         config.max_steps,
         time.monotonic() - started,
@@ -200,8 +205,9 @@ class _Stepper:
         return means
 
     def _seed(self, step: int) -> None:
-        rank = self.kept.accelerator.process_index
-        torch.manual_seed(derive_seed(self.config.seed, f"rank{rank}", step))
+        # The same on every process: losses take what is their samples' by `drawn`. What else is
+        # drawn, for dropout, is alike for the first sample of all processes, the second, ...
+        torch.manual_seed(derive_seed(self.config.seed, "rank0", step))
 
     def _losses(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
         with self.kept.accelerator.autocast():
@@ -219,9 +225,10 @@ class _Stepper:
         for batch, samples in zip(rounds, names, strict=True):
             if not self._finite(batch):
                 mine += samples
-        where = self.kept.accelerator.process_index
-        found = gather_object([(where, mine)] if mine else [])
-        blamed = "; ".join(f"process {rank}: {', '.join(samples)}" for rank, samples in found)
+        found = enumerate(gathered(mine))
+        blamed = "; ".join(
+            f"process {rank}: {', '.join(theirs)}" for rank, theirs in found if theirs
+        )
         last = self.kept.folder / LAST
         raise InputError(
             self.kept.folder,
@@ -243,7 +250,7 @@ class _Stepper:
 
 def _mean(sums: dict[str, float]) -> dict[str, float]:
     """The mean over processes, for each name that any of them has."""
-    found = gather_object([sums])
+    found = gathered(sums)
     names = dict.fromkeys(name for one in found for name in one)
     return {name: sum(one.get(name, 0.0) for one in found) / len(found) for name in names}
 

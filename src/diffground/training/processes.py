@@ -7,23 +7,71 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from datetime import timedelta
 from functools import cache
 from pathlib import Path
+from typing import Any, Final, Protocol, TypeVar
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list, parse_flag_from_env
+from accelerate.utils import broadcast_object_list, gather_object, parse_flag_from_env
 
 from diffground.errors import InputError
 from diffground.io.locks import held, holder
 
 log = logging.getLogger(__name__)
 
+Value = TypeVar("Value")
 
-def processes() -> PartialState:
-    """Accelerate's view of this run's processes, the same object wherever it is asked for.
+# For each other: one may have hours of work left of its part of a store when another has none. That
+# a process died is noticed at once, by the launcher, which ends the others.
+_WAIT: Final = timedelta(hours=12)
 
-    ``process_index``, ``num_processes``, ``is_main_process``, ``device`` and ``wait_for_everyone``.
+
+class Processes(Protocol):
+    """What is to be known of the processes of a run."""
+
+    @property
+    def num_processes(self) -> int:
+        """How many there are."""
+
+    @property
+    def process_index(self) -> int:
+        """Which one this is, from 0."""
+
+    @property
+    def is_main_process(self) -> bool:
+        """Whether it is the first, which writes and logs."""
+
+    @property
+    def device(self) -> torch.device:
+        """This one's own."""
+
+    def wait_for_everyone(self) -> None:
+        """Returns once all processes are here."""
+
+
+@dataclass(frozen=True)
+class _Single:
+    """A process by itself."""
+
+    device: torch.device
+    num_processes: int = 1
+    process_index: int = 0
+    is_main_process: bool = True
+
+    def wait_for_everyone(self) -> None:
+        """There is nobody to wait for."""
+
+
+_ALONE: ContextVar[bool] = ContextVar("alone", default=False)
+
+
+def processes() -> Processes:
+    """This run's processes, as everything here sees them: Accelerate's, or one :func:`alone`.
+
     Ask here and not Accelerate: of ``PartialState`` only the first call in a process counts, and
     without an accelerator it takes each of several processes for a run of its own, which would all
     train the whole and write the same files.
@@ -32,8 +80,10 @@ def processes() -> PartialState:
         InputError: the launcher started more processes than take part.
     """
     launched = int(os.environ.get("WORLD_SIZE", "1"))
+    more = {"timeout": _WAIT} if launched > 1 else {}
     on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU")
-    state = PartialState(cpu=on_cpu or (launched > 1 and not torch.accelerator.is_available()))
+    on_cpu = on_cpu or (launched > 1 and not torch.accelerator.is_available())
+    state = PartialState(cpu=on_cpu, **more)
     if state.num_processes != launched:
         raise InputError(
             "environment",
@@ -44,7 +94,31 @@ def processes() -> PartialState:
         )
     if state.num_processes > 1:
         _leave_at_the_end()
-    return state
+    if _ALONE.get():
+        return _Single(state.device)
+    found: Processes = state
+    return found
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Within the block this process is a run of its own, whoever else was started with it.
+
+    For work of which each process has its own: what it trains is shared with nobody.
+    """
+    token = _ALONE.set(True)
+    try:
+        yield
+    finally:
+        _ALONE.reset(token)
+
+
+def gathered(value: Value) -> list[Value]:
+    """What each process gave, in their order; all wait for the last."""
+    if processes().num_processes == 1:
+        return [value]
+    found: list[Any] = gather_object([value])
+    return found
 
 
 @cache
@@ -88,7 +162,8 @@ def only_training(folder: Path) -> Iterator[None]:
                     stack.enter_context(held(lock, "this training"))
                 else:
                     refused = [(error.file, error.field, error.reason)]
-        broadcast_object_list(refused)
+        if state.num_processes > 1:
+            broadcast_object_list(refused)
         if refused[0] is not None:
             raise InputError(*refused[0])
         yield

@@ -26,7 +26,7 @@ from diffground.papers.png.feature_extraction import FeatureExtractionConfig, ex
 from diffground.papers.png.feature_store import FeatureKey, FeatureStore, FrozenInputs
 from diffground.papers.png.features import feature_key, frozen_inputs
 from diffground.papers.png.narratives import PngBatch, collate
-from diffground.store.config import ShardConfig
+from diffground.store.config import ShardConfig, WorkConfig
 from diffground.training.config import TrainConfig
 from diffground.training.loop import train
 
@@ -161,7 +161,8 @@ def test_narratives_share_their_images_latents(samples, tmp_path):
 
 
 def test_an_extraction_is_shared_out_and_goes_on(samples, tmp_path):
-    shards = [ONE.model_copy(update={"shard": ShardConfig(index=i, count=2)}) for i in (0, 1)]
+    parts = [WorkConfig(shard=ShardConfig(index=i, count=2)) for i in (0, 1)]
+    shards = [ONE.model_copy(update={"work": part}) for part in parts]
     first = extract(samples, tmp_path, shards[0])
     folder = tmp_path / first["folder"]
     assert (first["made"], first["complete"]) == (3, False)

@@ -14,7 +14,7 @@ from diffground.attention.aggregate import class_maps
 from diffground.errors import InputError
 from diffground.papers.text2mask.map_files import maps_path, read_maps, write_maps
 from diffground.papers.text2mask.text_to_mask import TextToMask
-from diffground.store.config import ShardConfig
+from diffground.store.config import ShardConfig, WorkConfig
 from diffground.store.manifest import is_valid
 
 RECIPE = {"model": "tiny"}
@@ -34,8 +34,8 @@ def segmenter():
 @pytest.fixture
 def write(segmenter):
     def written(samples, folder, recipe=RECIPE, open_segmenter=lambda: segmenter, **shard):
-        shard = ShardConfig(**shard)
-        return write_maps(open_segmenter, samples, folder, recipe, seed=1, shard=shard)
+        work = WorkConfig(shard=ShardConfig(**shard))
+        return write_maps(open_segmenter, samples, folder, recipe, seed=1, work=work)
 
     return written
 

@@ -52,7 +52,7 @@ class OneWriterHook:
     """In a distributed run only rank 0 writes the catalog's files; other processes keep the values.
 
     Else one process would read a file that another is just writing. Made folders need no such care:
-    whoever makes one locks it.
+    whoever makes one locks it. The others warn, and say nothing else.
     """
 
     @hook_impl
@@ -60,10 +60,21 @@ class OneWriterHook:
         """Lets the outputs of a process that is not rank 0 stay in memory."""
         if is_first_process():
             return
+        logging.disable(logging.INFO)  # said once; what goes wrong is said by whom it befalls
         for name in sorted(pipeline.all_outputs()):
             dataset = catalog.get(name)
             if dataset is not None and not isinstance(dataset, FolderDataset | MemoryDataset):
                 catalog[name] = MemoryDataset(copy_mode="assign")
+
+    @hook_impl
+    def after_pipeline_run(self) -> None:
+        """Lets it speak again."""
+        logging.disable(logging.NOTSET)
+
+    @hook_impl
+    def on_pipeline_error(self) -> None:
+        """The same."""
+        logging.disable(logging.NOTSET)
 
 
 class RunLogHook:

@@ -35,10 +35,10 @@ from diffground.papers.grounded.scoring import read_scores, score_set
 from diffground.papers.grounded.tables_config import GroundedExperiment, ModelName
 from diffground.papers.grounded.trained import FILES, THRESHOLD, TrainedModule, load_module
 from diffground.provenance import Made, Recipe, code_of
-from diffground.store.items import Item, Summary, fill
+from diffground.store.items import Item, Summary
 from diffground.store.manifest import config_hash, read_manifest
-from diffground.store.spent import spent
 from diffground.training.loop import OnLog
+from diffground.training.sharing import fill_together, spent_together
 
 TRAIN, VAL = "train", "val"  # the sets that are learned from; all others are tested on
 
@@ -210,7 +210,7 @@ def _measured(
         write_json(folder / f"{item}.json", result)
 
     items = [Item(Path(file).stem, (file,), None, sources) for file in files.values()]
-    summary = fill(folder, recipe, items, make, finish, what="scores", ready=ready)
+    summary = fill_together(folder, recipe, items, make, finish, what="scores", ready=ready)
     grounders.cell.add(*_counted(folder, summary))
     found = {name: read_json(folder / file) for name, file in files.items()}
     return {name: result for name, result in found.items() if result is not None}
@@ -315,4 +315,4 @@ def _counted(folder: Path, summary: Summary) -> tuple[dict[str, float], list[Mad
     """Seconds of all runs, by folder, and who made what is in it."""
     manifest = read_manifest(folder)
     by = [manifest.made] if manifest else []
-    return {folder.name: spent(folder, summary)["seconds"]}, by
+    return {folder.name: spent_together(folder, summary)["seconds"]}, by

@@ -47,8 +47,9 @@ from diffground.papers.grounded.export_notes import Part, provenance, readme
 from diffground.papers.grounded.generation import shown
 from diffground.papers.grounded.labelled import Labelled, check_all_asked
 from diffground.provenance import Recipe, code_of
-from diffground.store.items import Item, Summary, fill
+from diffground.store.items import Item, Summary
 from diffground.store.manifest import config_hash
+from diffground.training.sharing import fill_together
 
 # Raised when the same samples give other files.
 CODE_VERSION: Final = 1
@@ -82,7 +83,7 @@ def export(
     def finish(item: str, image: NDArray[np.uint8] | None) -> None:
         writer.write(folder, item, image)
 
-    summary = fill(
+    summary = fill_together(
         folder, writer.recipe, writer.items(), writer.picture, finish,
         what="pictures and lists of", work=config.work,
     )  # fmt: skip

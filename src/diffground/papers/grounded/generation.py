@@ -42,10 +42,11 @@ from diffground.papers.grounded.samples import (
 )
 from diffground.provenance import Recipe
 from diffground.segmenters.instance import Detections, InstanceSegmenter, labels_of
-from diffground.store.items import Item, Summary, fill
+from diffground.store.items import Item, Summary
 from diffground.store.manifest import config_hash, fingerprint
 from diffground.store.reports import About
 from diffground.training.processes import chosen_device
+from diffground.training.sharing import fill_together
 
 # Raised when the same prompts, models and settings give other samples.
 CODE_VERSION: Final = 1
@@ -103,7 +104,7 @@ def make_set(
         Item(part, (f"{part}.safetensors",), [asdict(attempt) for attempt in of])
         for part, of in parts.items()
     ]
-    return fill(
+    return fill_together(
         folder, recipe, items, make, finish,
         what="batches of", work=config.work, ready=maker.load,
     )  # fmt: skip

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from diffground.config import NOT_IN_KEY, Config
 from diffground.papers.grounded.data_config import Fraction
@@ -19,7 +19,7 @@ from diffground.papers.grounded.module_config import (
     Weights,
 )
 from diffground.papers.grounded.module_sizes import MODULES
-from diffground.training.config import TrainConfig
+from diffground.training.config import LearningRate, TrainConfig
 
 ModuleName = Literal["gd", "improved", "iosd", "mini-gd", "mini-improved", "mini-iosd"]
 
@@ -31,7 +31,7 @@ class GroundingLoopConfig(Config):
     epochs: PositiveInt | None
     steps: PositiveInt | None
     batch_size: PositiveInt  # samples a step
-    learning_rate: PositiveFloat
+    learning_rate: LearningRate
     schedule: Literal["constant", "cosine", "halved"]
     evaluations: PositiveInt  # on validation samples, evenly over the training; the best is kept
     seed: int  # of the weights, the order of samples, and dropout

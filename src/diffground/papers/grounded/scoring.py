@@ -7,7 +7,7 @@ are learned vectors that belong to one CLIP. These are the words of CLIP-IQA, fo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
@@ -18,16 +18,17 @@ from torch import Tensor
 
 from diffground.backbone import contrastive
 from diffground.backbone.contrastive import Contrastive, unit
-from diffground.backbone.on_demand import Frozen
+from diffground.backbone.on_demand import Frozen, Once
 from diffground.errors import InputError
 from diffground.io.files import read_json, write_json
 from diffground.papers.grounded.data_config import ChoiceConfig, GroundingDataConfig, ScoringConfig
 from diffground.papers.grounded.generation import shown
 from diffground.papers.grounded.samples import REMEDY, SyntheticSet
 from diffground.provenance import code_of
-from diffground.store.items import Item, Summary, fill
+from diffground.store.items import Item, Summary
 from diffground.store.manifest import config_hash, fingerprint, is_valid
 from diffground.training.processes import chosen_device
+from diffground.training.sharing import fill_together
 
 # Raised when the same pictures get other scores.
 CODE_VERSION: Final = 1
@@ -75,10 +76,11 @@ def score_set(
     for index, record in enumerate(taken.records):
         by_part[synthetic.part_of(record).stem].append(index)
 
-    @cache
-    def judge() -> Antonyms:
+    def opened() -> Antonyms:
         device = chosen_device(config.device)
         return Antonyms(Contrastive.from_pretrained(clip, device=device), config.scoring)
+
+    judge = Once(opened)
 
     def make(part: str) -> dict[str, float]:
         samples = [taken[index] for index in by_part[part]]
@@ -88,7 +90,7 @@ def score_set(
         write_json(folder / f"{part}.json", scores)
 
     items = [Item(part, (f"{part}.json",), None, {"part": path}) for part, path in parts.items()]
-    return fill(folder, recipe, items, make, finish, what="scores of", work=config.work)
+    return fill_together(folder, recipe, items, make, finish, what="scores of", work=config.work)
 
 
 def read_scores(folder: Path) -> dict[str, float]:

@@ -36,9 +36,10 @@ from diffground.segmenters.deeplab import DeepLabV2
 from diffground.segmenters.label_files import label_path
 from diffground.segmenters.prediction import SemanticSegmenter, predict
 from diffground.segmenters.semantic import MODEL, code_of_training, train_semantic
-from diffground.store.items import Item, fill
+from diffground.store.items import Item
 from diffground.store.manifest import config_hash
 from diffground.training.processes import processes
+from diffground.training.sharing import fill_together
 
 # Raised when the same files are other lessons.
 CODE_VERSION: Final = 1
@@ -208,7 +209,7 @@ def _restricted(
     def finish(item: str, found: NDArray[np.uint8]) -> None:
         write_labels(label_path(folder, item), found)
 
-    fill(folder, recipe, items, make, finish, what="masks of")
+    fill_together(folder, recipe, items, make, finish, what="masks of")
     return [
         replace(sample, mask_path=path)
         for sample in samples

@@ -49,10 +49,9 @@ from diffground.papers.personalized.methods import Method
 from diffground.papers.personalized.queries import Query
 from diffground.papers.personalized.rows import Bench, kind_of, method_recipe
 from diffground.papers.personalized.scenes import Scenes, View
-from diffground.store.config import WorkConfig
-from diffground.store.items import Item, Summary, fill
+from diffground.store.items import Item, Summary
 from diffground.store.manifest import config_hash, is_valid
-from diffground.store.spent import spent
+from diffground.training.sharing import fill_together, spent_together
 
 __all__ = ["Answer", "answer", "learn_items", "measure", "open_bench"]
 
@@ -164,9 +163,11 @@ def answer(scenes: Scenes, bench: Bench, root: Path, folder: Path) -> Summary:
             sources |= token_files(tokens, sorted({query.item for query in asked}))
         files = (f"{view.id}.png", f"{view.id}.json")
         items.append(Item(view.id, files, [query_key(query) for query in asked], sources))
-    work = WorkConfig(shard=config.work.shard)
-    summary = fill(target, recipe, items, make, finish, what="answers", work=work, ready=ready)
-    return {**summary, "seconds": spent(target, summary)["seconds"]}
+    summary = fill_together(
+        target, recipe, items, make, finish,
+        what="answers", work=config.work.unfinished(), ready=ready,
+    )  # fmt: skip
+    return {**summary, "seconds": spent_together(target, summary)["seconds"]}
 
 
 def measure(scenes: Scenes, folder: Path, config: PersonalizedConfig) -> dict[str, Any]:

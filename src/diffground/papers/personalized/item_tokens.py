@@ -26,10 +26,10 @@ from diffground.papers.personalized.queries import Query
 from diffground.papers.personalized.scenes import Scenes
 from diffground.papers.personalized.token_learning import learn
 from diffground.provenance import code_of
-from diffground.store.config import WorkConfig
-from diffground.store.items import Item, Summary, fill
+from diffground.store.items import Item, Summary
 from diffground.store.manifest import config_hash
-from diffground.store.spent import spent
+from diffground.training.processes import alone
+from diffground.training.sharing import fill_together, spent_together
 
 PRIOR: Final = "class_pictures"  # below the folder of all tokens: one for every seed and row
 _TRAINING: Final = ".training"  # hidden: not a part of what is kept
@@ -55,8 +55,8 @@ def tokens_folder(root: Path, fingerprint: str, config: PersonalizedConfig) -> P
 def learn_items(scenes: Scenes, frozen: Frozen, config: PersonalizedConfig, root: Path) -> Summary:
     """Learns the tokens of all items that are asked for, as far as they are missing.
 
-    An item whose pictures cannot be read is reported, and the others go on. Seconds are those of
-    all runs that learned these tokens.
+    Processes that a launcher started learn items of their own. An item whose pictures cannot be
+    read is reported, and the others go on. Seconds are those of all runs that learned these tokens.
     """
     folder = tokens_folder(root, frozen.fingerprint, config)
     # Outside of the folder, whose files are counted.
@@ -65,15 +65,16 @@ def learn_items(scenes: Scenes, frozen: Frozen, config: PersonalizedConfig, root
 
     def make(item: str) -> PersonalToken:
         asked = by_id[item]
-        return learn(
-            frozen.model,
-            asked.pictures,
-            asked.word,
-            config.seeded_learning,
-            training / item,
-            token=asked.token,
-            prior=root / PRIOR,
-        )
+        with alone():
+            return learn(
+                frozen.model,
+                asked.pictures,
+                asked.word,
+                config.seeded_learning,
+                training / item,
+                token=asked.token,
+                prior=root / PRIOR,
+            )
 
     def finish(item: str, token: PersonalToken) -> None:
         token.save(folder / item)
@@ -88,9 +89,9 @@ def learn_items(scenes: Scenes, frozen: Frozen, config: PersonalizedConfig, root
         )
         for item in by_id.values()
     ]
-    recipe, work = tokens_recipe(frozen.fingerprint, config), WorkConfig(shard=config.work.shard)
-    summary = fill(folder, recipe, items, make, finish, what="tokens", work=work)
-    return {**summary, "seconds": spent(folder, summary)["seconds"]}
+    recipe, work = tokens_recipe(frozen.fingerprint, config), config.work.unfinished()
+    summary = fill_together(folder, recipe, items, make, finish, what="tokens", work=work)
+    return {**summary, "seconds": spent_together(folder, summary)["seconds"]}
 
 
 def read_tokens(folder: Path) -> Callable[[Query], PersonalToken]:

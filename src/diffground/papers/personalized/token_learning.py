@@ -38,6 +38,7 @@ from diffground.papers.personalized.learning_config import TokenLearningConfig
 from diffground.papers.personalized.lessons import Lessons, Thing, collate
 from diffground.papers.personalized.prior_images import prior_images, prior_recipe
 from diffground.training import loop
+from diffground.training.batches import drawn
 from diffground.training.config import TrainConfig
 from diffground.training.loop import train
 from diffground.training.processes import only_training, processes
@@ -225,12 +226,12 @@ class Learner(nn.Module):
         model, count = self.model, len(images)
         schedule = model.scheduler
         # Drawn on the CPU, so that a GPU sees the same numbers.
-        seeds = torch.randint(2**62, (count,)).tolist()
-        timesteps = torch.randint(len(schedule.alphas_cumprod), (count,))
+        seeds = drawn(lambda n: torch.randint(2**62, (n,)), count).tolist()
+        timesteps = drawn(lambda n: torch.randint(len(schedule.alphas_cumprod), (n,)), count)
         # Not in half precision, in which the VAE may overflow.
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
             latents = model.encode_images(images, seeds=seeds)
-        noise = torch.randn(latents.shape).to(latents)
+        noise = drawn(lambda n: torch.randn(n, *latents.shape[1:]), count).to(latents)
         where = str(model.folder / "scheduler")
         noisy, target = lesson(schedule, latents, noise, timesteps, where)
         encoding = model.encode_prompts(prompts)

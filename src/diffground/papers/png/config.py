@@ -14,7 +14,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from diffground.config import NOT_IN_KEY, AutoDevice, Config, PluralRule, Protocol
 from diffground.data.config import PngSplits
 from diffground.phrases.long_captions import LongCaptions
-from diffground.store.config import ShardConfig
+from diffground.store.config import WorkConfig
 from diffground.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -248,4 +248,4 @@ class FeatureExtractionConfig(Config):
     batch_size: PositiveInt  # images, and captions, encoded at once
     block_size: PositiveInt  # narratives a file; what a killed run loses at most
     num_workers: Annotated[NonNegativeInt, NOT_IN_KEY]  # processes that read images
-    shard: ShardConfig = ShardConfig()  # of the files: the part that this machine makes
+    work: WorkConfig = WorkConfig()  # shards of files, and who makes them

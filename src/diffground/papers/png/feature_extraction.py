@@ -25,8 +25,9 @@ from diffground.papers.png.config import FeatureExtractionConfig
 from diffground.papers.png.feature_store import FeatureKey, FeatureStore, image_key
 from diffground.papers.png.features import encode_images, encode_narratives
 from diffground.papers.png.narratives import to_input
-from diffground.store.config import WorkConfig
-from diffground.store.items import Item, Summary, fill
+from diffground.store.items import Item, Summary
+from diffground.training.processes import gathered
+from diffground.training.sharing import fill_together
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ def extract_features(
         raise InputError(root, key.split, "there is no narrative to extract features of")
     folder = key.folder(root)
     store = FeatureStore.open(root, key)
-    if store is None or not store.covers(samples):
+    if not all(gathered(store is not None and store.covers(samples))):
         done = _fill(backbone, samples, key, folder, config)
         store = FeatureStore.open(root, key)
     else:
@@ -138,8 +139,9 @@ def _fill(
         return {"keys": keys, "problems": [vars(problem) for problem in problems]}
 
     recipe = key.model_dump(mode="json")
-    shard = WorkConfig(shard=config.shard)
-    return fill(folder, recipe, items, make, finish, what="features", work=shard)
+    return fill_together(
+        folder, recipe, items, make, finish, what="features", work=config.work.unfinished()
+    )
 
 
 def _latents(

@@ -24,7 +24,7 @@ from diffground.papers.text2mask.map_files import maps_path, write_maps
 from diffground.papers.text2mask.text_to_mask import TextToMask
 from diffground.store.items import Summary
 from diffground.store.manifest import is_valid
-from diffground.store.spent import spent
+from diffground.training.sharing import spent_together
 
 
 def aggregate(split: Split, frozen: Frozen) -> dict[str, Any]:
@@ -40,9 +40,9 @@ def aggregate(split: Split, frozen: Frozen) -> dict[str, Any]:
         split.maps,
         split.maps_recipe,
         seed=config.seed,
-        shard=config.work.shard,
+        work=config.work,
     )
-    total = spent(split.maps, summary)
+    total = spent_together(split.maps, summary)
     images = {"seconds": total["seconds"], "images": total["items"]}
     return {**summary, **images, "unusable": split.report.to_dict()}
 

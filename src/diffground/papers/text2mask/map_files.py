@@ -16,7 +16,6 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +26,14 @@ from torch import Tensor
 
 from diffground.attention.aggregate import ClassMaps
 from diffground.attention.preprocess import Geometry
+from diffground.backbone.on_demand import Once
 from diffground.data.labelled_images import LabelledImage
 from diffground.errors import InputError
 from diffground.io.files import write_whole
 from diffground.papers.text2mask.text_to_mask import TextToMask
-from diffground.store.config import ShardConfig, WorkConfig
-from diffground.store.items import Item, Summary, fill
+from diffground.store.config import WorkConfig
+from diffground.store.items import Item, Summary
+from diffground.training.sharing import fill_together
 
 _ABOUT = "diffground"
 _TENSORS = ("maps", "cross", "peaks")
@@ -45,7 +46,7 @@ def write_maps(
     recipe: dict[str, Any],
     *,
     seed: int,
-    shard: ShardConfig,
+    work: WorkConfig,
 ) -> Summary:
     """Makes the maps of ``samples`` that are missing, damaged, or made from something else.
 
@@ -53,9 +54,9 @@ def write_maps(
         open_segmenter: called once, if there is anything to make.
         samples: all of them; their classes are what is asked for.
         recipe: all that the maps depend on but the samples.
-        shard: the part of the samples that this run makes.
+        work: who makes them.
     """
-    segmenter = cache(open_segmenter)
+    segmenter = Once(open_segmenter)
     by_id = {sample.id: sample for sample in samples}
     items = [
         Item(s.id, (maps_path(Path(), s.id).as_posix(),), s.classes, {"image": s.image_path})
@@ -69,8 +70,10 @@ def write_maps(
     def finish(item: str, maps: ClassMaps) -> None:
         _write(maps_path(folder, item), maps)
 
-    work = WorkConfig(shard=shard)
-    return fill(folder, recipe, items, make, finish, what="maps", work=work, ready=segmenter)
+    return fill_together(
+        folder, recipe, items, make, finish,
+        what="maps", work=work.unfinished(), ready=segmenter,
+    )  # fmt: skip
 
 
 def maps_path(folder: Path, item: str) -> Path:

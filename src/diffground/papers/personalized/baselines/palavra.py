@@ -29,6 +29,7 @@ from diffground.papers.personalized.baselines.config import PalavraConfig
 from diffground.papers.personalized.queries import Query
 from diffground.store.manifest import config_hash
 from diffground.training.loop import train
+from diffground.training.processes import alone
 
 # Raised when the same pictures give another word.
 CODE_VERSION: Final = 1
@@ -87,8 +88,8 @@ def learn_word(
     """The embedding (C,) of ``token``, by which CLIP finds "<token> <word>" in the pictures."""
     features = unit(clip.images([read_image(path) for path in pictures])).mean(0)
     inversion = _Inversion(clip, token, word, config)
-    # So short that it is begun anew, not resumed.
-    with tempfile.TemporaryDirectory() as folder:
+    # So short that it is begun anew, not resumed, and that nobody shares it.
+    with tempfile.TemporaryDirectory() as folder, alone():
         train(
             model=inversion,
             loss_fn=lambda model, batch: model(*batch),
