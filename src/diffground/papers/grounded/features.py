@@ -4,8 +4,8 @@
 
 Computed, they are bit for bit those of generation on the same device, whatever batches samples were
 made in or are asked for in: every sample has a pass of its own (:func:`.sampler.retraced`). The
-cache keeps them in 16 bits. At the sizes of Stable Diffusion 1.5 the 9 block outputs of a sample
-take 12.0 MiB, and 24.0 MiB with the unconditional half.
+cache keeps them in 16 bits, those beyond ±65504 as that. At the sizes of Stable Diffusion 1.5 the 9
+block outputs of a sample take 12.0 MiB, and 24.0 MiB with the unconditional half.
 
 Which maps there are, and how they are called, is :mod:`.feature_maps`' alone.
 """
@@ -36,7 +36,7 @@ from diffground.store.manifest import config_hash
 from diffground.training.sharing import fill_together
 
 # Raised when the same samples give other features.
-CODE_VERSION: Final = 1
+CODE_VERSION: Final = 2
 
 FeatureSet = dict[str, Tensor]  # module of the UNet -> (B, C, h, w)
 
@@ -112,7 +112,7 @@ class FeatureReader:
 
         def make(item: str) -> FeatureSet:
             found = self._computed([samples[by_id[item]]])
-            return {n: maps[0].to("cpu", torch.float16).contiguous() for n, maps in found.items()}
+            return {name: in_16_bits(maps[0], item) for name, maps in found.items()}
 
         def finish(item: str, made: FeatureSet) -> None:
             write_whole(_file(folder, item), partial(save_file, made))
@@ -127,6 +127,19 @@ class FeatureReader:
     def _computed(self, samples: Sequence[Sample]) -> FeatureSet:
         guided = self.config.guided
         return features(self.frozen.model, samples, self.modules, guided=guided)
+
+
+def in_16_bits(maps: Tensor, item: str) -> Tensor:
+    """Features of any dtype as float16 on the CPU; what is beyond its range (±65504) is its end.
+
+    A few of a UNet's residual sums are that large; as infinity one of them would spoil a training.
+    Raises InputError for features that are not finite themselves.
+    """
+    if not bool(maps.isfinite().all()):
+        reason = "are not finite: load the model in bfloat16 or float32"
+        raise InputError(f"sample {item}", "features", reason)
+    end = torch.finfo(torch.float16).max
+    return maps.clamp(-end, end).to("cpu", torch.float16).contiguous()
 
 
 def _kept(folder: Path, samples: Sequence[Sample]) -> FeatureSet:
