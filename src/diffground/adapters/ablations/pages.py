@@ -10,6 +10,7 @@ import base64
 import io
 import json
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -52,8 +53,9 @@ _CARDS = """
 .card img { max-height: 172px; }
 .card .text { padding: .6rem .8rem; }
 .card table { border-collapse: collapse; width: 100%; font-size: 13px; }
-.card td { padding: .1rem .4rem .1rem 0; vertical-align: top; overflow-wrap: anywhere; }
+.card td { padding: .1rem .4rem .1rem 0; vertical-align: top; }
 .card td:last-child { text-align: right; font-variant-numeric: tabular-nums; }
+.card .varied td:last-child, .card .measured td:first-child { overflow-wrap: anywhere; }
 .card .measured td { color: #555; }
 .failed { border-color: #c0392b; }
 .failed .reason { color: #c0392b; overflow-wrap: anywhere; }
@@ -128,10 +130,15 @@ def _card(project: Path, grid: Grid, name: str, varied: Mapping[str, Any], note:
 def _rows(values: Mapping[str, Any], kind: str = "varied") -> str:
     """Names and values, a line each."""
     lines = [
-        f"<tr><td>{escape(name)}</td><td>{escape(str(value))}</td></tr>"
+        f"<tr><td>{escape(name)}</td><td>{_breaking(escape(str(value)))}</td></tr>"
         for name, value in values.items()
     ]
     return f'<table class="{kind}">{"".join(lines)}</table>'
+
+
+def _breaking(text: str) -> str:
+    """A long list of parameters, which may go on in a new line behind a comma or a dot's name."""
+    return re.sub(r"([,;]|\.(?=[a-z]))", r"\1<wbr>", text)
 
 
 def _export(page: Path, grid: Grid, source: Path, varied: Mapping[str, Any], index: Path) -> None:
