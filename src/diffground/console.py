@@ -177,7 +177,7 @@ def page(model: Path | None, port: int, device: str) -> None:
         except ModuleNotFoundError as error:
             if error.name not in ("starlette", "uvicorn"):
                 raise
-            reason = "it is not installed: pip install 'diffground[page]'"
+            reason = "it is not installed: pip install starlette uvicorn"
             raise InputError(error.name, "package", reason) from error
         from diffground.backbone.folder import ModelFolder
         from diffground.page.asking import Asking

@@ -155,7 +155,7 @@ class PhraseMasks:
         try:
             from supervision import Detections
         except ModuleNotFoundError as error:
-            reason = "it is not installed: pip install 'diffground[supervision]'"
+            reason = "it is not installed: pip install supervision"
             raise InputError("supervision", "package", reason) from error
         shown = [place for place, mask in enumerate(self.masks) if mask.any()]
         if not shown:
