@@ -12,7 +12,6 @@ from diffground.store.config import ShardConfig, WorkConfig
 from diffground.store.items import Item, Summary, fill
 from diffground.store.reports import About
 from diffground.store.spent import spent
-from diffground.training.processes import gathered, processes
 
 Work = TypeVar("Work")
 
@@ -34,6 +33,9 @@ def fill_together(
     theirs together. ``make`` meets no other process: what it trains, it trains
     :func:`~diffground.training.processes.alone`.
     """
+    # Takes seconds, and settings of stores are read without a store being filled.
+    from diffground.training.processes import gathered, processes
+
     state, work = processes(), WorkConfig() if work is None else work
     if state.num_processes > 1 and work.executor == "ray":
         reason = "Ray starts processes itself: run one process, without a launcher, or take plain"
@@ -71,5 +73,7 @@ def fill_together(
 
 def spent_together(folder: Path, summary: Summary) -> dict[str, float]:
     """What :func:`~diffground.store.spent.spent` notes, once for all processes."""
+    from diffground.training.processes import gathered, processes
+
     found = gathered(spent(folder, summary) if processes().is_main_process else {})
     return found[0]

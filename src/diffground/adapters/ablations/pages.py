@@ -172,7 +172,7 @@ def _write(path: Path, title: str, body: str, style: str) -> Path:
 def _thumbnail(notebook: Mapping[str, Any]) -> str | None:
     """The first picture of an executed notebook, small, as the address of an image."""
     for content in _pictures(notebook):
-        image = Image.open(io.BytesIO(base64.b64decode(content))).convert("RGB")
+        image = Image.open(io.BytesIO(base64.b64decode(content)), formats=["PNG"]).convert("RGB")
         image.thumbnail(THUMBNAIL, Image.Resampling.LANCZOS)
         written = io.BytesIO()
         image.save(written, "PNG", optimize=True)
