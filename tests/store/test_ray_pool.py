@@ -78,7 +78,16 @@ def filled(
         return {"sum": float(made.sum())}
 
     items = [Item(str(n), (str(n),)) for n in range(count)]
-    return fill(folder, {"code": 1}, items, make, finish, what="products", work=work, ready=ready)
+    return fill(
+        folder,
+        {"code": {"products": 1}},
+        items,
+        make,
+        finish,
+        what="products",
+        work=work,
+        ready=ready,
+    )
 
 
 @pytest.fixture(scope="module")

@@ -102,9 +102,8 @@ def deeplab(given: Given, out: Path) -> list[dict[str, float]]:
 
 
 def grounding(given: Given, out: Path) -> list[dict[str, float]]:
-    """Grounded Diffusion's: norms of the others are over a process's part of the batch."""
     config = tiny_grounded.learning(
-        module=tiny_grounded.module("gd"),
+        module=tiny_grounded.module("improved", dropout=0.0),
         train={"steps": STEPS, "evaluations": 1},
     )
     frozen = Frozen(given.root / "sd", tiny_grounded.config())
@@ -189,8 +188,8 @@ def store(folder: Path) -> dict[str, Any]:
         (folder / item).write_text(content)
 
     items = [Item(str(n), (str(n),)) for n in range(10)]
-    summary = fill_together(folder, {"code": 1}, items, make, finish, what="texts")
-    again = fill_together(folder, {"code": 1}, items, make, finish, what="texts")
+    summary = fill_together(folder, {"code": {"texts": 1}}, items, make, finish, what="texts")
+    again = fill_together(folder, {"code": {"texts": 1}}, items, make, finish, what="texts")
     return {"mine": mine, "summary": {**summary, "seconds": 0}, "again": again["made"]}
 
 

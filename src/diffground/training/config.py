@@ -66,7 +66,7 @@ class TrainConfig(Config):
     grad_clip: float = Field(default=1.0, ge=0)  # L2 norm over all parameters; 0 = off
     # Rounds per optimizer step; each sees batch_size / accumulation. Changes float sums only, if
     # the loss counts over the whole step and no batch norm is trained. So do processes, which share
-    # each round: a batch norm sees the part of one.
+    # each round; their batch norms have to be shared too (norms.py).
     accumulation: Annotated[PositiveInt, NOT_IN_KEY] = 1
     mixed_precision: Annotated[Literal["no", "fp16", "bf16"], NOT_IN_KEY] = "no"
     ema_decay: float = Field(default=0.0, ge=0, lt=1)  # 0 = off; else the averaged weights count

@@ -30,6 +30,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from diffground.errors import InputError
 from diffground.papers.grounded.feature_maps import FeatureMap
 from diffground.papers.grounded.module_config import GroundingModuleConfig
+from diffground.training.norms import SharedBatchNorm2d
 
 Size = tuple[int, int]
 EPSILON = 1e-4  # of the norms, in all three public codes
@@ -51,8 +52,8 @@ class MixBlock(nn.Module):
 
     def __init__(self, width: int, out_width: int) -> None:
         super().__init__()
-        self.norm1 = nn.BatchNorm2d(width, eps=EPSILON, affine=False)
-        self.norm2 = nn.BatchNorm2d(out_width, eps=EPSILON, affine=False)
+        self.norm1 = SharedBatchNorm2d(width, EPSILON)
+        self.norm2 = SharedBatchNorm2d(out_width, EPSILON)
         self.conv1 = _normed(width, out_width, 3)
         self.conv2 = _normed(out_width, out_width, 3)
         self.shortcut = _normed(width, out_width, 1) if width != out_width else None
