@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from diffground.papers.personalized.experiment import (
 from diffground.papers.personalized.figures import figure5, overlay_sheet
 from diffground.papers.personalized.item_tokens import learn_items, read_tokens, tokens_folder
 from diffground.papers.personalized.queries import Query
+from diffground.papers.personalized.rows import METHODS, Kind
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +141,30 @@ def test_a_perfect_answer_has_a_perfect_score(root: Path) -> None:
     perfect = Answer(instances, tuple(query_key(query) for query in asked), relevance)
     for each in judge(known, view, perfect, config()).triplets.values():
         assert each["bf"] == each["af"] == each["truth"]
+
+
+class Blind:
+    """A method that finds nothing in any picture."""
+
+    def segments(self, image: Any, queries: Any, **_: Any) -> Any:
+        return np.zeros((0, *image.shape[:2]), bool)
+
+    def relevance(self, image: Any, segments: Any, queries: Any, **_: Any) -> Any:
+        return np.zeros((len(queries), 0))
+
+
+def test_a_picture_in_which_nothing_is_found_counts_as_missed(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(METHODS, "chance", Kind(lambda _: Blind()))
+    asked = config(method="chance")
+    bench = open_bench(asked, frozen(), root / "tokens")
+    summary = answer(scenes(), bench, root / "tokens", tmp_path)
+    found = measure(scenes(), tmp_path / summary["folder"], asked)
+    assert found["complete"] and found["skipped"]["skipped"] == 0
+    scores = found["splits"]["all"]
+    assert scores["triplets"] and scores["mIoU"] == scores["af_acc"] == scores["bound"] == 0
+    assert overlay_sheet(scenes(), tmp_path / summary["folder"], asked).height > 2 * 160
 
 
 def test_what_is_broken_is_named_and_the_rest_goes_on(root: Path, tmp_path: Path) -> None:

@@ -85,8 +85,9 @@ class Answer:
         segments = np.zeros((count, *labels.shape), dtype=bool)
         for number in range(count):
             segments[number] = labels == number + 1
-        relevance = np.array(content["relevance"], np.float64).reshape(-1, count)
-        return cls(segments, tuple(content["queries"]), relevance)
+        queries = tuple(content["queries"])
+        relevance = np.array(content["relevance"], np.float64).reshape(len(queries), count)
+        return cls(segments, queries, relevance)
 
     def rows(self, queries: list[Query]) -> NDArray[np.float64]:
         """The relevances of some queries, in their order; InputError for one not asked."""
