@@ -1,12 +1,8 @@
 # Every command of the project. `make help` lists them.
 VENV ?= .venv
 ARGS ?=#          more arguments for `kedro run`: make png_train ARGS="--params png.train.seed=1"
-<<<<<<< HEAD
 GRIDS ?=#         of conf/ablations, for `make ablations`
-PYTEST_ARGS ?=#   more arguments for pytest: make test PYTEST_ARGS="-k manifest"
-=======
 PYTEST_ARGS ?= -n 2# arguments for pytest, at first two processes: make test PYTEST_ARGS="-k manifest"
->>>>>>> fc530e6 (make test runs two processes)
 # Who may see the pages of `make viz` and `make mlflow`, which ask for no password: this machine.
 BIND ?= 127.0.0.1
 TORCH_ARGS ?=#    more arguments for pip when it installs torch, say an index of CPU builds

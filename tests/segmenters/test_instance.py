@@ -21,6 +21,7 @@ from transformers import (
 
 from diffground.errors import InputError
 from diffground.foundation.scenes import captioned_scenes
+from diffground.foundation.segmenter import image_processor
 from diffground.segmenters.instance import InstanceSegmenter, labels_of
 from diffground.shipped import shipped
 
@@ -57,6 +58,28 @@ def test_a_maskformer(maskformer: Path) -> None:
     for one in found:
         assert {*one.labels} <= {*LABELS.values()} and len(one.labels) == len(one.masks)
         assert list(one.scores) == sorted(one.scores, reverse=True)
+
+
+def test_images_beside_one_another_are_those_alone(maskformer: Path) -> None:
+    segmenter = InstanceSegmenter.from_pretrained(maskformer)
+    segmenter.processor = image_processor(64)  # keeps shapes
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, size, np.uint8) for size in ((64, 64, 3), (64, 128, 3))]
+    for image, found in zip(images, segmenter(images, threshold=0.0), strict=True):
+        (alone,) = segmenter([image], threshold=0.0)
+        np.testing.assert_array_equal(found.masks, alone.masks)
+        np.testing.assert_array_equal(found.scores, alone.scores)
+
+
+def test_the_shipped_segmenter_does_not_squeeze_wide_scenes() -> None:
+    segmenter = InstanceSegmenter.from_pretrained(shipped("data/06_models/mini-segmenter"))
+    for shape, wanted in (
+        ((128, 128), (128, 128)),
+        ((128, 256), (128, 256)),
+        ((64, 48), (192, 128)),
+    ):
+        given = segmenter.processor(images=[np.zeros((*shape, 3), np.uint8)], return_tensors="pt")
+        assert given["pixel_values"].shape[2:] == wanted
 
 
 @pytest.mark.parametrize("kind", ["mask2former", "maskformer"])

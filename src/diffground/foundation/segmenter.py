@@ -87,9 +87,12 @@ def _losses(model: nn.Module, batch: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def image_processor(size: int) -> Mask2FormerImageProcessorPil:
-    """Scales pixels to [-1, 1], as in training; images are resized to ``size``."""
+    """Scales pixels to [-1, 1], as in training; an image's shorter side becomes ``size``.
+
+    Its shape stays, up to multiples of 32: of squeezed scenes it finds a sixth of the mugs.
+    """
     return Mask2FormerImageProcessorPil(
-        size={"height": size, "width": size},
+        size={"shortest_edge": size, "longest_edge": 4 * size},
         image_mean=[0.5, 0.5, 0.5],
         image_std=[0.5, 0.5, 0.5],
         do_reduce_labels=False,

@@ -108,6 +108,8 @@ class InstanceSegmenter:
 
         All categories the model knows are reported, also those of stuff.
         """
+        if len({image.shape for image in images}) > 1:  # side by side they would be padded
+            return [self([image], threshold=threshold)[0] for image in images]
         inputs: Any = self.processor(images=list(images), return_tensors="pt")
         output = self.model(pixel_values=inputs["pixel_values"].to(self.model.device))
         return [

@@ -22,6 +22,7 @@ from diffground.errors import ACCESS, InputError
 from diffground.store.config import RayConfig
 
 RETRIES: Final = 2  # of an item whose worker died; then it is left to a later run
+LOCAL: Final = "127.0.0.1"
 _AHEAD: Final = 2  # items a worker has in hand, so that it need not wait for the next
 
 
@@ -82,9 +83,9 @@ class _Crew:
         import torch
 
         self.ray, self.workers = ray, workers
-        # As one: what they share they share there too. Tasks have `finish` alone, which is small:
+        # As one: what they share they share there too. Kept: an actor that starts again asks anew. Tasks have `finish` alone, which is small:
         # what makes knows of all items.
-        parts, self.finish = ray.put((make, finish, ready)), ray.put(finish)
+        self.parts, self.finish = ray.put((make, finish, ready)), ray.put(finish)
         # Numbers may depend on how many threads there are: as many as here.
         maker = ray.remote(_Maker).options(
             num_cpus=0,  # tasks take the processors: actors that took all would starve them
@@ -94,7 +95,7 @@ class _Crew:
             scheduling_strategy="SPREAD",
         )
         threads = torch.get_num_threads()
-        self.actors = [maker.remote(parts, threads) for _ in range(config.models)]
+        self.actors = [maker.remote(self.parts, threads) for _ in range(config.models)]
         self.finisher = ray.remote(_finish).options(num_cpus=1, max_retries=RETRIES)
         self.threads = threads
         self.load = [0] * len(self.actors)
@@ -194,19 +195,22 @@ def _started(config: RayConfig) -> Any:
         # Read when Ray is imported: its own machine's address is then 127.0.0.1, and it listens to
         # no other.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-        # Machines under load take longer to start it than the 30 s that it gives itself.
-        os.environ.setdefault("RAY_raylet_start_wait_time_s", "300")
-        os.environ.setdefault("RAY_agent_register_timeout_ms", "300000")
     import ray
 
     if ray.is_initialized():
         return ray
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if config.address is None:
-        options |= {"_node_ip_address": "127.0.0.1", "include_dashboard": False}
+        options |= {"_node_ip_address": LOCAL, "include_dashboard": False}
     try:
         ray.init(address=config.address or "local", **options)
     except Exception as error:  # noqa: BLE001  # of whatever kind Ray has for it
         reason = f"Ray does not start ({error}); take plain, or see its logs in /tmp/ray"
         raise InputError("parameters", "work.ray.address", reason) from error
+    if config.address is None and ray.util.get_node_ip_address() != LOCAL:
+        ray.shutdown()
+        reason = (
+            "ray was imported before and would listen to other machines; import diffground first"
+        )
+        raise InputError("parameters", "work.ray.address", reason)
     return ray
