@@ -27,7 +27,7 @@ export MLFLOW_DISABLE_TELEMETRY = true
 MLFLOW_WARNINGS = ignore:starlette.middleware.wsgi is deprecated
 
 .DEFAULT_GOAL := help
-.PHONY: help install png_train ablations test lint viz mlflow audit docs catalog_docs pictures clean
+.PHONY: help install png_train ablations test benchmarks lint viz mlflow audit docs catalog_docs pictures clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z_]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ ablations: $(VENV)/.installed  ## run GRIDS of notebooks, e.g. GRIDS="png_mlma";
 
 test: $(VENV)/.installed-dev  ## run the tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+benchmarks: $(VENV)/.installed-dev  ## measure what is claimed of speed and size, and print the table
+	$(BIN)/python -m pytest -m benchmark tests/benchmarks -q $(subst -n 2,,$(PYTEST_ARGS))
 
 lint: $(VENV)/.installed-dev  ## check style, types and the borders between the rooms
 	$(BIN)/ruff check .

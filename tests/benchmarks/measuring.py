@@ -8,7 +8,9 @@ import platform
 import resource
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -43,14 +45,25 @@ def compared(rows: dict[str, dict[str, Any]], base: str, names: Iterable[str]) -
     for name in names:
         for row in rows.values():
             row[f"{name}_ratio"] = round(row[name] / rows[base][name], 3)
+    keep(rows.values())
+
+
+def keep(rows: Iterable[dict[str, Any]]) -> None:
+    """Appends rows to the results, with the hour and torch's version."""
+    now = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "torch": torch.__version__}
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     with RESULTS.open("a", encoding="utf-8") as stream:
-        stream.writelines(json.dumps(row) + "\n" for row in rows.values())
+        stream.writelines(json.dumps(row | now) + "\n" for row in rows)
 
 
 def device_name(device: str) -> str:
-    """The GPU's name, or the processor's architecture."""
-    return torch.cuda.get_device_name() if device == "cuda" else platform.machine()
+    """The GPU's name, or the processor's."""
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    found = Path("/proc/cpuinfo")
+    lines = found.read_text().splitlines() if found.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def peak_memory(device: str) -> float:
@@ -63,6 +76,24 @@ def peak_memory(device: str) -> float:
         return int(line.split()[1]) / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**30 if platform.system() == "Darwin" else 2**20)
+
+
+def matmul_rate(device: str, dtype: torch.dtype) -> float:
+    """TFLOP/s of a large product of matrices: what this device does at most, near enough."""
+    side = 8192 if device == "cuda" else 1024
+    left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    seconds = []
+    for _ in range(5):
+        started = now(device)
+        torch.mm(left, right)
+        seconds.append(now(device) - started)
+    return 2 * side**3 / min(seconds) / 1e12
+
+
+def now(device: str) -> float:
+    """Seconds: of the clock, or of a processor that others use too."""
+    synchronise(device)
+    return time.perf_counter() if device == "cuda" else time.process_time()
 
 
 def synchronise(device: str) -> None:

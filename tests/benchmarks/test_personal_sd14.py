@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from measuring import RESULTS, device_name, peak_memory
+from measuring import device_name, keep, peak_memory
 from random_model import random_model
 from recipes import recipe
 from tiny_personalized import photographed
@@ -73,6 +73,7 @@ def test_a_scene_of_the_paper_s_size(tmp_path: Path, capsys: pytest.CaptureFixtu
     relevance = mean_inside(maps, segments)
     row = {
         "what": f"personal objects, {name} sizes",
+        "variant": "a scene",
         "size": [1137, 640],
         "grid": list(scene.size),
         "seen": list(scene.geometry.padded),
@@ -82,9 +83,7 @@ def test_a_scene_of_the_paper_s_size(tmp_path: Path, capsys: pytest.CaptureFixtu
         "device": device_name(device),
         "threads": torch.get_num_threads(),
     }
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    with RESULTS.open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps(row) + "\n")
+    keep([row])
     with capsys.disabled():
         os.write(1, f"\n{json.dumps(row)}\n".encode())
     assert segments.shape[1:] == maps.shape[1:] == (640, 1137)

@@ -7,11 +7,14 @@ true sizes with random weights, 512 px, batch 1, 12 phrases, with activation che
 attention (SDPA) and latents from the cache. Beside it, the same step (a) without checkpointing,
 (b) with eager attention in the UNet and the VAE, (c) without the cache, so that the VAE and the
 text encoder run. Each has a process of its own, one after the other; ratios are to the first.
+``utilisation`` is the share of the device's rate, that of a product of large matrices measured
+beside it, which the model's work takes: the FLOP of (a), in which nothing is computed twice.
 
-Takes the GPU if there is one (bfloat16; the second of two steps is measured), else the processor
-(float32; the only step, about a minute each on one core). Peak memory is that of the GPU's tensors,
-or the process's resident set, in which the weights of all parts are 4.0 GiB.
-``DIFFGROUND_BENCHMARK_SIZE`` is the image side in pixels (512), ``..._BATCH`` the batch (1),
+Takes the GPU if there is one (1024 px, bfloat16; the second of two steps is measured; also with
+compiled blocks), else the processor (512 px, float32; the only step, about a minute each on one
+core, and its own time: others may run). Peak memory is that of the GPU's tensors, or the process's
+resident set, in which the weights of all parts are 4.0 GiB.
+``DIFFGROUND_BENCHMARK_SIZE`` is the image side in pixels, ``..._BATCH`` the batch (1),
 ``..._ARCHITECTURE`` sd15 or tiny (to try the test itself); rows are appended to
 data/08_reporting/benchmarks.jsonl.
 """
@@ -21,16 +24,26 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import torch
 from diffusers.models.attention_processor import AttnProcessor
-from measuring import compared, device_name, in_own_processes, peak_memory, synchronise
+from measuring import (
+    compared,
+    device_name,
+    in_own_processes,
+    matmul_rate,
+    now,
+    peak_memory,
+    synchronise,
+)
 from random_model import random_model
 from recipes import recipe
+from torch.utils.flop_counter import FlopCounterMode
 
+from diffground.backbone.speed import quickened
 from diffground.backbone.taps import Processor
 from diffground.papers.png.config import LossConfig, PngModelConfig
 from diffground.papers.png.feature_store import FrozenInputs
@@ -46,19 +59,24 @@ VARIANTS = {
     "eager": "eager attention",
     "no_cache": "VAE and text encoder in every step",
 }
+COMPILED = {"compiled": "compiled residual blocks"}  # on a GPU
 
 
 @pytest.mark.benchmark
 def test_one_training_step_at_stable_diffusion_sizes(capsys):
-    size = int(os.environ.get("DIFFGROUND_BENCHMARK_SIZE", "512"))
+    gpu = torch.cuda.is_available()
+    size = int(os.environ.get("DIFFGROUND_BENCHMARK_SIZE", "1024" if gpu else "512"))
     batch = int(os.environ.get("DIFFGROUND_BENCHMARK_BATCH", "1"))
     architecture = os.environ.get("DIFFGROUND_BENCHMARK_ARCHITECTURE", "sd15")
-    rows = in_own_processes(__file__, VARIANTS, [architecture, size, batch])
+    variants = VARIANTS | (COMPILED if gpu else {})
+    rows = in_own_processes(__file__, variants, [architecture, size, batch])
     for row in rows.values():
         if architecture == "sd15":
             assert row["unet_parameters"] == 859_520_964  # the released model's
             assert row["adapter_parameters"] == 3_365_600
         assert row["sites"] == 15
+        work = rows["no_checkpoint"]["tflop"]
+        row["utilisation"] = round(work / row["step_s"] / row["matmul_tflop_s"], 3)
     compared(rows, "step", ("step_s", "peak_gib"))
     with capsys.disabled():
         os.write(1, _table(rows).encode())
@@ -74,20 +92,23 @@ def measure(variant: str, architecture: str, size: int, batch: int) -> dict[str,
     optimizer = torch.optim.AdamW(model.trainable_parameters(), 1e-4)
     loss_config = recipe(LossConfig)
 
-    for _ in range(2 if device == "cuda" else 1):  # a GPU picks its kernels in the first step
+    work = 0.0
+    for number in range(2 if device == "cuda" else 1):  # a GPU picks its kernels in the first step
         optimizer.zero_grad(set_to_none=True)
         synchronise(device)
         if device == "cuda":
             torch.cuda.reset_peak_memory_stats()
-        before, started = peak_memory(device), time.perf_counter()
-        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-            loss = png_losses(model(inputs), inputs.targets, inputs.categories, loss_config)["loss"]
-        synchronise(device)
-        forward = time.perf_counter() - started
-        loss.backward()
-        optimizer.step()
-        synchronise(device)
-        seconds = time.perf_counter() - started
+        counts = variant == "no_checkpoint" and number == 0  # costs time on a GPU: not the last's
+        before, started = peak_memory(device), now(device)
+        with FlopCounterMode(display=False) if counts else nullcontext() as counter:
+            with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+                outputs = model(inputs)
+                loss = png_losses(outputs, inputs.targets, inputs.categories, loss_config)["loss"]
+            forward = now(device) - started
+            loss.backward()
+            optimizer.step()
+        seconds = now(device) - started
+        work = counter.get_total_flops() / 1e12 if counter else work
 
     assert torch.isfinite(loss)
     trained = model.trainable_parameters()
@@ -95,7 +116,7 @@ def measure(variant: str, architecture: str, size: int, batch: int) -> dict[str,
     assert all(p.grad is None for p in model.backbone.parameters())
     return {
         "what": f"PNG training step, {architecture} sizes",
-        "variant": VARIANTS[variant],
+        "variant": (VARIANTS | COMPILED)[variant],
         "size": size,
         "batch": batch,
         "phrases": PHRASES,
@@ -104,6 +125,8 @@ def measure(variant: str, architecture: str, size: int, batch: int) -> dict[str,
         "threads": torch.get_num_threads(),
         "forward_s": round(forward, 3),
         "step_s": round(seconds, 3),
+        "tflop": round(work, 3),  # counted without checkpointing alone
+        "matmul_tflop_s": float(f"{matmul_rate(device, dtype):.4g}"),
         "before_gib": round(before, 3),
         "peak_gib": round(peak_memory(device), 3),
         "unet_parameters": sum(p.numel() for p in model.backbone.unet.parameters()),
@@ -120,6 +143,8 @@ def build(name: str, variant: str, dtype: torch.dtype) -> PngModel:
         Processor.fused = AttnProcessor()  # where the probe's processor captures nothing
         for network in (backbone.unet, backbone.vae):
             network.set_attn_processor(AttnProcessor())
+    if torch.cuda.is_available():
+        quickened(backbone.unet, compiled=variant == "compiled")
     config = recipe(PngModelConfig, checkpoint=variant != "no_checkpoint")
     torch.manual_seed(0)
     return PngModel(backbone, config, CLASSES)

@@ -13,7 +13,8 @@ the classifier-free pair with every attention matrix written out, averaged over 
 self-attention squared in all 16 blocks. That recipe runs a second such pass, whose result it throws
 away: the measured time counts twice. Its matrices are made here item by item and head by head and
 freed at once, where the public code makes all heads together and keeps the means. The targets are
-(b) / (a) ≤ 1.0 in time and ≤ 1.2 in memory, and (b) / (d) ≤ 1/10 in time on a processor.
+(b) / (a) ≤ 1.0 in time and ≤ 1.2 in memory, and (b) / (d) ≤ 1/10 in time on a processor;
+``claims.yml`` has them. On a GPU it is bfloat16, and (c) is measured with compiled blocks too.
 
 On a processor that takes minutes for (a) to (c) and ten or more for (d), and 8 GB of memory.
 ``DIFFGROUND_BENCHMARK_SIZE`` is ``<width>x<height>`` in pixels (768x576),
@@ -25,7 +26,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import sys
 import time
 from typing import Any
@@ -47,6 +47,7 @@ from diffground.attention.aggregate import (
 )
 from diffground.attention.queries import Phrase, Prompt
 from diffground.backbone.architectures import ARCHITECTURES
+from diffground.backbone.speed import quickened
 
 TEXT = "a photo including cat, tv set, and sea."
 PROMPT = Prompt(
@@ -59,6 +60,7 @@ VARIANTS = {
     "image": "class maps of an image (with the VAE)",
     "public": "the public recipe in the UNet",
 }
+COMPILED = {"compiled": "class maps of an image, compiled"}  # on a GPU
 
 
 def _architecture() -> str:
@@ -103,25 +105,24 @@ def test_official_maps_are_the_public_codes(capsys):
 def test_time_and_memory(capsys):
     size = os.environ.get("DIFFGROUND_BENCHMARK_SIZE", "768x576")
     name = _architecture()
-    rows = in_own_processes(__file__, VARIANTS, [name, *size.split("x")])
+    variants = VARIANTS | (COMPILED if torch.cuda.is_available() else {})
+    rows = in_own_processes(__file__, variants, [name, *size.split("x")])
     compared(rows, "bare", ("seconds", "peak_gib"))
     share = rows["maps"]["seconds"] / rows["public"]["seconds"]
     with capsys.disabled():
         os.write(1, _table(rows, share).encode())
-    if name == "sd14":
-        assert rows["maps"]["seconds_ratio"] <= 1.0
-        assert rows["maps"]["peak_gib_ratio"] <= 1.2
-        if rows["bare"]["device"] == platform.machine():
-            assert share <= 0.1
 
 
 @torch.no_grad()
 def measure(variant: str, name: str, width: int, height: int) -> dict[str, Any]:
     """One variant, in this process."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = random_model(name).to(device)
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    model = random_model(name, dtype).to(device)
+    for network in (model.unet, model.vae) if device == "cuda" else ():
+        quickened(network, compiled=variant == "compiled")
     latents = torch.randn(1, 4, height // 8, width // 8, generator=torch.Generator().manual_seed(0))
-    latents, image = latents.to(device), _picture(height, width)
+    latents, image = latents.to(device, dtype), _picture(height, width)
     context = model.encode_prompts(["", TEXT]).embeddings
     config = AggregationConfig(long_side=max(width, height))
     if variant == "public":
@@ -147,14 +148,16 @@ def measure(variant: str, name: str, width: int, height: int) -> dict[str, Any]:
         run()
         synchronise(device)
         seconds = time.perf_counter() - started
+    seconds *= 2 if variant == "public" else 1  # two equal passes
     return {
         "what": f"SelfCross, {name} sizes",
-        "variant": VARIANTS[variant],
+        "variant": (VARIANTS | COMPILED)[variant],
         "size": [width, height],
-        "dtype": "float32",
+        "dtype": str(dtype).removeprefix("torch."),
         "device": device_name(device),
         "threads": torch.get_num_threads(),
-        "seconds": round(seconds * (2 if variant == "public" else 1), 3),  # two equal passes
+        "seconds": round(seconds, 3),
+        "images_per_s": float(f"{1 / seconds:.3g}"),
         "before_gib": round(before, 3),
         "peak_gib": round(peak_memory(device), 3),
         "unet_parameters": sum(p.numel() for p in model.unet.parameters()),

@@ -28,6 +28,10 @@ class Placed(Protocol):
     def precision(self) -> str:
         """Such as float32, bfloat16 or float16."""
 
+    @property
+    def compile(self) -> bool:
+        """Whether its blocks are compiled, see :mod:`diffground.backbone.speed`."""
+
 
 Model = TypeVar("Model")
 
@@ -69,4 +73,6 @@ class Frozen:
         """On the device and in the precision asked for."""
         dtype: torch.dtype = getattr(torch, self._config.precision)
         device = chosen_device(self._config.device)
-        return FrozenDiffusion.from_pretrained(self.folder, device=device, dtype=dtype)
+        return FrozenDiffusion.from_pretrained(
+            self.folder, device=device, dtype=dtype, compiled=self._config.compile
+        )

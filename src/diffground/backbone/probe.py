@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as run_checkpointed
 
 from diffground.backbone.adapter import SiteAdapter, Size, State
+from diffground.backbone.speed import as_written
 from diffground.backbone.taps import Frame, Processor, Stop, Tag, tap_feature
 from diffground.errors import InputError
 
@@ -199,6 +200,8 @@ class _Plan:
     def installed(self, root: Frame) -> Iterator[None]:
         """Wraps the units that have something to do, and taps what lies outside of them."""
         with ExitStack() as undo:
+            paths = (name.removeprefix("input:") for _, name in self.tags)
+            undo.enter_context(as_written(self.modules, paths))
             for name, module in self.units.items():
                 if self.taps[name] or self.sites[name] or self.checkpoint:
                     wrapped = self._wrapped(name, module.forward, root)

@@ -18,6 +18,7 @@ from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from torch import nn
 
 from diffground.backbone.probe import ProbeRequest, ProbeResult, check_tags
+from diffground.backbone.speed import as_written
 from diffground.backbone.taps import Frame, Processor, tap_feature
 
 
@@ -37,6 +38,8 @@ def watched(
     check_tags(modules, tags, where)
     frame, result = Frame(set(tags), (), stops=False), ProbeResult()
     with ExitStack() as undo:
+        paths = (name.removeprefix("input:") for name in request.features)
+        undo.enter_context(as_written(modules, paths))
         for module in modules.values():
             if isinstance(module, Transformer2DModel):
                 for handle in _tell_size(module, frame):

@@ -83,8 +83,8 @@ class _Crew:
         import torch
 
         self.ray, self.workers = ray, workers
-        # As one: what they share they share there too. Kept: an actor that starts again asks anew. Tasks have `finish` alone, which is small:
-        # what makes knows of all items.
+        # As one: what they share they share there too. Kept, as an actor that starts again asks for
+        # it anew. Tasks have `finish` alone, which is small: what makes knows of all items.
         self.parts, self.finish = ray.put((make, finish, ready)), ray.put(finish)
         # Numbers may depend on how many threads there are: as many as here.
         maker = ray.remote(_Maker).options(

@@ -65,6 +65,8 @@ class Batches:
             collate_fn=collate,
             num_workers=config.num_workers,
             persistent_workers=config.num_workers > 0,
+            # A GPU fetches it from there while it computes; workers have the next two at hand.
+            pin_memory=processes().device.type == "cuda",
         )
         self._loaded = iter(loader)
 

@@ -211,7 +211,11 @@ class _Stepper:
 
     def _losses(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
         with self.kept.accelerator.autocast():
-            return self.loss_fn(model, send_to_device(batch, self.kept.accelerator.device))
+            return self.loss_fn(model, self._placed(batch))
+
+    def _placed(self, batch: Any) -> Any:
+        """On the device; from pinned memory it goes there while the one before is computed."""
+        return send_to_device(batch, self.kept.accelerator.device, non_blocking=True)
 
     def _refuse(self, what: str, step: int, rounds: list[Any]) -> None:
         """Ends all processes with the samples whose loss or gradient is not finite.

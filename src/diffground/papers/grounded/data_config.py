@@ -105,6 +105,7 @@ class GroundingDataConfig(Config):
     scale: Literal["mini", "paper"]  # said beside every number
     device: AutoDevice  # auto = the GPU if there is one
     precision: Literal["float32", "bfloat16", "float16"]  # of the frozen model
+    compile: Annotated[bool, NOT_IN_KEY]  # its residual blocks: minutes at first, then faster
     seed: int
     sets: Annotated[dict[str, SetConfig], Field(min_length=1)]
     prompts: PromptConfig

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
 from diffground.attention.config import AggregationConfig
-from diffground.config import AutoDevice, Config
+from diffground.config import NOT_IN_KEY, AutoDevice, Config
 from diffground.io.files import load_config
 from diffground.masks.config import SpectralConfig
 from diffground.metrics.config import Matching
@@ -80,6 +80,7 @@ class PersonalizedConfig(Config):
     scale: Literal["mini", "paper"]  # said beside every number
     device: AutoDevice  # auto = the GPU if there is one
     precision: Literal["float32", "bfloat16", "float16"]  # of the frozen model
+    compile: Annotated[bool, NOT_IN_KEY]  # its residual blocks: minutes at first, then faster
     seed: int  # of all that is learned and of the noises, with the item's or the picture's name
     # Pictures of scenes that are looked at, spread evenly; items that are in none are not learned.
     # null = all

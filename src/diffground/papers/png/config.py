@@ -202,6 +202,7 @@ class PngConfig(Config):
     scale: Literal["mini", "paper"]  # said beside every number
     device: AutoDevice  # auto = the GPU if there is one
     precision: Literal["float32", "bfloat16", "float16"]  # of the frozen model
+    compile: Annotated[bool, NOT_IN_KEY]  # its residual blocks: minutes at first, then faster
     # Latents and embeddings: from the store of feature_extraction, or computed in every step; auto
     # takes the store if it is there and whole. The numbers are the same.
     features: Literal["auto", "cached", "computed"]
@@ -227,7 +228,7 @@ class PngConfig(Config):
 
         dtype: torch.dtype = getattr(torch, self.precision)
         return FrozenDiffusion.from_pretrained(
-            folder, device=chosen_device(self.device), dtype=dtype
+            folder, device=chosen_device(self.device), dtype=dtype, compiled=self.compile
         )
 
 

@@ -70,6 +70,11 @@ class FrozenInputs:
             pooled=None if self.pooled is None else moved(self.pooled),
         )
 
+    def pin_memory(self) -> FrozenInputs:
+        """In memory that a GPU reads by itself."""
+        there = {name: held.pin_memory() for name, held in vars(self).items() if held is not None}
+        return replace(self, **there)
+
     def unprompted(self) -> FrozenInputs:
         """With zeros where the text was, SDXL's pooled text too."""
         pooled = None if self.pooled is None else torch.zeros_like(self.pooled)

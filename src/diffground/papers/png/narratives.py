@@ -57,6 +57,12 @@ class PngBatch:
         moved = {name: held.to(device, non_blocking=non_blocking) for name, held in there.items()}
         return replace(self, **moved)
 
+    def pin_memory(self) -> PngBatch:
+        """The batch in memory that a GPU reads by itself; a loader asks for it."""
+        tensors = ("targets", "categories", "images", "features")
+        here = {name: getattr(self, name) for name in tensors if getattr(self, name) is not None}
+        return replace(self, **{name: held.pin_memory() for name, held in here.items()})
+
     @property
     def mask_size(self) -> tuple[int, int]:
         """``(h, w)`` of the masks."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, PositiveInt, field_validator
 
 from diffground.attention.config import AggregationConfig, Style
-from diffground.config import AutoDevice, Compat, Config
+from diffground.config import NOT_IN_KEY, AutoDevice, Compat, Config
 from diffground.data.image_lists import CocoSource, FolderSource, Source, VocSource
 from diffground.io.files import load_config
 from diffground.masks.crf import CrfConfig
@@ -60,6 +60,7 @@ class Text2MaskConfig(Config):
     scale: Literal["mini", "paper"]  # said beside every number
     device: AutoDevice  # auto = the GPU if there is one
     precision: Literal["float32", "bfloat16", "float16"]  # of the frozen model
+    compile: Annotated[bool, NOT_IN_KEY]  # its residual blocks: minutes at first, then faster
     # "voc", "coco", "mini" or a JSON file; null: the names in the CSV of a folder source
     vocabulary: str | None
     seed: int  # of noises and VAE, with the image's id
