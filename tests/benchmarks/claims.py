@@ -149,6 +149,9 @@ def report(since: str) -> tuple[str, bool]:
     machine, rows = hardware(), read_rows(since)
     found = judged(read_claims(), rows, "cuda" if machine["gpu"] else "cpu")
     text = _table(machine, found)
+    missing = [row["id"] for row in found if row["verdict"] == "not measured"]
+    if missing:
+        text += f"\nNot measured in this run: {', '.join(missing)}.\n"
     write_json(REPORT, {**machine, "claims": found, "rows": rows})
     write_whole(TABLE, lambda part: part.write_text(text, "utf-8"))
     return text, all(row["verdict"] != "miss" for row in found)
@@ -164,7 +167,9 @@ def _table(machine: dict[str, Any], found: Sequence[dict[str, Any]]) -> str:
         "| --- | --- | --- | --- | --- |",
     ]
     for row in found:
-        value = "" if row["measured"] is None else f"{row['measured']:g} {row['unit']}".strip()
+        if row["measured"] is None:
+            continue
+        value = f"{row['measured']:g} {row['unit']}".strip()
         cells = (row["claim"], row["target"] or "-", value, row["verdict"], row["source"])
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

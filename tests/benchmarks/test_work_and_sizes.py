@@ -30,7 +30,7 @@ from diffground.masks.phrase_masks import describe_mask
 from diffground.papers.grounded.feature_maps import feature_maps
 from diffground.papers.grounded.samples import Instance, Record, write_part
 from diffground.store.items import Item
-from diffground.store.reports import Note
+from diffground.store.reports import Note, line_of
 
 SD15 = ARCHITECTURES["sd15"]
 
@@ -60,15 +60,15 @@ def test_work_of_a_pass(side):
 def test_bytes_of_what_is_kept(tmp_path):
     with torch.device("meta"):
         unet = SD15.build("unet")
-    cells = {m.name: m.channels * (64 >> m.level) ** 2 for m in feature_maps(unet, "blocks")}
-    layers = [m.channels * (64 >> m.level) ** 2 for m in feature_maps(unet, "layers")]
+    numbers = sum(m.channels * (64 >> m.level) ** 2 for m in feature_maps(unet, "blocks"))
     grid = torch.zeros(3, 36, 48, dtype=torch.float16)  # of a 500 x 375 image, three classes
-    maps = len(save({"maps": grid, "cross": grid, "peaks": torch.zeros(3, 2).half()}))
+    maps = len(save({"maps": grid, "cross": grid.clone(), "peaks": torch.zeros(3, 2).half()}))
     latents = len(save({"a": torch.zeros(4, 128, 128, dtype=torch.float16)}))
     sizes = {
         "a synthetic sample": {"kB": _sample(tmp_path / "part.safetensors") / 1e3},
-        "a sample's features, kept": {"MiB": 2 * sum(cells.values()) / 2**20},
-        "a sample's features, as the public code keeps them": {"MiB": 8 * sum(layers) / 2**20},
+        "a sample's features, kept": {"MiB": 2 * numbers / 2**20},
+        # In 32 bits, of both halves.
+        "a sample's features, as the public code keeps them": {"MiB": 8 * numbers / 2**20},
         "a class of a map": {"kB": maps / 3 / 1e3},
         "latents of an image": {"kB": latents / 1e3},
     }
@@ -120,15 +120,19 @@ def test_books_of_a_store():
         kept.append(Item(name, (f"{name}.safetensors",), ("cat", "sofa"), sources))
     items = tracemalloc.get_traced_memory()[0]
     for number in range(count):
-        name = f"{number:012d}"
+        item = kept[number]
         kept.append(
             Note(
-                item=name, key=f"{number:016x}", files={f"{name}.safetensors": f"{number:016x}"},
-                sources={"image": FileNote(number, number, f"{number:016x}")}, commit="0" * 40,
+                item=item.id, key=f"{number:016x}", files={item.files[0]: f"{number:016x}"},
+                sources={"image": FileNote(10**5, 10**18, f"{number:016x}")}, commit="0" * 40,
             )
         )  # fmt: skip
     notes = tracemalloc.get_traced_memory()[0] - items
     tracemalloc.stop()
     assert len(kept) == 2 * count
-    row = {"item_kb": round(items / count / 1e3, 2), "note_kb": round(notes / count / 1e3, 2)}
+    row = {
+        "item_kb": round(items / count / 1e3, 2),
+        "note_kb": round(notes / count / 1e3, 2),
+        "line_kb": round(len(line_of(kept[-1])) / 1e3, 2),
+    }
     keep([{"what": "books of a store", "variant": "", **row}])

@@ -8,15 +8,17 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from diffground.errors import InputError
+from diffground.training import batches
 from diffground.training.batches import stream
 from diffground.training.checkpoint import (
     BEST,
@@ -327,6 +329,18 @@ def test_batches_cover_every_epoch_once_and_are_shared_out() -> None:
     assert shared == order
     later = stream(10, config, 0, 1, 3)
     assert list(next(later)) == order[12:16]
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_batches_for_a_gpu_come_from_pinned_memory(kind, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaders = []
+    device = SimpleNamespace(device=torch.device(kind), num_processes=1, process_index=0)
+    monkeypatch.setattr(batches, "processes", lambda: device)
+    monkeypatch.setattr(
+        batches, "DataLoader", lambda *args, **more: loaders.append(DataLoader(*args, **more)) or ()
+    )
+    batches.Batches(Line(), CONFIG, None, 0)
+    assert [loader.pin_memory for loader in loaders] == [kind == "cuda"]
 
 
 def test_trainable_state_round_trip(tmp_path: Path) -> None:

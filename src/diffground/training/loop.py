@@ -215,7 +215,8 @@ class _Stepper:
 
     def _placed(self, batch: Any) -> Any:
         """On the device; from pinned memory it goes there while the one before is computed."""
-        return send_to_device(batch, self.kept.accelerator.device, non_blocking=True)
+        device = self.kept.accelerator.device
+        return send_to_device(batch, device, non_blocking=device.type == "cuda")
 
     def _refuse(self, what: str, step: int, rounds: list[Any]) -> None:
         """Ends all processes with the samples whose loss or gradient is not finite.

@@ -130,6 +130,22 @@ def test_no_image_is_read_with_a_store(samples, tmp_path):
     assert moved.features.valid.dtype == torch.bool and moved.images is None
 
 
+def test_all_tensors_of_a_batch_are_pinned(samples, tmp_path, monkeypatch):
+    extract(samples, tmp_path)
+    cached = tiny_png.dataset(samples, store=stored(tmp_path))
+    monkeypatch.setattr(Tensor, "pin_memory", lambda tensor: tensor.clone())  # there is no GPU
+    for dataset in (cached, tiny_png.dataset(samples)):
+        batch = collate([dataset[0], dataset[1]])
+        pinned = batch.pin_memory()
+        parts = [(pinned, batch), (pinned.features, batch.features)]
+        held = [(vars(a), vars(b)) for a, b in parts if a is not None and b is not None]
+        assert len(held) == 1 + (dataset is cached)
+        for after, before in held:
+            for name, value in before.items():
+                if isinstance(value, Tensor):
+                    assert torch.equal(after[name], value) and after[name] is not value, name
+
+
 def test_padded_phrases_are_not_valid(samples, tmp_path):
     samples[0] = replace(samples[0], phrases=samples[0].phrases[:1])
     extract(samples, tmp_path)
