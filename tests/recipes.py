@@ -18,6 +18,7 @@ from diffground.papers.grounded.export_config import ExportConfig, TeachingConfi
 from diffground.papers.grounded.figure_config import GroundingFigureConfig
 from diffground.papers.grounded.learning_config import LearningConfig, MeasuringConfig
 from diffground.papers.grounded.tables_config import GroundedTablesConfig, IosdTablesConfig
+from diffground.papers.personalized.checks_config import TokenChecksConfig
 from diffground.papers.personalized.config import PersonalizedConfig
 from diffground.papers.personalized.tables_config import PersonalizedTablesConfig
 from diffground.papers.png.config import (
@@ -61,6 +62,7 @@ SECTIONS: Final[dict[type[BaseModel], str]] = {
     GroundingFigureConfig: "grounding_figure",
     PersonalizedConfig: "personalized",
     PersonalizedTablesConfig: "personalized_tables",
+    TokenChecksConfig: "personalized_checks",
     Text2MaskConfig: "text2mask",
     Text2MaskTablesConfig: "text2mask_tables",
     WorldConfig: "world",

@@ -31,6 +31,7 @@ PIPELINES: dict[str, tuple[str, ...]] = {
     "text2mask": ("world:voc2012", "text2mask:maps,masks,segmenter"),
     "text2mask_tables": ("world:voc2012,coco2014", "text2mask:tables"),
     "personalized": ("world:mug19", "personalized:scenes,method"),
+    "personalized_checks": ("world:mug19,voc2012", "personalized:scenes,checks"),
     "personalized_tables": ("world:mug19", "personalized:scenes,tables"),
     "grounding_data": ("grounded:data",),
     "grounding_train": ("grounded:data,train",),

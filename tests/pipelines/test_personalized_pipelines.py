@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 import tiny_png
+import tiny_text2mask
 from memory_runs import run_in_memory
 from PIL import Image
 from recipes import recipe
 from tiny_personalized import config, world
 
 from diffground.experiments.result_tables import ResultTable
+from diffground.papers.personalized.checks_config import TokenChecksConfig
 from diffground.papers.personalized.tables_config import PersonalizedTablesConfig
 from diffground.pipelines.personalized import create_pipeline
 
@@ -33,6 +35,9 @@ def run(tmp_path: Path):
             "personalized_answers_folder": tmp_path / "answers",
             "params:personalized": config(**changes),
             "params:personalized_tables": tables,
+            "params:personalized_checks": recipe(TokenChecksConfig, items=2, images=2, steps=2),
+            "params:text2mask": tiny_text2mask.config(),
+            "voc2012": tiny_text2mask.world() / "voc2012",
             **{f"personalized_{part}": tmp_path / part for part in ("clip", "segmenter", "vit")},
         }
         needed = create_pipeline(parts).inputs()
@@ -64,6 +69,18 @@ def test_from_photos_to_scores(run, tmp_path: Path, caplog: pytest.LogCaptureFix
     again = run("scenes", "method")
     assert again["personalized_tokens_report"]["made"] == 0
     assert again["personalized_metrics"] == metrics
+
+
+def test_what_learning_did(run) -> None:
+    out = run("scenes", "method", "checks")
+    found = out["personalized_checks"]
+    assert len(found["items"]) == 2 and found["images"] == 2 and found["scale"] == "mini"
+    assert found["tokens"] == out["personalized_tokens"].name
+    assert found["classes"]["drop"] == pytest.approx(
+        found["classes"]["before"] - found["classes"]["after"]
+    )
+    assert isinstance(out["personalized_token_pictures"], Image.Image)
+    json.dumps(found)
 
 
 def test_the_tables_and_the_figure(run) -> None:

@@ -18,6 +18,8 @@ from diffground.data.vocabulary import Vocabulary
 from diffground.errors import InputError
 from diffground.io.images import read_image
 from diffground.papers.personalized.token_checks import (
+    Learned,
+    check_tokens,
     denoising_loss,
     disturbance,
     token_sheet,
@@ -100,6 +102,30 @@ def test_the_loss_of_photos_is_the_same_every_time(
     alone = [denoising_loss(tiny, pictures[:n], "a cup", draws=2) for n in (1, 2)]
     both = denoising_loss(tiny, pictures[:2], "a cup", draws=2)
     assert both == pytest.approx(alone[1]) and both != pytest.approx(alone[0])
+
+
+def test_what_learning_did_is_said_of_each_item_and_of_all(
+    tiny: FrozenDiffusion, token: PersonalToken, samples: list[LabelledImage], photos: list[Path]
+) -> None:
+    pictures = [read_image(photo) for photo in photos]
+    gentle = replace(token, deltas={})
+    items = [Learned("wild", token, pictures[:1]), Learned("gentle", gentle, pictures[1:2])]
+    found = check_tokens(tiny, items, samples, WORDS, CONFIG)
+    wild, tame = (found["items"][name] for name in ("wild", "gentle"))
+    before = disturbance(tiny, [token], samples, WORDS, CONFIG)
+    assert wild["classes"] == {"before": before.before, "after": before.after, "drop": before.drop}
+    assert wild["classes"]["drop"] != 0 == tame["classes"]["drop"]
+    with worn(tiny, [gentle]):
+        other = denoising_loss(tiny, pictures[:1], "a photo of a <new1> cup", seed=42)
+    assert wild["photos"]["another token"] == other != wild["photos"]["own token"]
+    for part in ("classes", "photos"):
+        for name, mean in found[part].items():
+            if name != "deviation":
+                each = [one[part][name] for one in (wild, tame)]
+                assert mean == pytest.approx(np.mean(each))
+                assert found[part]["deviation"][name] == pytest.approx(np.std(each, ddof=1))
+    alone = check_tokens(tiny, items[:1], samples, WORDS, CONFIG)
+    assert alone["photos"].keys() == {"class", "own token", "deviation"}
 
 
 def test_photos_beside_pictures_of_the_token(

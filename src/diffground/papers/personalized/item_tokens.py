@@ -20,10 +20,12 @@ from diffground.backbone.on_demand import Frozen
 from diffground.backbone.personal import CARD, WEIGHTS, PersonalToken
 from diffground.errors import InputError
 from diffground.io.files import seal_of
+from diffground.io.images import read_image
 from diffground.papers.personalized import token_learning
 from diffground.papers.personalized.config import PersonalizedConfig
 from diffground.papers.personalized.queries import Query
 from diffground.papers.personalized.scenes import Scenes
+from diffground.papers.personalized.token_checks import Learned
 from diffground.papers.personalized.token_learning import learn
 from diffground.provenance import code_of
 from diffground.store.items import Item, Summary
@@ -109,6 +111,26 @@ def read_tokens(folder: Path) -> Callable[[Query], PersonalToken]:
         return token
 
     return of
+
+
+def read_learned(scenes: Scenes, folder: Path, count: int) -> list[Learned]:
+    """So many of the items that were learned in ``folder``, spread evenly, with their photos.
+
+    Raises InputError if none was.
+    """
+    known = [item for item in scenes.items.values() if (folder / item.id / CARD).is_file()]
+    if not known:
+        raise InputError(folder, "tokens", "no item was learned; run `personalized` first")
+    count = min(count, len(known))
+    picked = [known[place * len(known) // count] for place in range(count)]
+    return [
+        Learned(
+            item.id,
+            PersonalToken.load(folder / item.id),
+            [read_image(path) for path in item.pictures],
+        )
+        for item in picked
+    ]
 
 
 def token_files(folder: Path, items: list[str]) -> dict[str, Path]:

@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
@@ -31,7 +32,16 @@ from diffground.reporting.lettering import INK, Word
 from diffground.reporting.sheet import SheetRow, resized, sheet
 from diffground.seeds import derive_seed, generator
 
+PARTS: Final = ("classes", "photos")
 _PANEL = 128  # width of a picture, pixels
+
+
+class Learned(NamedTuple):
+    """An item, what was learned of it, and its photos, RGB ``(H, W, 3)`` of any sides."""
+
+    id: str
+    token: PersonalToken
+    photos: Sequence[NDArray[np.uint8]]
 
 
 class Disturbance(NamedTuple):
@@ -47,6 +57,66 @@ class Disturbance(NamedTuple):
     after: float | None
     iou: dict[str, tuple[float | None, float | None]]
     images: int
+
+    @property
+    def drop(self) -> float | None:
+        """How much of the mIoU learning cost, points."""
+        known = self.before is not None and self.after is not None
+        return self.before - self.after if known else None
+
+
+def check_tokens(
+    model: FrozenDiffusion,
+    items: Sequence[Learned],
+    samples: Sequence[LabelledImage],
+    vocabulary: Vocabulary,
+    attention: AggregationConfig,
+    *,
+    seed: int = 42,
+) -> dict[str, Any]:
+    """What learning each item did: to other classes, and to the loss of its photos.
+
+    Args:
+        samples: other classes are looked for in them, see :func:`disturbance`.
+        seed: of all noises.
+
+    Returns:
+        JSON-ready: ``classes``, mIoU "before" and "after" and their difference "drop" in percent,
+        means over items; ``photos``, the loss of the items' photos as the class, as their own
+        token and as another item's (see :func:`denoising_loss`); the deviations of all over the
+        items, under ``deviation`` beside each; and ``items``, the same of each.
+    """
+    found: dict[str, dict[str, dict[str, float | None]]] = {}
+    for place, (name, token, photos) in enumerate(items):
+        now = disturbance(model, [token], samples, vocabulary, attention, seed=seed)
+        losses: dict[str, float | None] = {
+            "class": denoising_loss(model, photos, f"a photo of a {token.word}", seed=seed)
+        }
+        tokens = {"own token": token}
+        if len(items) > 1:
+            tokens["another token"] = items[place - 1].token
+        for what, asked in tokens.items():
+            prompt = f"a photo of a {asked.token} {asked.word}"
+            with worn(model, [asked]):
+                losses[what] = denoising_loss(model, photos, prompt, seed=seed)
+        classes = {"before": now.before, "after": now.after, "drop": now.drop}
+        found[name] = {"classes": classes, "photos": losses}
+    return {
+        "images": len(samples),
+        **{part: _summed_up([one[part] for one in found.values()]) for part in PARTS},
+        "items": found,
+    }
+
+
+def _summed_up(rows: Sequence[dict[str, float | None]]) -> dict[str, Any]:
+    """The mean of each figure, and its deviation."""
+    known = {name: [v for row in rows if (v := row.get(name)) is not None] for name in rows[0]}
+    return {
+        **{name: statistics.fmean(values) for name, values in known.items() if values},
+        "deviation": {
+            name: statistics.stdev(values) for name, values in known.items() if len(values) > 1
+        },
+    }
 
 
 def disturbance(

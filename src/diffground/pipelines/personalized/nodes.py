@@ -6,8 +6,10 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from diffground.papers.personalized.checks_config import TokenChecksConfig
 from diffground.papers.personalized.config import PersonalizedConfig
 from diffground.papers.personalized.tables_config import PersonalizedTablesConfig
+from diffground.papers.text2mask.config import Text2MaskConfig
 from diffground.tracking import get_tracker
 
 log = logging.getLogger(__name__)
@@ -84,6 +86,52 @@ def draw_overlays(scenes: Any, answers: Path, personalized: PersonalizedConfig) 
     from diffground.papers.personalized.figures import overlay_sheet
 
     return overlay_sheet(scenes, answers, personalized)
+
+
+def check_tokens(
+    *,
+    scenes: Any,
+    tokens: Path,
+    diffusion: Path,
+    voc2012: Path,
+    personalized: PersonalizedConfig,
+    text2mask: Text2MaskConfig,
+    checks: TokenChecksConfig,
+) -> tuple[dict[str, Any], Any]:
+    """What learning did, to the items' photos and to other classes; pictures of tokens, of PIL."""
+    from PIL import Image
+
+    from diffground.backbone.on_demand import Frozen
+    from diffground.data.image_lists import VocSource
+    from diffground.data.labelled_images import read_samples
+    from diffground.data.vocabulary import Vocabulary
+    from diffground.errors import ProblemReport
+    from diffground.papers.personalized.item_tokens import read_learned
+    from diffground.papers.personalized.token_checks import PARTS, token_sheet
+    from diffground.papers.personalized.token_checks import check_tokens as check
+
+    report = ProblemReport()
+    words = Vocabulary.load(text2mask.vocabulary or "voc")
+    samples = list(
+        read_samples(VocSource(split="val"), voc2012, words, report, limit=checks.images)
+    )
+    items = read_learned(scenes, tokens, checks.items)
+    model = Frozen(diffusion, personalized).model
+    found = check(model, items, samples, words, text2mask.attention, seed=personalized.seed)
+    for part in PARTS:
+        figures = {k: v for k, v in found[part].items() if k != "deviation"}
+        log.info("%s: %s", part, ", ".join(f"{k} {v:.3g}" for k, v in figures.items()))
+        get_tracker().log_metrics({f"{part}/{name}": value for name, value in figures.items()})
+    page = token_sheet(
+        model,
+        [(item.token, item.photos) for item in items],
+        count=checks.pictures,
+        steps=checks.steps,
+        guidance=checks.guidance,
+        seed=personalized.seed,
+    )
+    about = {"scale": personalized.scale, "tokens": tokens.name, "skipped": report.to_dict()}
+    return {**about, **found}, Image.fromarray(page)
 
 
 def run_personalized_tables(

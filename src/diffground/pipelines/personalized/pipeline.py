@@ -1,4 +1,4 @@
-"""scenes ─► tokens ─► answers ─► scores and overlays; and the tables."""
+"""scenes ─► tokens ─► answers ─► scores and overlays; what learning did; and the tables."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MODELS = {part: f"personalized_{part}" for part in ("clip", "segmenter", "vit")}
 
 def create_pipeline(parts: Sequence[str]) -> Pipeline:
     """The sum of the parts, each of which goes on with what the last one made."""
-    made = {"scenes": scenes, "method": method, "tables": tables}
+    made = {"scenes": scenes, "method": method, "checks": checks, "tables": tables}
     return sum((made[part]() for part in parts), Pipeline([]))
 
 
@@ -71,6 +71,29 @@ def method() -> Pipeline:
             ),
         ],
         tags=["personalized"],
+    )
+
+
+def checks() -> Pipeline:
+    """What learning an item does, beside teaching its token."""
+    return Pipeline(
+        [
+            Node(
+                nodes.check_tokens,
+                {
+                    "scenes": "personalized_scenes",
+                    "tokens": "personalized_tokens",
+                    "diffusion": "text2mask_diffusion",
+                    "voc2012": "voc2012",
+                    "personalized": SETTINGS,
+                    "text2mask": "params:text2mask",
+                    "checks": "params:personalized_checks",
+                },
+                ["personalized_checks", "personalized_token_pictures"],
+                name="check_personal_tokens",
+            )
+        ],
+        tags=["personalized", "personalized_checks"],
     )
 
 
