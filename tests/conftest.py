@@ -79,7 +79,7 @@ def toy_project(tmp_path: Path) -> Iterator[Callable[..., Path]]:
             path = project / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(textwrap.dedent(text))
-        for name in ("mlflow.yml", "globals.yml"):
+        for name in ("mlflow.yml", "globals.yml", "remote.yml"):
             if not (project / "conf" / "base" / name).exists():
                 (project / "conf" / "base").mkdir(parents=True, exist_ok=True)
                 shutil.copy(ROOT / "conf" / "base" / name, project / "conf" / "base" / name)

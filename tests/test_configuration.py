@@ -73,7 +73,7 @@ def test_every_value_is_said_once(env: str) -> None:
 
 def test_the_papers_environment_is_base(conf: Callable[[str], ProjectConfigLoader]) -> None:
     base, paper = conf("base"), conf("paper")
-    for kind in ("parameters", "catalog", "globals", "mlflow"):
+    for kind in ("parameters", "catalog", "globals", "mlflow", "remote"):
         assert base[kind] == paper[kind]
     papers = ("png", "text2mask", "personalized", "grounding_data", "iosd_data")
     assert {base["parameters"][paper]["scale"] for paper in papers} == {"paper"}

@@ -1,4 +1,4 @@
-"""The console command ``diffground``: masks, a page, the doctor, the mini world, notebook grids.
+"""The console command ``diffground``: masks, a page, the doctor, the mini world, grids, URLs.
 
     diffground ground photo.jpg "a cat; a sofa"
     diffground ground photos "a cat; a sofa"
@@ -7,6 +7,7 @@
     diffground doctor path/to/coco
     diffground world path/to/new/folder
     diffground ablate png_components
+    diffground sync png_features
 
 A thin layer over the functions of the rooms. It works wherever the package is installed, in any
 folder; pipelines are run by ``kedro run`` (:mod:`diffground.cli`) in a checkout.
@@ -256,6 +257,24 @@ def _checkout() -> Path | None:
         if (folder / "conf/base").is_dir() and (folder / "pyproject.toml").is_file():
             return folder
     return None
+
+
+@main.command()
+@click.argument("entries", nargs=-1)
+@click.option("--env", help="Whose entries: mini (the default), paper, gpu.")
+def sync(entries: tuple[str, ...], env: str | None) -> None:
+    """Fetches what is newer at the URLs of the catalog's ENTRIES, and sends what is newer here.
+
+    Runs do so by themselves. This is for notebooks, which read the working copies, and for what a
+    run had made when it was killed. Without ENTRIES it is all that are at a URL.
+    """
+    with told():
+        project = _checkout()
+        if project is None:
+            raise click.UsageError("the catalog is in a checkout, and this folder is in none")
+        from diffground.adapters.remote import sync as sync_all
+
+        sync_all(project, env, entries, click.echo)
 
 
 @main.command()

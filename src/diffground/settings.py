@@ -7,6 +7,7 @@ from diffground.adapters.hooks import (
     InputsHook,
     OneWriterHook,
     ParametersHook,
+    RemoteHook,
     ResultsHook,
     RunLogHook,
 )
@@ -20,8 +21,15 @@ for name in ("DO_NOT_TRACK", "MLFLOW_DISABLE_TELEMETRY"):
         os.environ[name] = "true"
 os.environ.setdefault("MLFLOW_CONFIGURE_LOGGING", "0")  # conf/logging.yml decides
 
-# Called last to first: what is given is checked before a run is opened in the log.
-HOOKS = (ResultsHook(), RunLogHook(), OneWriterHook(), InputsHook(), ParametersHook())
+# Called last to first: what is given is fetched, then checked, before a run is opened in the log.
+HOOKS = (
+    ResultsHook(),
+    RunLogHook(),
+    OneWriterHook(),
+    InputsHook(),
+    RemoteHook(),
+    ParametersHook(),
+)
 
 # Its hook writes a run status that takes every named pipeline for the whole project.
 DISABLE_HOOKS_FOR_PLUGINS = ("kedro-viz",)

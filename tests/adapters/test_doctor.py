@@ -16,6 +16,7 @@ import tiny_png
 import tiny_text2mask
 import torch
 from click.testing import CliRunner, Result
+from fsspec.implementations.memory import MemoryFileSystem
 
 from diffground.adapters.doctor import folders, machine
 from diffground.adapters.doctor.findings import Finding, rendered, summed_up
@@ -68,6 +69,25 @@ def test_the_papers_folders_are_asked_for_by_name(project: Path) -> None:
     assert "note personalized_vit" in text
     assert "there is no such environment" in run("--env", "papre").output
     assert "0 of 118287 files are there" in text and "-> unpack the archive again" in text
+
+
+def test_places_at_a_url(project: Path) -> None:
+    """Of each bucket, whether it answers; of what is in it, that a run fetches it."""
+    MemoryFileSystem.store.clear()
+    MemoryFileSystem.pseudo_dirs[:] = ["", "/here"]
+    (project / "conf/local").mkdir()
+    places = "coco: memory://none/coco\nmug19: memory://here/mug19\ndata: memory://here/data\n"
+    (project / "conf/local/globals.yml").write_text(places)
+    done = run()
+    text = " ".join(done.output.split())
+    assert done.exit_code == 1
+    assert "WRONG memory://none, for coco, coco_folder: access: it cannot be reached" in text
+    assert "-> see the name, the network, and the credentials" in text
+    assert re.search(r"ok memory://here, for \w+, \w+, \w+ and others: answers", text)
+    assert (
+        "memory://here/mug19: no working copy yet -> nothing to do: the run that reads it" in text
+    )
+    assert re.search(r"GB free in \S*/checkout", text), "there working copies will lie"
 
 
 def test_a_folder_that_is_no_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import yaml
 from kedro.config import MissingConfigException, OmegaConfigLoader
 from omegaconf import OmegaConf
 
+from diffground.adapters.remote import RemoteConfig, localised
 from diffground.errors import InputError
 
 DEFAULT_ENV = "mini"  # what a run takes that names none
@@ -21,9 +22,9 @@ BUILDS_ON = {"gpu": (DEFAULT_ENV,)}
 LOADER_ARGS: dict[str, Any] = {
     "base_env": "base",
     "default_run_env": DEFAULT_ENV,
-    "config_patterns": {"mlflow": ["mlflow.yml"]},
+    "config_patterns": {"mlflow": ["mlflow.yml"], "remote": ["remote.yml"]},
     # An environment says only what differs from what it builds on, at any depth.
-    "merge_strategy": {"parameters": "soft", "catalog": "soft", "mlflow": "soft"},
+    "merge_strategy": {"parameters": "soft", "catalog": "soft", "mlflow": "soft", "remote": "soft"},
 }
 
 
@@ -37,14 +38,20 @@ class ProjectConfigLoader(OmegaConfigLoader):
     def __getitem__(self, key: str) -> dict[str, Any]:
         """The configuration ``key``; the last of :meth:`environments` has the last word.
 
+        Of the catalog, with working copies in place of URLs (:mod:`diffground.adapters.remote`).
         Raises :class:`InputError` for a file that is no YAML.
         """
         try:
-            return self._laid_over(key, self.environments(key))
+            content = self._laid_over(key, self.environments(key))
         except (yaml.YAMLError, AttributeError, TypeError, RecursionError):
             for file in sorted(Path(self.conf_source).rglob(f"{key}*.y*ml")):
                 _check(file)
             raise
+        return localised(content, self._cache) if key == "catalog" else content
+
+    def _cache(self) -> Path:
+        """The folder of working copies."""
+        return RemoteConfig.model_validate(dict(self["remote"])).cache
 
     def environments(self, key: str) -> tuple[str, ...]:
         """The folders that are laid over base for ``key``, one over the other."""

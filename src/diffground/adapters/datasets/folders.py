@@ -33,6 +33,7 @@ from diffground.adapters.datasets.previews import Previewed
 from diffground.errors import InputError
 from diffground.io.files import check_sums, read_json, write_json
 from diffground.store.manifest import MANIFEST, Manifest, fingerprint, is_valid, read_manifest
+from diffground.store.mirror import POINTER
 
 _WEIGHTS = ("*.safetensors",)
 
@@ -134,7 +135,7 @@ class MadeFolderDataset(ModelFolderDataset):
     another run has saved since; what was saved last if it saved nothing.
     """
 
-    LAST = "last.json"
+    LAST = POINTER
     _saved: Path | dict[str, Path] | None = None
 
     @property

@@ -18,8 +18,10 @@ from diffground.adapters.doctor import folders, machine
 from diffground.adapters.doctor.findings import Finding, shown
 from diffground.adapters.hooks.results import layer
 from diffground.adapters.hooks.runs import RunLogConfig
+from diffground.adapters.remote import RemoteConfig, is_url, root_of, url_of
 from diffground.errors import InputError
 from diffground.store.manifest import MANIFEST
+from diffground.store.urls import Place
 from diffground.world.config import WorldConfig
 from diffground.world.datasets import DATASETS
 from diffground.world.own_data import check_dataset
@@ -39,7 +41,8 @@ def examine(project: Path, env: str | None, *, deep: bool) -> Sections:
     catalog, loader = context.catalog, context.config_loader
     parameters = loader["parameters"]
     log = RunLogConfig.model_validate(dict(loader["mlflow"]))
-    data = Path(loader["globals"]["data"])
+    cache = RemoteConfig.model_validate(dict(loader["remote"])).cache
+    data = loader["globals"]["data"]
     world = WorldConfig.model_validate(parameters["world"])
     scale = "mini" if world.make else "paper"
     uri = os.environ.get("MLFLOW_TRACKING_URI") or log.tracking_uri
@@ -48,12 +51,40 @@ def examine(project: Path, env: str | None, *, deep: bool) -> Sections:
         "Packages": list(machine.packages(project / "constraints.txt")),
         "Machine": [
             *machine.accelerators(),
-            machine.disk(project / data, scale),
+            machine.disk(project / (cache if is_url(data) else data), scale),
             machine.run_log(uri, project),
+            *_remote(entries),
         ],
         f"Models (--env {env or DEFAULT_ENV})": list(_models(entries)),
         f"Datasets (--env {env or DEFAULT_ENV})": list(_datasets(entries, world, deep=deep)),
     }
+
+
+def _remote(entries: Mapping[str, Any]) -> Iterator[Finding]:
+    """Every bucket, or other root of URLs, that entries are at: does it answer?"""
+    names: dict[str, list[str]] = defaultdict(list)
+    urls: dict[str, str] = {}
+    for name, entry in sorted(entries.items()):
+        if url := url_of(entry):
+            names[root_of(url)].append(name)
+            urls[root_of(url)] = url
+    for root, there in names.items():
+        what = f"{root}, for {', '.join(there[:3])}{' and others' * (len(there) > 3)}"
+        try:
+            Place(urls[root]).reach()
+            yield Finding("ok", what, "answers")
+        except InputError as error:
+            reason, _, remedy = error.reason.rpartition("; ")
+            yield Finding("wrong", what, f"{error.field}: {reason}", remedy)
+
+
+def _unfetched(entry: Any, name: str, what: str) -> Finding | None:
+    """What there is to say of a place at a URL that this machine has no working copy of."""
+    url = url_of(entry)
+    if url is None or entry.folder.exists():
+        return None
+    remedy = f"nothing to do: the run that reads it fetches it; or `diffground sync {name}`"
+    return Finding("note", what, f"{url}: no working copy yet", remedy)
 
 
 def _models(entries: Mapping[str, Any]) -> Iterator[Finding]:
@@ -65,6 +96,9 @@ def _models(entries: Mapping[str, Any]) -> Iterator[Finding]:
     for place, same in names.items():
         what = f"{', '.join(same)}, for {_users(same)}"
         needed = [name for name in same if isinstance(entries[name], FolderDataset)]
+        if unfetched := _unfetched(entries[same[0]], same[0], what):
+            yield unfetched
+            continue
         try:
             for name in needed:  # others may be missing
                 entries[name].check()
@@ -83,6 +117,9 @@ def _datasets(entries: Mapping[str, Any], world: WorldConfig, *, deep: bool) -> 
     for name, (field, _, _) in DATASETS.items():
         entry = entries[name]
         folder, what = entry.folder, f"{name}, for {_users([name])}"
+        if unfetched := _unfetched(entry, name, what):
+            yield unfetched
+            continue
         if world.make and not folder.is_dir():
             remedy = (
                 "nothing to do: the run that needs it makes it; or `kedro run --pipelines world`"

@@ -61,8 +61,9 @@ class Disturbance(NamedTuple):
     @property
     def drop(self) -> float | None:
         """How much of the mIoU learning cost, points."""
-        known = self.before is not None and self.after is not None
-        return self.before - self.after if known else None
+        if self.before is None or self.after is None:
+            return None
+        return self.before - self.after
 
 
 def check_tokens(
