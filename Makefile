@@ -2,6 +2,8 @@
 VENV ?= .venv
 ARGS ?=#          more arguments for `kedro run`: make png_train ARGS="--params png.train.seed=1"
 GRIDS ?=#         of conf/ablations, for `make ablations`
+FAULTS_KILLS ?= 100# at least, for `make faults`
+FAULTS_SEED ?= 0#  of the moments, files and bits
 PYTEST_ARGS ?= -n 2# arguments for pytest, at first two processes: make test PYTEST_ARGS="-k manifest"
 # Who may see the pages of `make viz` and `make mlflow`, which ask for no password: this machine.
 BIND ?= 127.0.0.1
@@ -27,7 +29,7 @@ export MLFLOW_DISABLE_TELEMETRY = true
 MLFLOW_WARNINGS = ignore:starlette.middleware.wsgi is deprecated
 
 .DEFAULT_GOAL := help
-.PHONY: help install png_train ablations test benchmarks lint viz mlflow audit docs catalog_docs pictures clean
+.PHONY: help install png_train ablations test benchmarks faults lint viz mlflow audit docs catalog_docs pictures clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z_]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +47,9 @@ test: $(VENV)/.installed-dev  ## run the tests
 
 benchmarks: $(VENV)/.installed-dev  ## measure what is claimed of speed and size, and print the table
 	$(BIN)/python -m pytest -m benchmark tests/benchmarks -q $(subst -n 2,,$(PYTEST_ARGS))
+
+faults: $(VENV)/.installed-dev  ## kill, fill, lock and damage all long jobs, and compare (an hour)
+	$(BIN)/python tests/faults/harness.py --kills $(FAULTS_KILLS) --seed $(FAULTS_SEED)
 
 lint: $(VENV)/.installed-dev  ## check style, types and the borders between the rooms
 	$(BIN)/ruff check .

@@ -26,7 +26,7 @@ from diffground.masks.phrase_masks import describe_mask
 from diffground.papers.grounded.data_config import GroundingDataConfig
 from diffground.papers.grounded.feature_maps import feature_maps
 from diffground.papers.grounded.generation import make_set
-from diffground.papers.grounded.learning_config import LearningConfig
+from diffground.papers.grounded.learning_config import LearningConfig, MeasuringConfig
 from diffground.papers.grounded.module_config import GroundingModuleConfig, QueryConfig
 from diffground.papers.grounded.module_sizes import MODULES
 from diffground.papers.grounded.prompts import Attempt, planned
@@ -209,6 +209,42 @@ def learning(**changes: Any) -> LearningConfig:
     for name, value in changes.items():
         content[name] = {**content[name], **value} if name == "train" else value
     return LearningConfig.model_validate(content)
+
+
+GROUPS = {
+    "grounding": {"seen": "test_seen", "seen+unseen": "test_mixed", "unseen": "test_unseen"},
+    "iosd": {"seen": "test_seen", "unseen": "test_unseen"},
+}
+SHORT = {"steps": 4, "evaluations": 2, "batch_size": 2}
+
+
+def parameters(of: str) -> dict[str, Any]:
+    """Of a short training and its measuring, for the pipelines ``grounded`` and ``iosd``."""
+    sets = {
+        name: {"classes": classes, "attempts": count, "draw": "random"}
+        for name, classes, count in (
+            ("train", "seen", 4), ("val", "seen", 2), ("test_seen", "seen", 2),
+            ("test_mixed", "mixed", 2), ("test_unseen", "unseen", 2),
+        )
+        if name in (*GROUPS[of].values(), "train", "val")
+    }  # fmt: skip
+    changes: dict[str, Any] = {"sets": sets}
+    lesson: dict[str, Any] = {"train": SHORT}
+    if of == "iosd":
+        changes |= {
+            "prompts": {"asked": "one"},  # its section 3.4
+            "generation": {"steps": 1, "guidance": 0.0},
+        }
+        query = {**QUERY, "template": "x", "tokens": "first"}
+        lesson |= {"module": module("iosd"), "query": query}
+    return {
+        f"params:{of}_data": config(**changes),
+        f"params:{of}_train": learning(**lesson),
+        f"params:{of}_eval": recipe(
+            MeasuringConfig, groups=GROUPS[of], batch=2, figures=1,
+            daam={"thresholds": (0.3, 0.6), "batch": 2},
+        ),
+    }  # fmt: skip
 
 
 def made(root: Path, changed: GroundingDataConfig | None = None) -> Summary:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections import Counter
 from collections.abc import Callable
@@ -16,6 +17,21 @@ ACCESS = "access"
 #: Set to 1, failures that are the user's to mend are shown with their traceback too.
 TRACEBACK = "DIFFGROUND_TRACEBACK"
 HINT = f"({TRACEBACK}=1 shows where in the code.)"
+
+
+_ADVICE = {
+    errno.ENOSPC: "free some space, or name another folder, and start again",
+    errno.EDQUOT: "the quota is used up: free some space, or name another folder",
+    errno.EFBIG: "files may not be so large here: raise the limit, or name another folder",
+    errno.EROFS: "name a folder that can be written",
+    errno.EACCES: "give yourself the right to it, or name another folder",
+    errno.EPERM: "give yourself the right to it, or name another folder",
+}
+
+
+def advice_on(error: OSError) -> str | None:
+    """What to do about what the system refuses; None if it is something else that went wrong."""
+    return _ADVICE.get(error.errno or 0)
 
 
 def wants_traceback() -> bool:

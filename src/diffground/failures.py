@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from diffground.errors import HINT, InputError, wants_traceback
+from diffground.errors import HINT, InputError, advice_on, wants_traceback
 
 # Modules of Kedro that, where they raise by themselves, complain of the command or of a file.
 _COMPLAINERS = ("kedro.config", "kedro.framework.session", "kedro.pipeline", "kedro.validation")
@@ -16,15 +16,18 @@ def message(error: BaseException) -> str | None:
     """What to tell about a failure; None if it is none of these, or the traceback is asked for.
 
     Told are our own errors, a training that does not converge, files that the catalog cannot find,
-    and what Kedro says about parameters, configuration files and names.
+    what the system refuses to write or to hand over, and what Kedro says about parameters,
+    configuration files and names.
     """
     if wants_traceback():
         return None
     kind = f"{type(error).__module__}.{type(error).__qualname__}"
     if isinstance(error, InputError | FloatingPointError):
         return str(error)
+    cause = error.__cause__
+    if refused := _refused(error) or (_refused(cause) if kind.startswith("kedro.io.") else None):
+        return refused
     if kind.startswith("kedro.io."):
-        cause = error.__cause__
         if isinstance(cause, InputError):
             return str(cause)
         # Raised by Kedro itself: an entry that names no class, or arguments that it does not take.
@@ -49,6 +52,15 @@ def told() -> Iterator[None]:
         if text is None:
             raise
         raise click.ClickException(f"{text}\n\n{HINT}") from error
+
+
+def _refused(error: BaseException | None) -> str | None:
+    """Of a full disk, a right that is missing and the like: the place, the cause, the remedy."""
+    advice = advice_on(error) if isinstance(error, OSError) else None
+    if advice is None:
+        return None
+    assert isinstance(error, OSError)
+    return f"{error.filename or 'the disk'}: file: the system refuses ({error.strerror}); {advice}"
 
 
 def _parameters(text: str) -> str:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
 from diffground.errors import InputError
 from diffground.io.files import check_seal, is_sound, seal_of, write_json, write_whole
@@ -31,8 +32,9 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
     "error",
     [
         OSError(errno.ENOSPC, "No space left on device"),
+        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 84416 vs 84308"),
         RuntimeError("PytorchStreamWriter failed writing file data/3: file write failed"),
-        RuntimeError("I/O error: No space left on device (os error 28)"),
+        SafetensorError("Error while serializing: I/O error: No space left on device"),
     ],
 )
 def test_a_full_disk_is_named_with_the_file_and_leaves_nothing(
@@ -44,6 +46,31 @@ def test_a_full_disk_is_named_with_the_file_and_leaves_nothing(
 
     with pytest.raises(InputError, match=r"last\.pt: file: cannot be written .*free some space"):
         write_whole(tmp_path / "last.pt", full)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_can_only_be_read_is_named_though_nothing_can_be_removed_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(self: Path, *args: object, **kwargs: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(self))
+
+    monkeypatch.setattr(Path, "unlink", refuses)
+    with pytest.raises(InputError, match=r"a\.txt: file: cannot be written \(Read-only file sys"):
+        write_whole(tmp_path / "a.txt", refuses)
+
+
+def test_a_file_that_may_not_be_so_large_is_named(tmp_path: Path) -> None:
+    """The system's own limit, in a process of its own."""
+    code = (
+        "import resource, sys; from pathlib import Path\n"
+        "from diffground.io.files import write_whole\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"
+        "write_whole(sys.argv[1], lambda part: part.write_bytes(bytes(1000)))\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "a.bin")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "a.bin: file: cannot be written (File too large); files may not be so" in done.stderr
     assert not list(tmp_path.iterdir())
 
 

@@ -11,53 +11,18 @@ import tiny_png
 from matplotlib.figure import Figure
 from memory_runs import run_in_memory
 from PIL import Image
-from recipes import recipe
 
 from diffground.errors import InputError
 from diffground.papers.grounded.figure_config import GroundingFigureConfig
-from diffground.papers.grounded.learning_config import MeasuringConfig
 from diffground.papers.grounded.trained import read_card
 from diffground.pipeline_registry import PIPELINES
 from diffground.pipelines.grounded import create_pipeline
 from diffground.shipped import shipped
 
 CLIP = shipped("data/06_models/mini-clip")
-GROUPS = {
-    "grounding": {"seen": "test_seen", "seen+unseen": "test_mixed", "unseen": "test_unseen"},
-    "iosd": {"seen": "test_seen", "unseen": "test_unseen"},
-}
 FIGURE = {
     "scale": "mini", "seed": 0, "rows": [{"prompt": "a photo of a mug", "classes": ["mug"]}],
 }  # fmt: skip
-SHORT = {"steps": 4, "evaluations": 2, "batch_size": 2}
-
-
-def parameters(of: str) -> dict[str, Any]:
-    sets = {
-        name: {"classes": classes, "attempts": count, "draw": "random"}
-        for name, classes, count in (
-            ("train", "seen", 4), ("val", "seen", 2), ("test_seen", "seen", 2),
-            ("test_mixed", "mixed", 2), ("test_unseen", "unseen", 2),
-        )
-        if name in (*GROUPS[of].values(), "train", "val")
-    }  # fmt: skip
-    changes: dict[str, Any] = {"sets": sets}
-    learning: dict[str, Any] = {"train": SHORT}
-    if of == "iosd":
-        changes |= {
-            "prompts": {"asked": "one"},  # its section 3.4
-            "generation": {"steps": 1, "guidance": 0.0},
-        }
-        query = {**tiny_grounded.QUERY, "template": "x", "tokens": "first"}
-        learning |= {"module": tiny_grounded.module("iosd"), "query": query}
-    return {
-        f"params:{of}_data": tiny_grounded.config(**changes),
-        f"params:{of}_train": tiny_grounded.learning(**learning),
-        f"params:{of}_eval": recipe(
-            MeasuringConfig, groups=GROUPS[of], batch=2, figures=1,
-            daam={"thresholds": (0.3, 0.6), "batch": 2},
-        ),
-    }  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +44,7 @@ def run(tmp_path_factory: pytest.TempPathFactory):
                 for n in ("samples", "scores", "features", "models")
             },
             "params:grounding_figure": GroundingFigureConfig.model_validate(FIGURE),
-            **parameters(of),
+            **tiny_grounded.parameters(of),
             **changes,
         }
         needed = pipeline.inputs()
@@ -99,7 +64,7 @@ def test_from_prompts_to_miou(run, name: str, of: str) -> None:
     assert set(card.classes) <= set(tiny_grounded.EVERYTHING)
     assert card.module.pyramid == (of == "iosd")
     for metrics in (out[f"{of}_metrics"], out[f"{of}_daam_metrics"]):
-        assert {*metrics["groups"]} == {*GROUPS[of]}
+        assert {*metrics["groups"]} == {*tiny_grounded.GROUPS[of]}
         assert metrics["scale"] == "mini"
         for scores in metrics["groups"].values():
             assert scores["images"] == 2
@@ -116,18 +81,20 @@ def test_a_module_that_is_there_is_found_and_measured(run) -> None:
     made = run("grounding_train")
     again = run("grounding_train")["grounding_training"]
     assert not again["trained"]
-    without = parameters("grounding")["params:grounding_eval"].model_copy(update={"daam": None})
+    without = tiny_grounded.parameters("grounding")["params:grounding_eval"].model_copy(
+        update={"daam": None}
+    )
     out = run("grounding_eval", **{"params:grounding_eval": without})
     assert out["grounding_module"] == made["grounding_module"]
     assert out["grounding_daam_metrics"] == out["grounding_daam_predictions"] == {}
     assert out["grounding_metrics"]["grounder"] == made["grounding_module"].name
-    other = tiny_grounded.learning(train=SHORT | {"seed": 5})
+    other = tiny_grounded.learning(train=tiny_grounded.SHORT | {"seed": 5})
     with pytest.raises(InputError, match="no module was trained with these settings"):
         run("grounding_eval", **{"params:grounding_train": other})
 
 
 def test_sets_that_a_training_needs(run) -> None:
-    data = parameters("grounding")["params:grounding_data"]
+    data = tiny_grounded.parameters("grounding")["params:grounding_data"]
     fewer = {name: one for name, one in data.sets.items() if name != "val"}
     with pytest.raises(InputError, match=r"sets\.val: a set of this name is needed beside train"):
         run("grounding_train", **{"params:grounding_data": data.model_copy(update={"sets": fewer})})

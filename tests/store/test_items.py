@@ -236,10 +236,14 @@ def test_damaged_descriptions_are_written_again(tmp_path, asked, content):
     assert asked.ids == IDS[:2], "nobody knows what these are"
 
 
-def test_a_damaged_line_costs_its_item(tmp_path, asked):
+@pytest.mark.parametrize(("was", "becomes"), [(b"{", b""), (b'"number": 0', b'"number": 1')])
+def test_a_damaged_line_costs_its_item(tmp_path, asked, was, becomes):
+    """Also one that can still be read: it is not what was written."""
     run(tmp_path, IDS[:3])
     before = contents(tmp_path)
-    (tmp_path / REPORT).write_bytes(before[REPORT].replace(b"{", b"", 1))
+    damaged = before[REPORT].replace(was, becomes, 1)
+    assert damaged != before[REPORT]
+    (tmp_path / REPORT).write_bytes(damaged)
     assert run(tmp_path, IDS[:3], asked)["complete"] and contents(tmp_path) == before
     assert asked.ids == IDS[:1]
 

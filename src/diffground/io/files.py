@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -13,9 +14,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from safetensors import SafetensorError
 
 from diffground.config import refused
-from diffground.errors import InputError, shortened
+from diffground.errors import InputError, advice_on, shortened
 from diffground.io.paths import inside
 
 SEAL = ".sha256"  # what a file's seal is called: the file's name and this
@@ -27,13 +29,9 @@ DIGITS = 18  # of an id: more than any has, and fewer than Python refuses to rea
 Kind = TypeVar("Kind", bound=BaseModel)
 LIMIT = 1 << 28  # bytes: so many are read in the blink of an eye; `sha256sum -c` checks larger ones
 
-_ADVICE = {
-    errno.ENOSPC: "free some space, or name another folder, and start again",
-    errno.EDQUOT: "the quota is used up: free some space, or name another folder",
-    errno.EROFS: "name a folder that can be written",
-    errno.EACCES: "give yourself the right to write there, or name another folder",
-    errno.EPERM: "give yourself the right to write there, or name another folder",
-}
+# torch and safetensors hide the system's error in one of their own; of what could not be written
+# torch may notice no more than that its place in the file is another.
+_FULL = ("No space left", "File too large", "PytorchStreamWriter failed", "unexpected pos")
 
 
 def write_whole(
@@ -69,17 +67,19 @@ def write_whole(
             _announce(path, sha256(part))
         part.replace(path)
     except OSError as error:
-        advice = _ADVICE.get(error.errno or 0)
+        advice = advice_on(error)
         if advice is None:
             raise
         raise InputError(path, "file", f"cannot be written ({error.strerror}); {advice}") from error
-    except RuntimeError as error:  # torch and safetensors hide the system's error in one of these
-        if "No space left" not in str(error) and "PytorchStreamWriter failed" not in str(error):
+    except (RuntimeError, SafetensorError) as error:
+        if not any(sign in str(error) for sign in _FULL):
             raise
-        reason = f"cannot be written ({error}); {_ADVICE[errno.ENOSPC]}"
-        raise InputError(path, "file", reason) from error
+        advice = advice_on(OSError(errno.ENOSPC, ""))
+        raise InputError(path, "file", f"cannot be written ({error}); {advice}") from error
     finally:
-        part.unlink(missing_ok=True)
+        # A disk that can only be read refuses this even if there is no such file.
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
     return path
 
 

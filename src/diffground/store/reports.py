@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -18,6 +19,7 @@ from diffground.io.notes import FileNote, digest_of
 from diffground.io.paths import inside
 
 REPORTS = "shard-*-of-*.jsonl"
+SUM = "sum"  # in a line: of all else that it says
 
 About = dict[str, Any]  # JSON-ready: what is to be said about an item
 
@@ -60,9 +62,9 @@ def is_intact(folder: Path, note: Note) -> bool:
 
 
 def line_of(entry: Note | Problem) -> str:
-    """What is said of one item: that it was made, or why not."""
+    """What is said of one item: that it was made, or why not; with a checksum of the rest."""
     content = entry.model_dump(mode="json") if isinstance(entry, Note) else asdict(entry)
-    return json.dumps(content) + "\n"
+    return json.dumps({**content, SUM: _sum(content)}) + "\n"
 
 
 def write_report(path: Path, entries: Iterable[Note | Problem], asked: str | None = None) -> None:
@@ -83,13 +85,21 @@ def read_report(path: Path) -> tuple[list[Note | Problem], str | None]:
     for line in lines:
         try:
             content = json.loads(line)
+            if content.pop(SUM, None) not in (None, _sum(content)):
+                continue  # those without one are older
             if "finished" in content:
                 asked = content["finished"]
             else:
                 entries.append(Note(**content) if "key" in content else Problem(**content))
-        except (ValueError, TypeError, RecursionError):
+        except (ValueError, TypeError, AttributeError, RecursionError):
             continue
     return entries, asked
+
+
+def _sum(content: dict[str, Any]) -> str:
+    """16 hexadecimal digits of what a line says."""
+    text = json.dumps(content, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def notes_in(paths: Iterable[Path]) -> dict[str, Note]:
