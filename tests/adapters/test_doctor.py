@@ -46,7 +46,6 @@ def project(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     return folder
 
 
-@pytest.mark.xfail(reason="mini-sdxl-turbo is not in the repository yet", strict=True)
 def test_a_fresh_checkout_is_in_order(project: Path) -> None:
     """What a command makes is no fault."""
     done = run()

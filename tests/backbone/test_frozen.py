@@ -46,7 +46,9 @@ def test_damaged_weights_are_named(copy: Path) -> None:
     FrozenDiffusion.from_pretrained(copy)
 
 
-@pytest.mark.parametrize("name", ["mini-sd", "mini-clip", "mini-segmenter", "mini-vit"])
+@pytest.mark.parametrize(
+    "name", ["mini-sd", "mini-sdxl-turbo", "mini-clip", "mini-segmenter", "mini-vit"]
+)
 def test_shipped_models_have_their_checksums(root: Path, name: str, tmp_path: Path) -> None:
     folder = root / "data/06_models" / name
     check_sums(folder, "")
