@@ -24,6 +24,7 @@ PICTURES = {
     "foundation_generations": "kedro run --pipelines foundation_eval",
     "png_overlays": "kedro run --pipelines png_train --params png.eval.overlays=2",
     "text2mask_figure4": "kedro run --pipelines pseudo_labels --params text2mask.figures=3",
+    "personalized_token_pictures": "kedro run --pipelines personalized_checks",
 }
 WIDTH = 1000  # pixels, at most: about README's column; less than 160 kB a picture
 
