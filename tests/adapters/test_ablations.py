@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -49,6 +50,7 @@ import os
 import re
 from IPython.display import display
 from PIL import Image
+display(Image.new("RGB", (300, 300), "navy"))
 display(Image.new("RGB", (600, 300), "teal"))
 table = {"table": "Table 9", "rows": [{"name": "row", "mean": {"AR": 10.0 * number, "no": None}}]}
 display({"application/vnd.diffground.table+json": table, "text/plain": "a table"}, raw=True)
@@ -275,6 +277,10 @@ def test_the_index_shows_what_was_executed(project: Path, ablate: Callable[..., 
     write_pages(project, [read_grid(project, "toy")])
     assert pages[0].read_text() == said and pages[0].stat().st_mtime_ns > before[pages[0]]
     assert pages[1].stat().st_mtime_ns == before[pages[1]]
+    assert "<code>diffground ablate toy</code>" in index.read_text()
+    own = Path(shutil.copy(project / "conf/ablations/toy.yml", project / "own.yml"))
+    write_pages(project, [read_grid(project, str(own))])
+    assert f"<code>diffground ablate {own}</code>" in index.read_text()
 
 
 @pytest.mark.parametrize("name", names(ROOT))

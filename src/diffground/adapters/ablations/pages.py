@@ -18,7 +18,7 @@ from typing import Any
 
 from PIL import Image
 
-from diffground.adapters.ablations.grids import Grid
+from diffground.adapters.ablations.grids import Grid, names
 from diffground.adapters.ablations.running import (
     INDEX,
     PAGES,
@@ -97,7 +97,9 @@ def _section(project: Path, grid: Grid) -> str:
             text = f'<div class="text">{_rows(cell.varied)}{reason}</div>'
             cards.append(f'<div class="card failed"><div class="picture">failed</div>{text}</div>')
     said = f"{len(notes)} of {len(grid.cells)} cells are finished"
-    about = f"<code>{grid.notebook.name}</code>, {said}: <code>diffground ablate {grid.name}</code>"
+    own = grid.name in names(project)
+    command = f"diffground ablate {grid.name if own else grid.file}"
+    about = f"<code>{grid.notebook.name}</code>, {said}: <code>{escape(command)}</code>"
     return (
         f'<section id="{escape(grid.name)}"><h2>{escape(grid.name)}</h2>'
         f'<p class="about">{about}</p><div class="cards">{"".join(cards)}</div></section>\n'
@@ -170,14 +172,19 @@ def _write(path: Path, title: str, body: str, style: str) -> Path:
 
 
 def _thumbnail(notebook: Mapping[str, Any]) -> str | None:
-    """The first picture of an executed notebook, small, as the address of an image."""
-    for content in _pictures(notebook):
-        image = Image.open(io.BytesIO(base64.b64decode(content)), formats=["PNG"]).convert("RGB")
-        image.thumbnail(THUMBNAIL, Image.Resampling.LANCZOS)
-        written = io.BytesIO()
-        image.save(written, "PNG", optimize=True)
-        return f"data:image/png;base64,{base64.b64encode(written.getvalue()).decode()}"
-    return None
+    """The last picture of an executed notebook, small, as the address of an image.
+
+    Notebooks begin with what all cells of a grid have, and end with what was found.
+    """
+    pictures = list(_pictures(notebook))
+    if not pictures:
+        return None
+    content = io.BytesIO(base64.b64decode(pictures[-1]))
+    image = Image.open(content, formats=["PNG"]).convert("RGB")
+    image.thumbnail(THUMBNAIL, Image.Resampling.LANCZOS)
+    written = io.BytesIO()
+    image.save(written, "PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(written.getvalue()).decode()}"
 
 
 def _pictures(notebook: Mapping[str, Any]) -> Iterator[str]:
