@@ -4,7 +4,7 @@ ARGS ?=#          more arguments for `kedro run`: make png_train ARGS="--params 
 GRIDS ?=#         of conf/ablations, for `make ablations`
 FAULTS_KILLS ?= 100# at least, for `make faults`
 FAULTS_SEED ?= 0#  of the moments, files and bits
-PYTEST_ARGS ?= -n 2 --dist worksteal# arguments for pytest, at first two processes: make test PYTEST_ARGS="-k manifest"
+PYTEST_ARGS ?=#   more arguments for pytest: make test PYTEST_ARGS="-k manifest"
 # Who may see the pages of `make viz` and `make mlflow`, which ask for no password: this machine.
 BIND ?= 127.0.0.1
 TORCH_ARGS ?=#    more arguments for pip when it installs torch, say an index of CPU builds
@@ -43,10 +43,10 @@ ablations: $(VENV)/.installed  ## run GRIDS of notebooks, e.g. GRIDS="png_mlma";
 	$(BIN)/diffground ablate $(GRIDS)
 
 test: $(VENV)/.installed-dev  ## run the tests
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST_ARGS)
 
 benchmarks: $(VENV)/.installed-dev  ## measure what is claimed of speed and size, and print the table
-	$(BIN)/python -m pytest -m benchmark tests/benchmarks -q $(subst -n 2 --dist worksteal,,$(PYTEST_ARGS))
+	$(BIN)/python -m pytest -m benchmark tests/benchmarks -q $(PYTEST_ARGS)
 
 faults: $(VENV)/.installed-dev  ## kill, fill, lock and damage all long jobs, and compare (an hour)
 	$(BIN)/python tests/faults/harness.py --kills $(FAULTS_KILLS) --seed $(FAULTS_SEED)

@@ -34,6 +34,15 @@ from diffground.world.datasets import DATASETS, make_dataset
 if TYPE_CHECKING:
     from diffground.adapters.doctor.findings import Finding
 
+_MODEL = click.option(
+    "--model",
+    type=click.Path(path_type=Path),
+    help="A Stable Diffusion folder in diffusers layout. Default: the mini model.",
+)
+_DEVICE = click.option(
+    "--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, mps."
+)
+
 ENVIRONMENTS = ("base", "mini")  # of the configuration, the later ones say what differs
 
 
@@ -52,11 +61,7 @@ def main() -> None:
     type=click.Choice(METHODS),
     help="Default: whose the checkpoint is; text2mask without one.",
 )
-@click.option(
-    "--model",
-    type=click.Path(path_type=Path),
-    help="A Stable Diffusion folder in diffusers layout. Default: the mini model.",
-)
+@_MODEL
 @click.option(
     "--checkpoint",
     multiple=True,
@@ -78,7 +83,7 @@ def main() -> None:
     help="The folder to make. Default: here, named like SOURCE.",
 )
 @click.option("--seed", default=42, show_default=True, help="Of noises.")
-@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, mps.")
+@_DEVICE
 def ground(
     *,
     source: str | None,
@@ -159,13 +164,9 @@ def _tell(report: Mapping[str, Any], folder: Path) -> None:
 
 
 @main.command()
-@click.option(
-    "--model",
-    type=click.Path(path_type=Path),
-    help="A Stable Diffusion folder in diffusers layout. Default: the mini model.",
-)
+@_MODEL
 @click.option("--port", default=7860, show_default=True, help="0 takes one that is free.")
-@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, mps.")
+@_DEVICE
 def page(model: Path | None, port: int, device: str) -> None:
     """Opens a page to play with, for this machine alone.
 

@@ -16,7 +16,7 @@ from diffground.io.images import read_image
 from diffground.metrics.iou import mask_iou
 from diffground.papers.personalized.config import PersonalizedConfig
 from diffground.papers.personalized.experiment import Answer, answer_mask, judge
-from diffground.papers.personalized.scenes import Scenes, View
+from diffground.papers.personalized.scenes import Scenes, View, evenly
 from diffground.reporting.lettering import Word, coloured_words
 from diffground.reporting.overlays import paint, palette
 from diffground.reporting.scale import SCALE_WORDS
@@ -36,9 +36,7 @@ def overlay_sheet(scenes: Scenes, folder: Path, config: PersonalizedConfig) -> I
         folder: the answers.
     """
     rows = []
-    count = min(config.figures, len(scenes.views))
-    for number in range(count):
-        view = scenes.views[number * len(scenes.views) // count]
+    for view in evenly(scenes.views, config.figures):
         try:
             rows.append(_scene_row(scenes, view, folder, config))
         except InputError:

@@ -24,7 +24,7 @@ from diffground.io.images import read_image
 from diffground.papers.personalized import token_learning
 from diffground.papers.personalized.config import PersonalizedConfig
 from diffground.papers.personalized.queries import Query
-from diffground.papers.personalized.scenes import Scenes
+from diffground.papers.personalized.scenes import Scenes, evenly
 from diffground.papers.personalized.token_checks import Learned
 from diffground.papers.personalized.token_learning import learn
 from diffground.provenance import code_of
@@ -121,15 +121,13 @@ def read_learned(scenes: Scenes, folder: Path, count: int) -> list[Learned]:
     known = [item for item in scenes.items.values() if (folder / item.id / CARD).is_file()]
     if not known:
         raise InputError(folder, "tokens", "no item was learned; run `personalized` first")
-    count = min(count, len(known))
-    picked = [known[place * len(known) // count] for place in range(count)]
     return [
         Learned(
             item.id,
             PersonalToken.load(folder / item.id),
             [read_image(path) for path in item.pictures],
         )
-        for item in picked
+        for item in evenly(known, count)
     ]
 
 

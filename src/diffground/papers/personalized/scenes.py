@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,8 @@ from diffground.errors import InputError, ProblemReport
 from diffground.io.labels import read_labels
 from diffground.metrics.iou import UNSURE
 from diffground.papers.personalized.queries import Query
+
+Thing = TypeVar("Thing")
 
 log = logging.getLogger(__name__)
 
@@ -83,8 +85,8 @@ class Scenes:
         for triplet in data.triplets:
             grouped.setdefault(triplet.image, []).append(triplet)
         views = [_view(data.root, image, found) for image, found in grouped.items()]
-        if limit is not None and limit < len(views):
-            views = [views[number * len(views) // limit] for number in range(limit)]
+        if limit is not None:
+            views = evenly(views, limit)
         wanted = {name for view in views for name in view.objects}
         wanted |= {triplet.item for view in views for triplet in view.triplets}
         items = {name: item for name, item in data.items.items() if name in wanted}
@@ -126,6 +128,12 @@ class Scenes:
 
     def _word(self, name: str) -> str:
         return self.items[name].word
+
+
+def evenly(things: Sequence[Thing], count: int) -> list[Thing]:
+    """So many of the things, spread evenly over them; all if there are no more."""
+    count = min(count, len(things))
+    return [things[number * len(things) // count] for number in range(count)]
 
 
 def _view(root: Path, image: Path, triplets: Sequence[Triplet]) -> View:

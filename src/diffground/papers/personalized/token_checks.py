@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -22,6 +21,7 @@ from diffground.backbone.personal import PersonalToken, worn
 from diffground.data.labelled_images import LabelledImage
 from diffground.data.vocabulary import BACKGROUND, Vocabulary
 from diffground.errors import InputError
+from diffground.experiments.result_tables import measured_row
 from diffground.foundation.scenes import to_tensor
 from diffground.metrics.iou import UNSURE
 from diffground.metrics.miou import Confusion
@@ -88,8 +88,14 @@ def check_tokens(
         items, under ``deviation`` beside each; and ``items``, the same of each.
     """
     found: dict[str, dict[str, dict[str, float | None]]] = {}
+    disturbed: dict[str, Disturbance] = {}
+    for word in {item.token.word for item in items}:
+        same = [item for item in items if item.token.word == word]
+        worn_alone = [[item.token] for item in same]
+        measured = disturbances(model, worn_alone, samples, vocabulary, attention, seed=seed)
+        disturbed |= {item.id: now for item, now in zip(same, measured, strict=True)}
     for place, (name, token, photos) in enumerate(items):
-        now = disturbance(model, [token], samples, vocabulary, attention, seed=seed)
+        now = disturbed[name]
         losses: dict[str, float | None] = {
             "class": denoising_loss(model, photos, f"a photo of a {token.word}", seed=seed)
         }
@@ -111,13 +117,8 @@ def check_tokens(
 
 def _summed_up(rows: Sequence[dict[str, float | None]]) -> dict[str, Any]:
     """The mean of each figure, and its deviation."""
-    known = {name: [v for row in rows if (v := row.get(name)) is not None] for name in rows[0]}
-    return {
-        **{name: statistics.fmean(values) for name, values in known.items() if values},
-        "deviation": {
-            name: statistics.stdev(values) for name, values in known.items() if len(values) > 1
-        },
-    }
+    row = measured_row("", rows)
+    return {**{name: v for name, v in row.mean.items() if v is not None}, "deviation": row.sd}
 
 
 def disturbance(
@@ -129,28 +130,42 @@ def disturbance(
     *,
     limit: int | None = None,
     seed: int = 42,
-    background: bool = True,
-    synonyms: bool = True,
 ) -> Disturbance:
-    """Whether the model still finds what else there is.
+    """What :func:`disturbances` says of one set of tokens, which are worn together."""
+    (found,) = disturbances(model, [tokens], samples, vocabulary, config, limit=limit, seed=seed)
+    return found
+
+
+def disturbances(
+    model: FrozenDiffusion,
+    wardrobe: Sequence[Sequence[PersonalToken]],
+    samples: Iterable[LabelledImage],
+    vocabulary: Vocabulary,
+    config: AggregationConfig,
+    *,
+    limit: int | None = None,
+    seed: int = 42,
+) -> list[Disturbance]:
+    """Whether the model still finds what else there is, under each of some sets of tokens.
 
     The classes of an image are asked for together, as its labels say, without the tokens' own; its
     background words beside them. Labels are those before the CRF. Pixels of the tokens' classes
     do not count.
 
     Args:
+        wardrobe: sets of tokens of the same classes, each set worn together.
         limit: takes so many images; None all that have other classes.
         config: of SelfCross, with one's own layers; its noises are the same before and after.
-        background, synonyms: of the query, see :func:`compose`.
 
     Raises:
         InputError: no image has another class; a token does not fit the model.
     """
-    words = {token.word for token in tokens}
+    words = {token.word for tokens in wardrobe for token in tokens}
     own = {name for name in vocabulary.names if name in words}
     hidden = [vocabulary.index(name) for name in own]
     names = vocabulary.label_names
-    meters = (Confusion(names), Confusion(names))
+    wearing = [(), *wardrobe]
+    meters = [Confusion(names) for _ in wearing]
     images = 0
     for sample in samples:
         asked = [name for name in sample.classes if name not in own]
@@ -166,23 +181,24 @@ def disturbance(
             vocabulary,
             asked,
             style="composed",
-            background=background,
-            synonyms=synonyms,
+            background=True,
+            synonyms=True,
             compat=config.compat,
             room=model.token_room,
         )
-        for meter, now in zip(meters, ((), tokens), strict=True):
+        for meter, now in zip(meters, wearing, strict=True):
             with worn(model, now):
                 maps = class_maps(model, pixels, prompts, config, item=sample.id, seed=seed)
             ids = np.array([0, *(vocabulary.index(key) for key in maps.keys)], np.uint8)
             meter.update(ids[initial_labels(maps, config)], truth)
     if not images:
         raise InputError("samples", "classes", f"no image has a class beside {', '.join(words)}")
-    found = [meter.result()["iou"] for meter in meters]
-    iou = {
-        name: (found[0][name], found[1][name]) for name in names[1:] if found[0][name] is not None
-    }
-    return Disturbance(_mean(found[0]), _mean(found[1]), iou, images)
+    before, *after = (meter.result()["iou"] for meter in meters)
+    known = [name for name in names[1:] if before[name] is not None]
+    return [
+        Disturbance(_mean(before), _mean(now), {n: (before[n], now[n]) for n in known}, images)
+        for now in after
+    ]
 
 
 @torch.no_grad()
