@@ -17,6 +17,8 @@ def serving() -> Iterator[dict[str, str]]:
     server = pytest.importorskip("moto.server").ThreadedMotoServer("127.0.0.1", port=0)
     server.start()
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
+    # file systems are kept by fsspec, with the address of the server that was
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
     try:
         host, port = server.get_host_and_port()
         yield {
