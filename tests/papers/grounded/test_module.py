@@ -315,6 +315,23 @@ def test_public_weights_of_another_module_are_refused(tmp_path):
         assert torch.equal(each, before[name]), name
 
 
+@pytest.mark.parametrize("name", VARIANTS)
+def test_standardized_maps_count_by_what_they_show_not_by_their_size(name: str) -> None:
+    """One map a thousand times larger than its neighbours does not drown them."""
+    outputs = {}
+    for standardized in (True, False):
+        network = module_of(tiny(name, standardized=standardized, dropout=0.0))
+        features, text, valid = inputs(network.config, 4, 2)
+        one = max(network.maps, key=lambda each: each.level).name
+        large = {**features, one: features[one] * 1000}
+        with torch.no_grad():
+            outputs[standardized] = network(features, text, valid), network(large, text, valid)
+    plain, larger = outputs[True]
+    assert float((plain - larger).abs().max()) < 0.01 * float(plain.std())
+    plain, larger = outputs[False]
+    assert float((plain - larger).abs().max()) > 0.2 * float(plain.std())
+
+
 def test_a_config_that_does_not_fit_is_refused():
     for changes in ({"heads": 3}, {"final_width": 8}, {"pyramid": True}):
         with pytest.raises(ValueError, match="heads|final_width"):

@@ -128,6 +128,11 @@ class VisualEncoder(nn.Module):
         self.pyramid = config.pyramid
         self.maps = tuple(tuple(m for m in maps if m.level == level) for level in levels)
         self.channels = {each.name: folded * each.channels for each in maps}
+        self.standardize = nn.ModuleDict()
+        if config.standardized:
+            # A name of a module has no dots.
+            norms = {_key(each): SharedBatchNorm2d(folded * each.channels, EPSILON) for each in maps}
+            self.standardize.update(norms)
         self.project = nn.ModuleList()
         self.mix = nn.ModuleList()
         self.widths: list[int] = []  # of the mixed maps
@@ -162,13 +167,18 @@ class VisualEncoder(nn.Module):
             parts = project.weight.split([self.channels[each.name] for each in level], dim=1)
             pairs = zip(level, parts, strict=True)
             here = _summed(
-                functional.conv2d(features[each.name].to(part.dtype), part) for each, part in pairs
+                functional.conv2d(self._read(each, features[each.name].to(part.dtype)), part)
+                for each, part in pairs
             )
             here = resized(here, grids[number])
             if mixed:
                 here = self.mix[number - 1](torch.cat([mixed[-1], here], dim=1))
             mixed.append(resized(here, following[number]))
         return mixed
+
+    def _read(self, each: FeatureMap, maps: Tensor) -> Tensor:
+        """A map (B, C, h, w) as it enters."""
+        return self.standardize[_key(each)](maps) if self.standardize else maps
 
     def _checked(self, features: Mapping[str, Tensor], level: Sequence[FeatureMap]) -> Size:
         """The size of a level's maps."""
@@ -191,6 +201,10 @@ class VisualEncoder(nn.Module):
                 reason = f"{other} cells, but {level[0].name} has {(height, width)}"
                 raise InputError("features", each.name, reason)
         return height, width
+
+
+def _key(each: FeatureMap) -> str:
+    return each.name.replace(".", "_")
 
 
 def _doubled(size: Size) -> Size:

@@ -23,6 +23,9 @@ class GroundingModuleConfig(Config):
     features: Features
     # The maps of the unconditional pass lie before those of the conditional one in the channels.
     guided: bool
+    # Each channel of a map is brought to mean 0 and variance 1 first: ours. A UNet whose coarse maps
+    # are a thousand times larger than its fine ones drowns the queries of a pyramid otherwise.
+    standardized: bool
     # IOSD's segmentation module (S in Table 2 of 004): queries see the levels one after the other.
     # Without: they see the finest map alone.
     pyramid: bool

@@ -13,6 +13,7 @@ from diffground.papers.grounded.module_config import GroundingModuleConfig
 _GD = GroundingModuleConfig(
     features="layers",
     guided=True,
+    standardized=False,
     pyramid=False,
     joint=True,
     widths=(16, 32, 64, 128),
@@ -29,6 +30,7 @@ _IMPROVED = {"features": "blocks", "joint": False, "dropout": 0.1}
 _IOSD = GroundingModuleConfig(
     features="layers",
     guided=False,
+    standardized=False,
     pyramid=True,
     joint=False,
     widths=(32, 64, 128),
@@ -41,7 +43,8 @@ _IOSD = GroundingModuleConfig(
     hidden=1024,
     dropout=0.3,
 )
-_MINI = {"width": 64, "heads": 4, "ffn": 256}
+# The maps of the mini models' coarse levels are up to 4000 wide, those of the finest about 5.
+_MINI = {"width": 64, "heads": 4, "ffn": 256, "standardized": True}
 _MINI_GD = _GD.model_copy(update={**_MINI, "widths": (8, 8, 16, 32), "patch": 2, "hidden": 64})
 
 #: The public codes' sizes, and the same modules at the size of the mini models.
