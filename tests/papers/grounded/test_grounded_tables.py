@@ -67,7 +67,7 @@ def data() -> GroundingDataConfig:
 def grounded(root: Path, *tables: str, models: dict[str, Path] | None = None, **options: Any):
     asked = recipe(
         GroundedTablesConfig,
-        tables=tables, modules=MINI, samples={"1k": 2, "10k": 3, "40k": 4},
+        tables=tables, modules=MINI, attempts={"train": 4}, samples={"1k": 2, "10k": 3, "40k": 4},
         epochs={"1": 1, "10": 2}, **options,
     )  # fmt: skip
     learning = tiny_grounded.learning(train=TRAIN)

@@ -20,7 +20,7 @@ from diffground.papers.grounded.data_config import GenerationConfig, GroundingDa
 from diffground.papers.grounded.experiment import Bench, Cell, run_cell
 from diffground.papers.grounded.learning_config import LearningConfig
 from diffground.papers.grounded.module_sizes import MODULES
-from diffground.papers.grounded.tables import fitted, report, with_models
+from diffground.papers.grounded.tables import attempting, fitted, report, with_models
 from diffground.papers.grounded.tables_config import (
     Dataset,
     GroundedExperiment,
@@ -56,9 +56,8 @@ class IosdTables:
     @property
     def base(self) -> GroundedExperiment:
         """Without any switch. Tests are of what passes the filter, in every row."""
-        sets = {name: {"attempts": count} for name, count in self.asked.attempts.items()}
-        change = {"sets": sets, "generation": self.plain.model_dump()}
-        data = changed(self.data, "iosd_tables", change)
+        made = {"generation": self.plain.model_dump()}
+        data = changed(self.data, "iosd_tables", attempting(self.asked.attempts), made)
         every = data.choice.model_copy(update={"least_score": data.detector.floor})
         data_of_all = data.model_copy(update={"choice": every})
         return plain_experiment(data_of_all, data, self.learning)

@@ -50,7 +50,8 @@ class GroundedTables:
     @property
     def base(self) -> GroundedExperiment:
         """What a row changes."""
-        return plain_experiment(self.data, self.data, self.learning)
+        data = changed(self.data, "grounded_tables", attempting(self.asked.attempts))
+        return plain_experiment(data, data, self.learning)
 
     @property
     def heading(self) -> Heading:
@@ -102,13 +103,14 @@ class GroundedTables:
 
     def passing(self) -> dict[str, int]:
         """How many attempts of the training set have every class at a score."""
-        train = take(self.bench, TRAIN, self.base.model, self.data)
+        base = self.base
+        train = take(self.bench, TRAIN, base.model, base.data)
         return passing(train.samples.source.records)
 
     def with_passing(self, tables: Sequence[ResultTable]) -> tuple[list[ResultTable], Figure]:
         """The tables, that of the filter with how many attempts pass at which score; drawn too."""
         title, found = self.asked.published.tables["filter"].table, list(tables)
-        attempts, counts = self.data.sets[TRAIN].attempts, self.passing()
+        attempts, counts = self.base.data.sets[TRAIN].attempts, self.passing()
         rows: tuple[ResultRow, ...] = ()
         for place, table in enumerate(found):
             if table.table == title:
@@ -118,6 +120,11 @@ class GroundedTables:
                 found[place] = table.model_copy(update={"config": config})
                 rows = table.rows
         return found, filter_figure(counts, attempts, rows, self.data.scale)
+
+
+def attempting(attempts: Mapping[str, int]) -> dict[str, Any]:
+    """The change of a data configuration that gives sets so many attempts."""
+    return {"sets": {name: {"attempts": count} for name, count in attempts.items()}}
 
 
 def _models(row: GroundedRow) -> tuple[ModelName, ...]:

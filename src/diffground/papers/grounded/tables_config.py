@@ -93,6 +93,7 @@ class GroundedTablesConfig(TablesConfig):
 
     tables: tuple[TableName, ...] = Field(min_length=1)
     seeds: tuple[int, ...] = Field(min_length=1)  # of trainings; the paper names none
+    attempts: dict[str, PositiveInt]  # of sets; of those not named as grounding_data says
     samples: dict[Size, PositiveInt]  # how many there are of what the paper calls so
     epochs: dict[Length, PositiveInt]  # how many there are of what it calls so
     modules: dict[ModuleKind, ModuleName]
@@ -111,7 +112,7 @@ class IosdTablesConfig(TablesConfig):
     splits: dict[Dataset, tuple[SplitName, SplitName, SplitName] | None]
     modules: dict[Literal["gd", "iosd"], ModuleName]  # without S, and with it
     templates: TemplateName | tuple[str, ...]  # of P: prompts with two classes
-    attempts: dict[str, PositiveInt]  # of sets; of those that are not named as iosd_data says
+    attempts: dict[str, PositiveInt]  # of sets; of those not named as iosd_data says
     evaluations: PositiveInt  # of a training, which tell when it has converged
 
     @property
