@@ -199,8 +199,7 @@ def separable(root: Path, name: str, count: int, *, alone: bool = False) -> Samp
         folder / RECIPE,
         {"model": frozen().fingerprint, "generation": data.generation.key_content()},
     )
-    places = {record.id: (folder / "part.safetensors", record) for record in records}
-    return SyntheticSet(folder, places).chosen(data.choice)[0]
+    return SyntheticSet(folder, [folder / "part.safetensors"]).chosen(data.choice)[0]
 
 
 def learning(**changes: Any) -> LearningConfig:

@@ -263,7 +263,7 @@ def scored(tmp_path: Path) -> SyntheticSet:
     tensors = {f"{r.id}.latent": torch.zeros(4, 1, 1, dtype=torch.float16) for r in records[:3]}
     tensors |= {f"{r.id}.picture": torch.zeros(4, 1, 1, dtype=torch.uint8) for r in records[:3]}
     write_part(path, records, tensors)
-    return SyntheticSet(tmp_path, {r.id: (path, r) for r in records})
+    return SyntheticSet(tmp_path, [path])
 
 
 def test_the_score_filter_and_the_instances(scored: SyntheticSet) -> None:
@@ -359,5 +359,5 @@ def test_a_sample_at_the_sizes_of_stable_diffusion(tmp_path: Path) -> None:
     write_part(path, [one], tensors)
     assert image.shape == (512, 512, 3) and len(masks) > 2
     assert 50_000 < path.stat().st_size <= 64 * 1024
-    size = SyntheticSet(tmp_path, {"a": (path, one)}).size(one)
+    size = SyntheticSet(tmp_path, [path]).size(one)
     assert size == pytest.approx(path.stat().st_size, abs=1000)

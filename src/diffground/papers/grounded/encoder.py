@@ -131,7 +131,9 @@ class VisualEncoder(nn.Module):
         self.standardize = nn.ModuleDict()
         if config.standardized:
             # A name of a module has no dots.
-            norms = {_key(each): SharedBatchNorm2d(folded * each.channels, EPSILON) for each in maps}
+            norms = {
+                _key(each): SharedBatchNorm2d(folded * each.channels, EPSILON) for each in maps
+            }
             self.standardize.update(norms)
         self.project = nn.ModuleList()
         self.mix = nn.ModuleList()

@@ -125,7 +125,7 @@ class Cell:
     @property
     def quality(self) -> float | None:
         """The mean score of the training set's pictures, in percent."""
-        ids = [record.id for record in self.train.samples.records]
+        ids = self.train.samples.records.ids
         found = [self.train.quality[one] for one in ids if one in self.train.quality]
         return 100 * float(np.mean(found)) if found else None
 

@@ -123,7 +123,7 @@ class _Writer:
                 name: {
                     "samples": part.samples.recipe,
                     "quality": config_hash(
-                        {r.id: part.quality.get(r.id) for r in part.samples.records}
+                        {one: part.quality.get(one) for one in part.samples.records.ids}
                     ),
                 }
                 for name, part in self.parts.items()
@@ -194,7 +194,7 @@ class _Writer:
         for layout in self.config.layouts:
             first, *others = (folder / path for path in _indices(layout, name))
             if layout == "voc":
-                write_lines(first, [record.id for record in records])
+                write_lines(first, records.ids)
                 continue
             images, narratives = [], []
             for number, record in enumerate(records, start=1):

@@ -108,7 +108,7 @@ class FeatureReader:
             "features": self.config.key_content(),
         }
         folder = self.root / f"{samples.source.folder.name}-{config_hash(recipe)[:12]}"
-        by_id = {record.id: index for index, record in enumerate(samples.records)}
+        by_id = {one: index for index, one in enumerate(samples.records.ids)}
 
         def make(item: str) -> FeatureSet:
             found = self._computed([samples[by_id[item]]])

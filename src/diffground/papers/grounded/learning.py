@@ -237,7 +237,7 @@ class _Lessons(Dataset[dict[str, Any]]):
 
     def name(self, index: int) -> str:
         """A sample's id."""
-        return self.samples.records[index].id
+        return self.samples.records.ids[index]
 
 
 def collate(lessons: Sequence[dict[str, Any]]) -> dict[str, Any]:

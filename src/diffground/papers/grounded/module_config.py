@@ -23,8 +23,8 @@ class GroundingModuleConfig(Config):
     features: Features
     # The maps of the unconditional pass lie before those of the conditional one in the channels.
     guided: bool
-    # Each channel of a map is brought to mean 0 and variance 1 first: ours. A UNet whose coarse maps
-    # are a thousand times larger than its fine ones drowns the queries of a pyramid otherwise.
+    # Every channel of a map is brought to mean 0 and variance 1 first. This is ours: where a UNet's
+    # coarse maps are a thousand times larger than its fine ones, they drown a pyramid's queries.
     standardized: bool
     # IOSD's segmentation module (S in Table 2 of 004): queries see the levels one after the other.
     # Without: they see the finest map alone.
