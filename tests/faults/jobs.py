@@ -114,7 +114,7 @@ def _entries(home: Path) -> dict[str, Any]:
 
 
 def warm() -> None:
-    """Imports what all jobs need, and asks once what takes time: forks have it then."""
+    """Imports and makes what all jobs need, and asks once what takes time: forks have it then."""
     import diffground.data.png_doctor
     import diffground.papers.grounded.export
     import diffground.papers.personalized.experiment
@@ -124,6 +124,10 @@ def warm() -> None:
     torch.set_num_threads(1)
     provenance.commit()
     _catalog()
+    # They lie in a folder that forks share, where two could not make the same one.
+    for make in (tiny_png.backbone, tiny_grounded.turbo, tiny_grounded.segmenter,
+                 tiny_text2mask.world, tiny_personalized.world):  # fmt: skip
+        make()
 
 
 def _copy(source: Callable[[], Path]) -> Prepare:
