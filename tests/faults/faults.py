@@ -20,6 +20,7 @@ from outcomes import differences, files
 
 from diffground.adapters.run_journal import settle
 from diffground.io.files import is_sound
+from diffground.store.reports import is_intact, read_notes
 
 SAME, NAMED, DIFFERENCE = "same result", "named error", "DIFFERENCE"
 REMEDIES = 4  # errors in a row that a user would put up with
@@ -98,7 +99,7 @@ class Trial:
         Args:
             mend: ends the fault; without one it is the file that is named that is restored or
                 removed.
-            flipped: a damaged file, which may stay so where whoever reads it is told by its seal.
+            flipped: a damaged file, which may stay so where whoever reads it is told.
         """
         errors: list[str] = []
         while end.code and end.named and len(errors) < REMEDIES:
@@ -113,7 +114,7 @@ class Trial:
             errors += [self._text(end)] if not end.named else []
         else:
             found = differences(self.whole, self.home)
-            if flipped is not None and is_sound(flipped) is False:
+            if flipped is not None and is_told(flipped):
                 name = f"{flipped.relative_to(self.home)}: "
                 found = [one for one in found if not one.startswith(name)]
             outcome = DIFFERENCE if found else NAMED if errors else SAME
@@ -235,8 +236,9 @@ def flipped(trial: Trial, most: int = 3) -> Iterator[Line]:
         bit = flip(path, trial.random)
         what = f"{path.relative_to(trial.home)}: bit {bit}"
         end = trial.finish()
-        if kind == "given data" and not end.code:
-            # Nobody knows what a picture was before: what matters is that it can be put back.
+        if kind.startswith("given") and not end.code:
+            # Nobody knows what a picture was before, and some files of a model are never read:
+            # what matters is that it can be put back.
             shutil.copy2(trial.stock / path.relative_to(trial.home), path)
             end = trial.finish()
         yield trial.judged(f"flipped bit: {kind}", end, kills=count, what=what, flipped=path)
@@ -257,6 +259,18 @@ def kind_of(path: Path, trial: Trial) -> str:
         ".png": "image", ".jpg": "image", ".sha256": "seal", ".md": "text", ".txt": "text",
     }  # fmt: skip
     return kinds.get(path.suffix, "other")
+
+
+def is_told(path: Path) -> bool:
+    """Whether a file's seal, or the note of the store that it is in, says that it was damaged."""
+    if is_sound(path) is False:
+        return True
+    stores = list(path.parents)[:3]  # an item's files may lie in folders of its store
+    return any(
+        str(path.relative_to(store)) in note.files and not is_intact(store, note)
+        for store in stores
+        for note in read_notes(store).values()
+    )
 
 
 def flip(path: Path, random: Random) -> int:

@@ -14,11 +14,12 @@ import harness
 import jobs
 import pytest
 from children import Child, Ending
-from faults import DIFFERENCE, FAULTS, NAMED, SAME, Line, Trial, flip
+from faults import DIFFERENCE, FAULTS, NAMED, SAME, Line, Trial, flip, is_told
 from outcomes import differences
 
 from diffground.errors import InputError
-from diffground.io.files import write_json
+from diffground.io.files import write_json, write_lines
+from diffground.store.items import Item, fill
 
 
 def test_a_sample(tmp_path: Path) -> None:
@@ -85,6 +86,21 @@ def test_what_a_trial_comes_to(homes: tuple[Path, Path]) -> None:
     assert one.judged("x", nowhere).outcome == DIFFERENCE, "no file to mend"
     flip(homes[1] / "data/image.png", Random(0))
     assert one.judged("x", Ending(0)).differences == ("data/image.png: other content",)
+
+
+def test_who_reads_a_damaged_file_is_told(tmp_path: Path) -> None:
+    item = Item("a", ("low/a.txt",))
+    fill(
+        tmp_path / "store", {}, [item], lambda name: name,
+        lambda name, made: write_lines(tmp_path / "store/low/a.txt", [name]), what="items",
+    )  # fmt: skip
+    write_json(tmp_path / "sealed.json", {"a": 1}, sealed=True)
+    write_json(tmp_path / "plain.json", {"a": 1})
+    names = ("store/low/a.txt", "sealed.json", "plain.json")
+    assert not any(is_told(tmp_path / name) for name in names)
+    for name in names:
+        flip(tmp_path / name, Random(0))
+    assert [is_told(tmp_path / name) for name in names] == [True, True, False]
 
 
 def test_how_children_end(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tiny_grounded
 import tiny_png
+import torch
 from matplotlib.figure import Figure
 from pydantic import ValidationError
 from recipes import recipe
@@ -17,7 +18,7 @@ from diffground.experiments.result_tables import ResultTable, render
 from diffground.experiments.runner import run_tables
 from diffground.papers.grounded.chance import Chance
 from diffground.papers.grounded.data_config import GroundingDataConfig
-from diffground.papers.grounded.experiment import Bench, run_cell, take
+from diffground.papers.grounded.experiment import Bench, _Reading, run_cell, take
 from diffground.papers.grounded.iosd_tables import IosdTables, converged
 from diffground.papers.grounded.learning_config import MeasuringConfig
 from diffground.papers.grounded.module_sizes import MODULES
@@ -125,7 +126,8 @@ def test_the_papers_rows_and_figures() -> None:
 
 
 def test_rows_share_samples_and_modules(tmp_path: Path) -> None:
-    rows = ("Improved model", "Improved model (with scoring)", "DAAM", "Chance")
+    exchanged = "Improved model, names exchanged"
+    rows = ("Improved model", "Improved model (with scoring)", "DAAM", exchanged, "Chance")
     asked = grounded(tmp_path, "results", rows=rows)
     (table,) = run_tables(asked, (0, 1))
     assert [row.name for row in table.rows] == list(rows)
@@ -141,9 +143,25 @@ def test_rows_share_samples_and_modules(tmp_path: Path) -> None:
     assert len(list((tmp_path / "modules").glob("*/module.safetensors"))) == 2
     assert len(list((tmp_path / "measured").glob("module-*/test_*.json"))) == 2 * 6
     assert len(list((tmp_path / "measured").glob("daam-*"))) == 2, "a folder and its seconds"
+    assert len(list((tmp_path / "measured").glob("exchanged-*/test_*.json"))) == 2 * 3
     files = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.safetensors")}
     assert run_tables(asked, (0, 1)) == [table]
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.safetensors")} == files
+
+
+def test_exchanged_names_have_the_masks_of_one_another(tmp_path: Path) -> None:
+    samples = tiny_grounded.separable(tmp_path, "train", 6)
+
+    class Numbers:
+        def masks(self, features, names):
+            return [torch.arange(len(each)).float()[:, None, None] for each in names]
+
+    asked, exchanged = (
+        _Reading(Numbers(), lambda part: {}, other).scores(list(samples)) for other in (False, True)
+    )
+    assert max(len(each) for each in asked) > 1
+    for plain, other in zip(asked, exchanged, strict=True):
+        assert np.array_equal(plain[::-1], other)
 
 
 def test_prompts_are_measured_on_training_samples(tmp_path: Path) -> None:

@@ -167,7 +167,7 @@ def run_cell(bench: Bench, config: GroundedExperiment, on_log: OnLog | None = No
     judged = config.method == "quality"
     train = take(bench, TRAIN, config.model, config.data, first=config.samples, scored=judged)
     cell = Cell(train, seconds=dict(train.seconds), made=list(train.made))
-    least = config.learning.train.batch_size if config.method == "module" else 1
+    least = config.learning.train.batch_size if config.learns else 1
     if judged or len(train.samples) < least:
         return cell
     grounders = _Grounders(bench, config, cell, on_log)
@@ -248,7 +248,7 @@ class _Grounders:
     @property
     def sources(self) -> dict[str, Path]:
         """Files that scores are made from, beside the samples."""
-        if self.config.method != "module":
+        if not self.config.learns:
             return {}
         return {"module": self.module / FILES[self.bench.measuring.weights]}
 
@@ -261,8 +261,10 @@ class _Grounders:
             "precision": self.config.test.precision,
         }
         match self.config.method:
-            case "module":
+            case "module" | "exchanged":
                 content |= {"module": self.module.name, "weights": self.bench.measuring.weights}
+                if self.config.method == "exchanged":
+                    content |= {"names": "exchanged"}
             case "daam":
                 assert self.bench.measuring.daam is not None
                 content["code"] |= code_of(daam)
@@ -282,12 +284,13 @@ class _Grounders:
         bench, config = self.bench, self.config
         frozen, seed = bench.frozen(model, config.test), config.learning.train.seed
         match config.method:
-            case "module":
+            case "module" | "exchanged":
                 other, weights = model != config.model, bench.measuring.weights
                 module = load_module(self.module, frozen.model, weights=weights, other_model=other)
                 root = bench.features if config.learning.cache else None
                 reader = FeatureReader(frozen, module.card.module.read, root)
-                return lambda samples: _Reading(module, reader.of(samples))
+                exchanged = config.method == "exchanged"
+                return lambda samples: _Reading(module, reader.of(samples), exchanged)
             case "daam":
                 assert bench.measuring.daam is not None
                 found = choose_threshold(frozen.model, self.val, bench.measuring.daam)
@@ -299,16 +302,24 @@ class _Grounders:
 
 @dataclass(frozen=True, eq=False)
 class _Reading:
-    """A module that reads kept features: many modules are measured on the same samples."""
+    """A module that reads kept features: many modules are measured on the same samples.
+
+    Attributes:
+        exchanged: a control, each name of a picture is answered with what is found for another
+            one of it (the last for the first, and so on). Where this scores no worse, it is not
+            the name that the module finds masks by.
+    """
 
     module: TrainedModule
     read: Callable[[Sequence[Sample]], FeatureSet]
+    exchanged: bool
     threshold: float = THRESHOLD
 
     def scores(self, samples: Sequence[Sample]) -> list[NDArray[np.float32]]:
         """Probabilities (N, H, W) of each sample."""
         masks = self.module.masks(self.read(samples), [sample.names for sample in samples])
-        return [each.cpu().numpy() for each in masks]
+        found = [each.cpu().numpy() for each in masks]
+        return [each[::-1] for each in found] if self.exchanged else found
 
 
 def _counted(folder: Path, summary: Summary) -> tuple[dict[str, float], list[Made]]:

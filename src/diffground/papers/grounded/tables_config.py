@@ -20,8 +20,9 @@ from diffground.papers.grounded.templates import TemplateName
 
 #: Frozen models, by what they are in the papers; which folder each is, is said by who runs them.
 ModelName = Literal["standard", "fine_tuned", "version2", "turbo"]
-#: What finds the masks. quality: nothing does, the training set's pictures are judged (Table 7).
-Method = Literal["module", "daam", "chance", "quality"]
+#: What finds the masks. exchanged: a module, asked for the other class of a picture. quality:
+#: nothing does, the training set's pictures are judged (Table 7).
+Method = Literal["module", "exchanged", "daam", "chance", "quality"]
 ModuleKind = Literal["gd", "improved", "iosd"]
 Size = Literal["1k", "10k", "40k"]  # of the third paper's training sets
 Length = Literal["1", "10"]  # epochs of its trainings
@@ -43,6 +44,11 @@ class GroundedExperiment(Config):
     data: GroundingDataConfig  # of the sets to learn from: train and val
     test: GroundingDataConfig  # of the others
     learning: LearningConfig
+
+    @property
+    def learns(self) -> bool:
+        """Whether a module finds the masks."""
+        return self.method in ("module", "exchanged")
 
 
 def plain_experiment(
