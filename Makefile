@@ -29,10 +29,10 @@ export MLFLOW_DISABLE_TELEMETRY = true
 MLFLOW_WARNINGS = ignore:starlette.middleware.wsgi is deprecated
 
 .DEFAULT_GOAL := help
-.PHONY: help install png_train ablations test benchmarks faults lint viz mlflow audit docs catalog_docs pictures clean
+.PHONY: help install png_train ablations test benchmarks faults lint viz viz-static mlflow audit docs catalog_docs pictures clean
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z_]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z_-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(VENV)/.installed-dev  ## make .venv with everything, the tools of development too
 
@@ -59,6 +59,13 @@ lint: $(VENV)/.installed-dev  ## check style, types and the borders between the 
 
 viz: $(VENV)/.installed  ## show the pipelines in a browser
 	$(BIN)/kedro viz run --host $(BIND) $(ARGS)
+
+viz-static: $(VENV)/.installed  ## build what `make viz` shows as files for any web server, build/viz
+	rm -rf build/viz
+	$(BIN)/kedro viz build --include-previews $(ARGS)
+	mkdir build/viz
+	find build -mindepth 1 -maxdepth 1 ! -name site ! -name viz -exec mv -t build/viz {} +
+	@echo "build/viz: a browser shows it from a server only, \`python -m http.server --directory build/viz --bind 127.0.0.1\`"
 
 mlflow: $(VENV)/.installed  ## show the run log in a browser
 	@test -n "$$MLFLOW_TRACKING_URI" -o -e mlflow.db \

@@ -230,9 +230,10 @@ def flipped(trial: Trial, most: int = 3) -> Iterator[Line]:
         jobs.copied(saved, trial.home)
         kinds: dict[str, list[Path]] = {}
         for path in files(trial.home):
-            kinds.setdefault(kind_of(path, trial), []).append(path)
+            if path.stat().st_size:  # an empty file has no bit
+                kinds.setdefault(kind_of(path, trial), []).append(path)
         kind = trial.random.choice(sorted(kinds))
-        path = trial.random.choice([path for path in kinds[kind] if path.stat().st_size])
+        path = trial.random.choice(kinds[kind])
         bit = flip(path, trial.random)
         what = f"{path.relative_to(trial.home)}: bit {bit}"
         end = trial.finish()

@@ -89,11 +89,13 @@ def test_what_a_trial_comes_to(homes: tuple[Path, Path]) -> None:
 
 
 def test_who_reads_a_damaged_file_is_told(tmp_path: Path) -> None:
+    def finish(name: str, made: str) -> dict[str, int]:
+        (tmp_path / "store/low").mkdir(parents=True)
+        write_lines(tmp_path / "store/low/a.txt", [made])
+        return {}
+
     item = Item("a", ("low/a.txt",))
-    fill(
-        tmp_path / "store", {}, [item], lambda name: name,
-        lambda name, made: write_lines(tmp_path / "store/low/a.txt", [name]), what="items",
-    )  # fmt: skip
+    fill(tmp_path / "store", {}, [item], lambda name: name, finish, what="items")
     write_json(tmp_path / "sealed.json", {"a": 1}, sealed=True)
     write_json(tmp_path / "plain.json", {"a": 1})
     names = ("store/low/a.txt", "sealed.json", "plain.json")
