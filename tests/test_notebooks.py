@@ -66,6 +66,7 @@ _GROUNDED = {
         "grounding_train.train.epochs=1",
         "grounding_train.train.batch_size=1",
         "grounding_train.train.evaluations=1",
+        "grounded_tables.attempts.train=16",
         "grounded_tables.epochs.1=1",
         "grounded_tables.epochs.10=1",
     )
