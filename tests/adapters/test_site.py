@@ -94,7 +94,7 @@ def test_commands_are_there() -> None:
     asked = {(page, second) for page, first, second in named if first == "diffground"}
     assert ("quickstart.md", "doctor") in asked
     assert not {each for each in asked if each[1] not in {*main.commands, "--help"}}
-    targets = set(re.findall(r"(?m)^([a-z_]+):", (ROOT / "Makefile").read_text("utf-8")))
+    targets = set(re.findall(r"(?m)^([a-z_-]+):", (ROOT / "Makefile").read_text("utf-8")))
     made = {(page, second) for page, first, second in named if first == "make"}
     assert ("README.md", "docs") in made
     assert not {each for each in made if each[1] not in targets}
