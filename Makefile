@@ -64,7 +64,7 @@ viz-static: $(VENV)/.installed  ## build what `make viz` shows as files for any 
 	rm -rf build/viz
 	$(BIN)/kedro viz build --include-previews $(ARGS)
 	mkdir build/viz
-	find build -mindepth 1 -maxdepth 1 ! -name site ! -name viz -exec mv -t build/viz {} +
+	find build -mindepth 1 -maxdepth 1 ! -name site ! -name viz -exec mv {} build/viz/ \;
 	@echo "build/viz: a browser shows it from a server only, \`python -m http.server --directory build/viz --bind 127.0.0.1\`"
 
 mlflow: $(VENV)/.installed  ## show the run log in a browser
