@@ -14,6 +14,7 @@ from PIL import Image
 from diffground.io.images import BROKEN, reading
 from diffground.papers.grounded.data_config import ChoiceConfig, GroundingDataConfig
 from diffground.papers.grounded.samples import Reason, Record, Samples, SyntheticSet
+from diffground.reporting.few import evenly
 from diffground.reporting.lettering import Word, flow
 from diffground.reporting.overlays import paint, palette
 from diffground.reporting.scale import SCALE_WORDS
@@ -35,7 +36,7 @@ def report(
     samples that are taken; ``bytes_per_sample`` is the mean of what the files have of a kept one,
     ``bytes`` all that they have, thumbnails and records of rejected attempts among it.
     """
-    records = synthetic.records
+    records = list(synthetic.records)  # each is read once
     taken, refused = synthetic.chosen(choice, quality)
     kept = [record for record in records if record.kept]
     asked = Counter(name for record in records for name in record.names)
@@ -64,7 +65,8 @@ def report(
 
 def passing(records: Sequence[Record]) -> dict[str, int]:
     """How many attempts have every class of their prompt, by each score of :data:`FILTERS`."""
-    return {str(score): sum(one.sure() >= score for one in records) for score in FILTERS}
+    found = [record.sure() for record in records]
+    return {str(score): sum(sure >= score for sure in found) for score in FILTERS}
 
 
 def grid(
@@ -83,11 +85,12 @@ def grid(
         shown = [record for record in synthetic.records if refused.get(record.id) != "broken"]
         rejected = [record for record in shown if record.id in refused]
         accepted = [
-            _accepted(synthetic, taken, index) for index in _spread(len(taken), config.figures)
+            _accepted(synthetic, taken, index)
+            for index in evenly(range(len(taken)), config.figures)
         ]
         others = [
-            _rejected(synthetic, rejected[index], refused[rejected[index].id])
-            for index in _spread(len(rejected), config.figures)
+            _rejected(synthetic, record, refused[record.id])
+            for record in evenly(rejected, config.figures)
         ]
         rows += _rows(accepted, f"{name}: {len(taken)} accepted")
         rows += _rows(others, f"{name}: {len(refused)} rejected")
@@ -102,11 +105,6 @@ def grid(
         ("",) * _COLUMNS, rows, _PANEL, heading=heading, footnote=footnote, caption_above=True
     )
     return Image.fromarray(page)
-
-
-def _spread(total: int, count: int) -> list[int]:
-    count = min(count, total)
-    return [number * total // count for number in range(count)]
 
 
 def _rows(panels: Sequence[Image.Image], title: str) -> list[SheetRow]:

@@ -128,13 +128,11 @@ class VisualEncoder(nn.Module):
         self.pyramid = config.pyramid
         self.maps = tuple(tuple(m for m in maps if m.level == level) for level in levels)
         self.channels = {each.name: folded * each.channels for each in maps}
-        self.standardize = nn.ModuleDict()
-        if config.standardized:
-            # A name of a module has no dots.
-            norms = {
-                _key(each): SharedBatchNorm2d(folded * each.channels, EPSILON) for each in maps
-            }
-            self.standardize.update(norms)
+        self.standardize = nn.ModuleDict(
+            {_key(each): SharedBatchNorm2d(self.channels[each.name], EPSILON) for each in maps}
+            if config.standardized
+            else {}
+        )
         self.project = nn.ModuleList()
         self.mix = nn.ModuleList()
         self.widths: list[int] = []  # of the mixed maps
@@ -206,6 +204,7 @@ class VisualEncoder(nn.Module):
 
 
 def _key(each: FeatureMap) -> str:
+    """A map's name, as a module may be called: without dots."""
     return each.name.replace(".", "_")
 
 

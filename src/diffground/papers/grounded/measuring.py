@@ -21,6 +21,7 @@ from diffground.papers.grounded.learning_config import MeasuringConfig
 from diffground.papers.grounded.samples import Sample, Samples
 from diffground.progress import progress
 from diffground.provenance import Made
+from diffground.reporting.few import evenly
 from diffground.reporting.scale import Scale
 
 # Raised when the same masks get other scores, here or in `class_masks`.
@@ -117,10 +118,9 @@ def shown(
     """A few predictions of every group, of samples that are spread evenly over it."""
     found = {}
     for group, samples in groups_of(chosen, config).items():
-        count = min(config.figures, len(samples))
-        part = [samples[number * len(samples) // count] for number in range(count)]
         found[group] = [
-            Prediction(sample, grounder.scores([sample])[0] > grounder.threshold) for sample in part
+            Prediction(sample, grounder.scores([sample])[0] > grounder.threshold)
+            for sample in evenly(samples, config.figures)
         ]
     return found
 

@@ -136,7 +136,7 @@ def write_part(path: Path, records: Sequence[Record], tensors: Mapping[str, Tens
 
 
 class Records(Sequence[Record]):
-    """Records in order, each read when it is asked for: a packed one takes a tenth of the memory.
+    """Records in order, each read when it is asked for: packed, they take less memory.
 
     Attributes:
         ids: of all of them.
@@ -285,7 +285,7 @@ class Samples(Sequence[Sample]):
     def __init__(self, source: SyntheticSet, records: Records, choice: ChoiceConfig):
         self.source, self.records, self.choice = source, records, choice
 
-    @property
+    @cached_property
     def recipe(self) -> Recipe:
         """All that they depend on: how they were made, which they are, and what is true of them."""
         asked = [[r.id, r.prompt, r.seed, *r.names, "absent", *r.absent] for r in self.records]
@@ -317,8 +317,7 @@ def _best(
     """Which samples have the best pictures, in their order, and which others there are."""
     if quality is None or any(one not in quality for one in ids):
         raise InputError("grounding_data", "choice.top", "the pictures have not been scored yet")
-    scores = quality
-    best = {*sorted(ids, key=lambda one: -scores[one])[: round(part * len(ids))]}
+    best = {*sorted(ids, key=lambda one: -quality[one])[: round(part * len(ids))]}
     return [one for one in ids if one in best], [one for one in ids if one not in best]
 
 

@@ -16,7 +16,8 @@ from diffground.io.images import read_image
 from diffground.metrics.iou import mask_iou
 from diffground.papers.personalized.config import PersonalizedConfig
 from diffground.papers.personalized.experiment import Answer, answer_mask, judge
-from diffground.papers.personalized.scenes import Scenes, View, evenly
+from diffground.papers.personalized.scenes import Scenes, View
+from diffground.reporting.few import evenly
 from diffground.reporting.lettering import Word, coloured_words
 from diffground.reporting.overlays import paint, palette
 from diffground.reporting.scale import SCALE_WORDS

@@ -24,10 +24,11 @@ from diffground.io.images import read_image
 from diffground.papers.personalized import token_learning
 from diffground.papers.personalized.config import PersonalizedConfig
 from diffground.papers.personalized.queries import Query
-from diffground.papers.personalized.scenes import Scenes, evenly
+from diffground.papers.personalized.scenes import Scenes
 from diffground.papers.personalized.token_checks import Learned
 from diffground.papers.personalized.token_learning import learn
 from diffground.provenance import code_of
+from diffground.reporting.few import evenly
 from diffground.store.items import Item, Summary
 from diffground.store.manifest import config_hash
 from diffground.training.processes import alone

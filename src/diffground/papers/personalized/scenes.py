@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +16,7 @@ from diffground.errors import InputError, ProblemReport
 from diffground.io.labels import read_labels
 from diffground.metrics.iou import UNSURE
 from diffground.papers.personalized.queries import Query
-
-Thing = TypeVar("Thing")
+from diffground.reporting.few import evenly
 
 log = logging.getLogger(__name__)
 
@@ -128,12 +127,6 @@ class Scenes:
 
     def _word(self, name: str) -> str:
         return self.items[name].word
-
-
-def evenly(things: Sequence[Thing], count: int) -> list[Thing]:
-    """So many of the things, spread evenly over them; all if there are no more."""
-    count = min(count, len(things))
-    return [things[number * len(things) // count] for number in range(count)]
 
 
 def _view(root: Path, image: Path, triplets: Sequence[Triplet]) -> View:
