@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import tiny_png
 import torch
+from doomed import stops_after
 from random_model import ROOT, TINY_XL
 from recipes import recipe
 
@@ -23,6 +24,7 @@ from diffground.foundation.config import FoundationRecipe
 from diffground.foundation.segmenter import LABELS, build_segmenter, image_processor
 from diffground.io.files import write_json
 from diffground.masks.phrase_masks import describe_mask
+from diffground.papers.grounded import generation
 from diffground.papers.grounded.data_config import GroundingDataConfig
 from diffground.papers.grounded.feature_maps import feature_maps
 from diffground.papers.grounded.generation import make_set
@@ -253,7 +255,11 @@ def made(root: Path, changed: GroundingDataConfig | None = None) -> Summary:
 
 
 def main() -> None:
-    """``python tiny_grounded.py root diffusion segmenter attempts`` makes a set in a process."""
+    """``python tiny_grounded.py root diffusion segmenter attempts`` makes a set in a process.
+
+    It waits to be killed before its third batch.
+    """
+    generation.generated = stops_after(2, generation.generated)
     root, diffusion, detector = map(Path, sys.argv[1:4])
     sets = {"train": {**TINY["sets"]["train"], "attempts": int(sys.argv[4])}}
     asked = config(sets=sets)

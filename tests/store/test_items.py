@@ -86,9 +86,12 @@ def test_what_a_run_makes_and_says(whole):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_killed_twice_ends_with_the_same_bytes(whole, tmp_path, workers):
     folder = tmp_path / "toys"
-    command = [sys.executable, toy_items.__file__, str(folder), str(workers)]
+    command = [sys.executable, toy_items.__file__, str(folder)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     for enough in (12, 32):
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            [*command, str(enough + 8), str(workers)], env=environment, stderr=subprocess.DEVNULL
+        )
         deadline = time.monotonic() + 300
         while len(list(folder.glob("high/*.txt"))) < enough and time.monotonic() < deadline:
             assert process.poll() is None

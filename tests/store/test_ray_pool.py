@@ -169,13 +169,14 @@ def test_it_listens_to_this_machine_alone() -> None:
 
 
 DRIVER = """
-import sys, time
+import sys
 from pathlib import Path
 import test_ray_pool as t
-def slowly(item):
-    import time
-    time.sleep(0.3)
-t.filled(Path(sys.argv[1]), t.RAY, count=12, harm=slowly)
+from doomed import wait_for_the_end
+def waits(item):
+    if int(item) > 7:
+        wait_for_the_end()
+t.filled(Path(sys.argv[1]), t.RAY, count=12, harm=waits)
 """
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-import time
 from functools import partial
 from pathlib import Path
+
+from doomed import wait_for_the_end
 
 from diffground.errors import InputError
 from diffground.io.files import write_whole
@@ -53,11 +54,13 @@ def run(folder, ids=IDS, make=make, work=None, recipe=RECIPE, finish=finish, **a
     return fill(folder, recipe, made, make, partial(finish, folder), what="toys", work=work)
 
 
-def slowly(item: str) -> int:
-    """As :func:`make`, at a pace at which a run can be killed in the middle."""
-    time.sleep(0.02)
+def doomed(last: int, item: str) -> int:
+    """As :func:`make`, up to an item at which it waits to be killed."""
+    if int(item.rpartition("_")[2]) >= last:
+        wait_for_the_end()
     return make(item)
 
 
 if __name__ == "__main__":
-    run(Path(sys.argv[1]), make=slowly, work=WorkConfig(workers=int(sys.argv[2])))
+    last, workers = int(sys.argv[2]), int(sys.argv[3])
+    run(Path(sys.argv[1]), make=partial(doomed, last), work=WorkConfig(workers=workers))

@@ -129,15 +129,17 @@ def test_interrupted_run_ends_with_the_same_weights(tmp_path: Path, at: int, dec
 def test_kill_9_in_the_middle(tmp_path: Path) -> None:
     """A real process, really killed while it trains; a checkpoint is whole or not there."""
     script = (
-        "import sys, time; sys.path.insert(0, sys.argv[1]); import test_loop as t\n"
+        "import sys; import test_loop as t\n"
+        "from doomed import stops_after\n"
         "from pathlib import Path\n"
-        "slow = lambda m, b: (time.sleep(0.05), t.loss_fn(m, b))[1]\n"
-        "t.loss_fn_was = t.loss_fn\n"
-        "t.train(model=t.net(), loss_fn=slow, dataset=t.Line(), config=t.CONFIG,"
-        " folder=Path(sys.argv[2]), evaluate=t.evaluate, monitor='score')\n"
+        "doomed = stops_after(20, t.loss_fn)\n"
+        "t.train(model=t.net(), loss_fn=doomed, dataset=t.Line(), config=t.CONFIG,"
+        " folder=Path(sys.argv[1]), evaluate=t.evaluate, monitor='score')\n"
     )
-    command = [sys.executable, "-c", script, str(Path(__file__).parent), str(tmp_path / "cut")]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path / "cut")],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
     while not (tmp_path / "cut" / LAST).exists():
         assert process.poll() is None, "the process ended before it could be killed"
     os.kill(process.pid, signal.SIGKILL)

@@ -212,11 +212,12 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
     whole: Path, synthetic: SyntheticSet, tmp_path: Path
 ) -> None:
     script = (
-        "import sys, time; from pathlib import Path; import test_export as t\n"
+        "import sys; from pathlib import Path; import test_export as t\n"
+        "from doomed import stops_after\n"
         "from diffground.papers.grounded.samples import SyntheticSet\n"
-        "import diffground.papers.grounded.export as e; plain = e.shown\n"
-        "def slow(*a):\n    time.sleep(0.3)\n    return plain(*a)\n"
-        "e.shown = slow; t.exported(Path(sys.argv[1]), SyntheticSet.open(Path(sys.argv[2])))"
+        "import diffground.papers.grounded.export as e\n"
+        "e.shown = stops_after(3, e.shown)\n"
+        "t.exported(Path(sys.argv[1]), SyntheticSet.open(Path(sys.argv[2])))"
     )
     folders = [str(Path(__file__).parent), str(Path(tiny_grounded.__file__).parent)]
     path = os.pathsep.join([*folders, os.environ.get("PYTHONPATH", "")])
