@@ -149,6 +149,7 @@ def test_a_grid_killed_twice_goes_on(project: Path, ablate: Callable[..., str]) 
     every = {f"{letter}{number}": 1 for letter in "ab" for number in (1, 2, 3)}
     assert seen(project, "ends") == every
     assert seen(project, "starts") == every | {"a2": 2, "b2": 2}  # killed in the middle
+    assert not [*project.glob("kernel*")], "sockets of dead kernels"
     executed = project / "data/08_reporting/ablations/notebooks/toy"
     assert len([*executed.glob("*.ipynb")]) == 6
     assert "6 of 6 cells are finished, none of them now" in ablate()

@@ -159,6 +159,8 @@ def _execute(project: Path, grid: Grid, cell: Cell, written: Path) -> Any:
     from papermill.exceptions import PapermillExecutionError
     from traitlets.config import Config as Traits
 
+    # Sockets beside it: no port that others could try, and nothing left in the project.
+    manager = {"transport": "ipc", "ip": str(written.with_name("socket"))}
     try:
         return papermill.execute_notebook(
             str(grid.notebook),
@@ -167,7 +169,7 @@ def _execute(project: Path, grid: Grid, cell: Cell, written: Path) -> Any:
             kernel_name="python3",
             progress_bar=False,
             cwd=str(project),
-            config=Traits({"KernelManager": {"transport": "ipc"}}),  # no port that others could try
+            config=Traits({"KernelManager": manager}),
         )
     except PapermillExecutionError as error:
         said = f"{error.ename}: {error.evalue}" if error.evalue else _last_words(written)
