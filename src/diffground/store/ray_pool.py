@@ -74,6 +74,10 @@ def outcomes(
         crew.leave()
 
 
+class _DiedError(InputError):
+    """The process that had an item in hand died, each time that it was begun again."""
+
+
 class _Crew:
     """The actors and tasks of one store, and what they have in hand."""
 
@@ -101,6 +105,7 @@ class _Crew:
         self.load = [0] * len(self.actors)
         self.making: dict[Any, tuple[Any, int, Any]] = {}
         self.finishing: dict[Any, Any] = {}
+        self.behind: set[Any] = set()
 
     @property
     def is_full(self) -> bool:
@@ -127,10 +132,19 @@ class _Crew:
             item = self.finishing.pop(ref)
             yield item, self._got(ref, item)
             return
-        item, index, work = self.making.pop(ref)
+        item, index, work = self.making[ref]
+        in_hand = [other for other, (_, at, _) in self.making.items() if at == index]
+        del self.making[ref]
         self.load[index] -= 1
         problem = self._got(ref, item)
-        if problem is not None:
+        # Who waits behind an item that ends its actor is lost with it each time, and not to blame.
+        behind = ref in self.behind or ref != in_hand[0]
+        self.behind.discard(ref)
+        if isinstance(problem, _DiedError) and behind:
+            self.take(item)
+        elif problem is not None:
+            if isinstance(problem, _DiedError):
+                self.behind.update(in_hand[1:])
             yield item, problem
         elif self.workers:
             finishing = self.finisher.remote(self.finish, self.threads, item, work)
@@ -149,7 +163,7 @@ class _Crew:
             errors.ObjectLostError,
         ) as error:  # fmt: skip
             reason = f"its worker died {RETRIES + 1} times, of memory perhaps: {error}"
-            return InputError(item.id, ACCESS, reason.splitlines()[0])
+            return _DiedError(item.id, ACCESS, reason.splitlines()[0])
 
     def leave(self) -> None:
         """Ends the actors; what they have in hand is lost."""
