@@ -16,7 +16,7 @@ from random import Random
 
 import jobs
 from children import Child, Ending
-from outcomes import differences, files
+from outcomes import EXTRA, differences, files
 
 from diffground.adapters.run_journal import settle
 from diffground.io.files import is_sound
@@ -93,6 +93,7 @@ class Trial:
         what: str = "",
         mend: Callable[[], object] | None = None,
         flipped: Path | None = None,
+        restored: bool = False,
     ) -> Line:
         """Follows the remedies of named errors until it runs through, and compares.
 
@@ -100,6 +101,7 @@ class Trial:
             mend: ends the fault; without one it is the file that is named that is restored or
                 removed.
             flipped: a damaged file, which may stay so where whoever reads it is told.
+            restored: of given files; what came of the damaged ones may lie beside the result.
         """
         errors: list[str] = []
         while end.code and end.named and len(errors) < REMEDIES:
@@ -117,6 +119,8 @@ class Trial:
             if flipped is not None and is_told(flipped):
                 name = f"{flipped.relative_to(self.home)}: "
                 found = [one for one in found if not one.startswith(name)]
+            if restored:
+                found = [one for one in found if not one.endswith(EXTRA)]
             outcome = DIFFERENCE if found else NAMED if errors else SAME
         return Line(kind, self.job, self.number, outcome, kills, what, tuple(errors), tuple(found))
 
@@ -237,12 +241,15 @@ def flipped(trial: Trial, most: int = 3) -> Iterator[Line]:
         bit = flip(path, trial.random)
         what = f"{path.relative_to(trial.home)}: bit {bit}"
         end = trial.finish()
-        if kind.startswith("given") and not end.code:
+        given = kind.startswith("given")
+        if given and not end.code:
             # Nobody knows what a picture was before, and some files of a model are never read:
             # what matters is that it can be put back.
             shutil.copy2(trial.stock / path.relative_to(trial.home), path)
             end = trial.finish()
-        yield trial.judged(f"flipped bit: {kind}", end, kills=count, what=what, flipped=path)
+        yield trial.judged(
+            f"flipped bit: {kind}", end, kills=count, what=what, flipped=path, restored=given
+        )
         count = 0
     shutil.rmtree(saved)
 

@@ -19,6 +19,7 @@ from diffground.training.checkpoint import BEFORE
 #: Names in JSON whose values may differ: when and how fast it was made, by how many runs, and
 #: hashes and sums of what has dates; also the date in a file's note (`diffground.io.notes`).
 DECLARED = {"seconds", "date", "made", "kept", "trained", "resumed_at", "seen", "sum"}
+EXTRA = "only in the second"
 COUNTED = {"items", "images"}  # beside seconds: what was made in them, twice if it was lost
 
 
@@ -26,7 +27,7 @@ def differences(one: Path, other: Path) -> list[str]:
     """What two homes have that the other has not, or with another content: ``name: what``."""
     left, right = _contents(one), _contents(other)
     found = [f"{name}: only in the first" for name in sorted(left.keys() - right.keys())]
-    found += [f"{name}: only in the second" for name in sorted(right.keys() - left.keys())]
+    found += [f"{name}: {EXTRA}" for name in sorted(right.keys() - left.keys())]
     both = sorted(left.keys() & right.keys())
     found += [f"{name}: other content" for name in both if left[name] != right[name]]
     broken = [path for path in files(other) if is_sound(path) is False]

@@ -29,22 +29,25 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    "error",
+    ("error", "advice"),
     [
-        OSError(errno.ENOSPC, "No space left on device"),
-        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 84416 vs 84308"),
-        RuntimeError("PytorchStreamWriter failed writing file data/3: file write failed"),
-        SafetensorError("Error while serializing: I/O error: No space left on device"),
+        (OSError(errno.ENOSPC, "No space left on device"), "free some space"),
+        (RuntimeError("[enforce fail at x.cc:672] . unexpected pos 84416 vs 84308"), "free some"),
+        (RuntimeError("PytorchStreamWriter failed writing file data/3"), "free some space"),
+        (SafetensorError("Error while serializing: No space left on device"), "free some space"),
+        (RuntimeError("open file failed with strerror: Read-only file system"), "can be written"),
+        (RuntimeError("open file failed with strerror: Permission denied"), "give yourself"),
+        (SafetensorError("I/O error: File too large (os error 27)"), "raise the limit"),
     ],
 )
-def test_a_full_disk_is_named_with_the_file_and_leaves_nothing(
-    tmp_path: Path, error: Exception
+def test_what_the_system_refuses_is_named_with_the_file_and_leaves_nothing(
+    tmp_path: Path, error: Exception, advice: str
 ) -> None:
     def full(part: Path) -> None:
         part.write_bytes(b"half")
         raise error
 
-    with pytest.raises(InputError, match=r"last\.pt: file: cannot be written .*free some space"):
+    with pytest.raises(InputError, match=rf"last\.pt: file: cannot be written .*{advice}"):
         write_whole(tmp_path / "last.pt", full)
     assert not list(tmp_path.iterdir())
 

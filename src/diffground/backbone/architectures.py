@@ -27,7 +27,7 @@ from transformers import (
     CLIPTokenizer,
 )
 
-from diffground.errors import InputError
+from diffground.backbone.folder import check_vocabulary
 
 Values = Mapping[str, Any]
 
@@ -86,12 +86,7 @@ class Architecture:
             return vae
         values = dict(self.texts[self.parts.index(part) - 2].config)
         if tokenizer is not None:
-            if len(tokenizer) > values["vocab_size"]:
-                raise InputError(
-                    tokenizer.name_or_path,
-                    "vocabulary",
-                    f"{len(tokenizer)} tokens, but the text encoder embeds {values['vocab_size']}",
-                )
+            check_vocabulary(tokenizer, values["vocab_size"])
             for token in ("bos", "eos", "pad"):
                 values[f"{token}_token_id"] = getattr(tokenizer, f"{token}_token_id")
         kind = CLIPTextModelWithProjection if part.endswith("_2") else CLIPTextModel

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPModel, CLIPProcessor
 
-from diffground.backbone.folder import check_tokenizer, loading
+from diffground.backbone.folder import check_tokenizer, check_vocabulary, loading
 from diffground.errors import InputError, shortened
 from diffground.io.files import check_sums
 from diffground.store.manifest import fingerprint
@@ -63,7 +63,9 @@ class Contrastive:
                 attn_implementation="eager",
             )
             processor = CLIPProcessor.from_pretrained(folder, local_files_only=True)
-        return cls(model.to(device), processor, folder)
+        made = cls(model.to(device), processor, folder)
+        check_vocabulary(made.tokenizer, model.config.text_config.vocab_size)
+        return made
 
     @cached_property
     def fingerprint(self) -> str:

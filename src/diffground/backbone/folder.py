@@ -7,12 +7,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from diffground.backbone.layers import LAYERS_FILE
 from diffground.errors import InputError, shortened
 from diffground.io.files import check_sums, load_json
 from diffground.io.paths import inside
+
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
 
 Family = Literal["sd1", "sd2", "sdxl"]
 
@@ -170,6 +173,16 @@ def check_tokenizer(path: Path, part: str) -> None:
             part or "tokenizer",
             f"{place}{missing[0]} is missing: the tokenizer needs {names[0]} and {names[1]} "
             "(or tokenizer.json). Complete the download",
+        )
+
+
+def check_vocabulary(tokenizer: CLIPTokenizer, embedded: int) -> None:
+    """InputError if a tokenizer has more tokens than the ``embedded`` ones of its text encoder."""
+    if len(tokenizer) > embedded:
+        raise InputError(
+            tokenizer.name_or_path,
+            "vocabulary",
+            f"{len(tokenizer)} tokens, but the text encoder embeds {embedded}",
         )
 
 

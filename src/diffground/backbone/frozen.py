@@ -23,7 +23,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 
 from diffground.backbone import latents as of_latents
 from diffground.backbone.adapter import SiteAdapter
-from diffground.backbone.folder import Family, ModelFolder, loading
+from diffground.backbone.folder import Family, ModelFolder, check_vocabulary, loading
 from diffground.backbone.layers import LayerTable
 from diffground.backbone.probe import ProbeRequest, ProbeResult, probe_unet
 from diffground.backbone.speed import quickened
@@ -95,6 +95,7 @@ class FrozenDiffusion(nn.Module):
                 tokenizers.append(CLIPTokenizer.from_pretrained(part, local_files_only=True))
             kind = CLIPTextModelWithProjection if encoder.endswith("_2") else CLIPTextModel
             encoders.append(_load(kind, source, encoder, dtype=dtype))
+            check_vocabulary(tokenizers[-1], encoders[-1].config.vocab_size)
         width = sum(encoder.config.hidden_size for encoder in encoders)
         if width != unet.config.cross_attention_dim:
             raise InputError(

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import uuid
 from collections.abc import Callable, Iterable
 from functools import lru_cache
@@ -31,7 +32,13 @@ LIMIT = 1 << 28  # bytes: so many are read in the blink of an eye; `sha256sum -c
 
 # torch and safetensors hide the system's error in one of their own; of what could not be written
 # torch may notice no more than that its place in the file is another.
-_FULL = ("No space left", "File too large", "PytorchStreamWriter failed", "unexpected pos")
+_HIDDEN = {
+    errno.EFBIG: "File too large",
+    errno.EROFS: "Read-only file system",
+    errno.EACCES: "Permission denied",
+    errno.EDQUOT: "Disk quota exceeded",
+    errno.ENOSPC: "No space left|PytorchStreamWriter failed|unexpected pos",
+}
 
 
 def write_whole(
@@ -72,9 +79,10 @@ def write_whole(
             raise
         raise InputError(path, "file", f"cannot be written ({error.strerror}); {advice}") from error
     except (RuntimeError, SafetensorError) as error:
-        if not any(sign in str(error) for sign in _FULL):
+        hidden = (code for code, signs in _HIDDEN.items() if re.search(signs, str(error)))
+        if (code := next(hidden, None)) is None:
             raise
-        advice = advice_on(OSError(errno.ENOSPC, ""))
+        advice = advice_on(OSError(code, ""))
         raise InputError(path, "file", f"cannot be written ({error}); {advice}") from error
     finally:
         # A disk that can only be read refuses this even if there is no such file.
