@@ -242,12 +242,14 @@ class _Shard:
     def end(self, entries: Mapping[str, Note | Problem]) -> bool:
         """Declares that this part is finished, and the folder whole if all parts are."""
         with self._declaring():
-            mine = (entries.get(item.id) for item in self.mine)
-            write_report(self.report, [entry for entry in mine if entry], self.asked)
+            mine = [entries[item.id] for item in self.mine if item.id in entries]
+            write_report(self.report, mine, self.asked)
             parts = [ShardConfig(index=i, count=self.shard.count) for i in range(self.shard.count)]
             reports = [self.folder / part.report for part in parts]
-            known: dict[str, Note | Problem] = {}
+            known = {entry.item: entry for entry in mine}
             for path in reports:
+                if path == self.report:
+                    continue
                 found, asked = read_report(path)
                 if asked != self.asked:
                     return False

@@ -69,9 +69,14 @@ def line_of(entry: Note | Problem) -> str:
 
 def write_report(path: Path, entries: Iterable[Note | Problem], asked: str | None = None) -> None:
     """A line each, and a last one if all is said of the items that ``asked`` is a hash of."""
-    text = "".join(map(line_of, entries))
-    text += "" if asked is None else json.dumps({"finished": asked}) + "\n"
-    write_whole(path, lambda part: part.write_text(text, encoding="utf-8"), durable=True)
+
+    def write(part: Path) -> None:
+        with part.open("w", encoding="utf-8") as file:
+            file.writelines(map(line_of, entries))
+            if asked is not None:
+                file.write(json.dumps({"finished": asked}) + "\n")
+
+    write_whole(path, write, durable=True)
 
 
 def read_report(path: Path) -> tuple[list[Note | Problem], str | None]:
@@ -81,18 +86,20 @@ def read_report(path: Path) -> tuple[list[Note | Problem], str | None]:
     """
     entries: list[Note | Problem] = []
     asked = None
-    lines = path.read_text("utf-8", errors="replace").splitlines() if path.exists() else []
-    for line in lines:
-        try:
-            content = json.loads(line)
-            if content.pop(SUM, None) not in (None, _sum(content)):
-                continue  # those without one are older
-            if "finished" in content:
-                asked = content["finished"]
-            else:
-                entries.append(Note(**content) if "key" in content else Problem(**content))
-        except (ValueError, TypeError, AttributeError, RecursionError):
-            continue
+    if not path.exists():
+        return entries, asked
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            try:
+                content = json.loads(line)
+                if content.pop(SUM, None) not in (None, _sum(content)):
+                    continue  # those without one are older
+                if "finished" in content:
+                    asked = content["finished"]
+                else:
+                    entries.append(Note(**content) if "key" in content else Problem(**content))
+            except (ValueError, TypeError, AttributeError, RecursionError):
+                continue
     return entries, asked
 
 
