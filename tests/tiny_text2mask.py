@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from functools import cache
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -98,3 +100,11 @@ def split(
     settings, where = config(**changes), folders(root, data)
     read = Split.read(settings, where["data"], getattr(settings, part))
     return read.mapped(frozen(model).fingerprint, where["maps"]).masked(where["masks"])
+
+
+def many(root: Path, count: int, **changes: Any) -> Split:
+    """So many images: those of the tiny experiment over and over, each time under another name."""
+    one = split(root, **changes)
+    found = islice(enumerate(cycle(one.samples)), count)
+    own = (replace(s, id=f"i{n:06d}", image_path=Path(str(s.image_path))) for n, s in found)
+    return replace(one, samples=tuple(own))

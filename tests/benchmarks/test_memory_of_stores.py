@@ -51,11 +51,7 @@ from diffground.papers.text2mask.keys import Split
 
 
 def _images(folder: Path, count: int) -> Split:
-    """Images of the tiny world over and over, each time under another name."""
-    split = tiny_text2mask.split(folder, masks={"crf": {"iterations": 1}})
-    found = islice(enumerate(cycle(split.samples)), count)
-    own = (replace(s, id=f"i{n:06d}", image_path=Path(str(s.image_path))) for n, s in found)
-    return replace(split, samples=tuple(own))
+    return tiny_text2mask.many(folder, count, masks={"crf": {"iterations": 1}})
 
 
 def _maps(folder: Path, count: int) -> None:
