@@ -48,7 +48,7 @@ test: $(VENV)/.installed-dev  ## run the tests
 benchmarks: $(VENV)/.installed-dev  ## measure what is claimed of speed and size, and print the table
 	$(BIN)/python -m pytest -m benchmark tests/benchmarks -q $(PYTEST_ARGS)
 
-faults: $(VENV)/.installed-dev  ## kill, fill, lock and damage all long jobs, and compare (an hour)
+faults: $(VENV)/.installed-dev  ## kill, fill, lock and damage all long jobs, and compare (half an hour)
 	$(BIN)/python tests/faults/harness.py --kills $(FAULTS_KILLS) --seed $(FAULTS_SEED)
 
 lint: $(VENV)/.installed-dev  ## check style, types and the borders between the rooms
