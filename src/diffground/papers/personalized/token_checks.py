@@ -78,7 +78,7 @@ def check_tokens(
     """What learning each item did: to other classes, and to the loss of its photos.
 
     Args:
-        samples: other classes are looked for in them, see :func:`disturbance`.
+        samples: other classes are looked for in them, see :func:`disturbances`.
         seed: of all noises.
 
     Returns:
@@ -121,21 +121,6 @@ def _summed_up(rows: Sequence[dict[str, float | None]]) -> dict[str, Any]:
     return {**{name: v for name, v in row.mean.items() if v is not None}, "deviation": row.sd}
 
 
-def disturbance(
-    model: FrozenDiffusion,
-    tokens: Sequence[PersonalToken],
-    samples: Iterable[LabelledImage],
-    vocabulary: Vocabulary,
-    config: AggregationConfig,
-    *,
-    limit: int | None = None,
-    seed: int = 42,
-) -> Disturbance:
-    """What :func:`disturbances` says of one set of tokens, which are worn together."""
-    (found,) = disturbances(model, [tokens], samples, vocabulary, config, limit=limit, seed=seed)
-    return found
-
-
 def disturbances(
     model: FrozenDiffusion,
     wardrobe: Sequence[Sequence[PersonalToken]],
@@ -143,7 +128,6 @@ def disturbances(
     vocabulary: Vocabulary,
     config: AggregationConfig,
     *,
-    limit: int | None = None,
     seed: int = 42,
 ) -> list[Disturbance]:
     """Whether the model still finds what else there is, under each of some sets of tokens.
@@ -154,7 +138,6 @@ def disturbances(
 
     Args:
         wardrobe: sets of tokens of the same classes, each set worn together.
-        limit: takes so many images; None all that have other classes.
         config: of SelfCross, with one's own layers; its noises are the same before and after.
 
     Raises:
@@ -171,8 +154,6 @@ def disturbances(
         asked = [name for name in sample.classes if name not in own]
         if not asked:
             continue
-        if images == limit:
-            break
         images += 1
         pixels = sample.load_image()
         truth = sample.load_mask(pixels.shape[:2])
