@@ -83,8 +83,8 @@ class MixBlock(nn.Module):
 
     def _inside(self, maps: Tensor) -> tuple[Tensor, Tensor]:
         """What the shortcut and what the second convolution start from."""
-        start = functional.relu(self.norm1(maps))
-        return start, functional.relu(self.norm2(self.conv1(start)))
+        start = self.norm1(maps).relu_()
+        return start, self.norm2(self.conv1(start)).relu_()
 
 
 def _normed(width: int, out_width: int, kernel: int) -> nn.Conv2d:
