@@ -67,7 +67,8 @@ def test_every_measured_statement_of_the_documentation_is_claimed_or_set_aside()
     forgotten = []
     for path in sorted(files):
         file = path.relative_to(ROOT).as_posix()
-        if file.startswith("catalog_docs/catalog/"):  # written from the catalog, which has sizes
+        # Written from the catalog, which has sizes, and by the benchmarks themselves.
+        if file.startswith("catalog_docs/catalog/") or file == "catalog_docs/benchmarks.md":
             continue
         text = text_of(file)
         spans = [

@@ -8,8 +8,8 @@ and the notes of their store (``catalog_docs/paper_scale.md``), and of evaluatio
 phrase: a few kB an item. An image, a map or a mask that stayed would be ten times that, and
 hundreds of times at the papers' sizes.
 
-``DIFFGROUND_BENCHMARK_ITEMS`` are the numbers of items (100,1000; 10,000 take an hour of one core),
-``..._STAGES`` the stages (all, see ``STAGES``); rows are appended to
+``DIFFGROUND_BENCHMARK_ITEMS`` are the numbers of items (100,1000; 10,000 take forty minutes of one
+core), ``..._STAGES`` the stages (all, see ``STAGES``); rows are appended to
 data/08_reporting/benchmarks.jsonl.
 """
 

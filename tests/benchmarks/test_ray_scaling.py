@@ -24,7 +24,7 @@ from diffground.papers.text2mask.experiment import aggregate
 from diffground.store import ray_pool
 from diffground.store.config import RayConfig
 
-FEW, MANY = 6, 106
+FEW, MANY = 6, 86
 VARIANTS = {1: "one process with a model", 2: "two processes with a model"}
 
 
@@ -54,7 +54,7 @@ def test_a_second_process(tmp_path: Path) -> None:
 def taken(folder: Path, models: int, count: int) -> float:
     """Seconds for so many images."""
     work = {"executor": "ray", "ray": RayConfig(models=models).model_dump(), "workers": 0}
-    images = tiny_text2mask.many(folder, count, attention={"noises": 30}, work=work)
+    images = tiny_text2mask.many(folder, count, attention={"noises": 150}, work=work)
     started = time.perf_counter()
     assert aggregate(images, tiny_text2mask.frozen())["made"] == count
     return time.perf_counter() - started
