@@ -181,6 +181,7 @@ def read_only(trial: Trial) -> Iterator[Line]:
     given = {path.relative_to(trial.stock) for path in trial.stock.rglob("*")}
     made = [path for path in folders if path.relative_to(trial.home) not in given]
     folder = trial.random.choice(sorted(made) or [trial.home / "data"])
+    folder.mkdir(exist_ok=True)  # a kill at once may have left none
     what = str(folder.relative_to(trial.home))
     with closed(folder) as opened:
         yield trial.judged(

@@ -14,7 +14,7 @@ import harness
 import jobs
 import pytest
 from children import Child, Ending
-from faults import DIFFERENCE, FAULTS, NAMED, SAME, Line, Trial, flip, is_told
+from faults import DIFFERENCE, FAULTS, NAMED, SAME, Line, Trial, flip, is_told, read_only
 from outcomes import differences
 
 from diffground.errors import InputError
@@ -45,6 +45,17 @@ def test_every_job_meets_every_fault() -> None:
     met = {(fault, job) for fault, job in rounds}
     possible = FAULTS if harness.can_mount() else FAULTS[1:]
     assert met >= {(fault, job) for fault in possible for job in names}
+
+
+def test_a_kill_before_anything_was_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a job that is given nothing: there is no folder yet that could be closed."""
+    monkeypatch.setattr(Trial, "until", lambda self, most: True)
+    monkeypatch.setattr(Trial, "finish", lambda self: Ending(0))
+    stock, whole = tmp_path / "stock", tmp_path / "whole"
+    stock.mkdir()
+    trial = Trial("foundation", 0, stock, whole, 1.0, tmp_path / "home", Random(0))
+    (line,) = read_only(trial)
+    assert (line.outcome, line.what, line.kills) == (SAME, "data", 1)
 
 
 @pytest.fixture
