@@ -71,6 +71,10 @@ class InputError(_Told, ValueError):
         return cls(file, ACCESS, f"{reason}start again")
 
 
+class WriteError(InputError):
+    """The system refuses to write a file. No item is to blame for it, and it ends a run."""
+
+
 def shortened(value: object) -> str:
     """A user's value as Python writes it, as a message's last words; of a long one, how it begins.
 

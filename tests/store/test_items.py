@@ -20,7 +20,8 @@ import toy_items
 from pydantic import ValidationError
 from toy_items import BROKEN, IDS, make, refused, run
 
-from diffground.errors import InputError
+from diffground.errors import InputError, WriteError
+from diffground.io.files import write_whole
 from diffground.store import pool
 from diffground.store.config import ShardConfig, WorkConfig
 from diffground.store.manifest import is_valid, read_manifest
@@ -274,6 +275,25 @@ def test_what_the_system_denies_keeps_the_store_from_being_complete(tmp_path):
     assert summary["skipped"]["skipped"] == 0, "it is not this shard's"
     summary = run(tmp_path, IDS[:3], work=shard(1, 2))
     assert summary["complete"] and summary["made"] == 1
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_full_disk_while_an_item_is_made_ends_the_run(tmp_path, workers):
+    """As of training a token, which writes checkpoints: it is not the item that is bad."""
+
+    def full(item: str) -> int:
+        if item == IDS[1]:
+            write_whole(tmp_path / "last.pt", fails)
+        return make(item)
+
+    def fails(part: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(WriteError, match=r"last\.pt: file: cannot be written"):
+        run(tmp_path / "toys", IDS[:3], full, WorkConfig(workers=workers))
+    assert not is_valid(tmp_path / "toys")
+    summary = run(tmp_path / "toys", IDS[:3])
+    assert summary["complete"] and summary["skipped"]["skipped"] == 0
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -20,7 +20,7 @@ import tiny_png
 import tiny_text2mask
 from recipes import recipe
 
-from diffground.errors import ACCESS, InputError
+from diffground.errors import ACCESS, InputError, WriteError
 from diffground.papers.grounded.data_config import GroundingDataConfig
 from diffground.papers.png.config import FeatureExtractionConfig
 from diffground.papers.png.feature_extraction import extract_features
@@ -156,6 +156,12 @@ def test_errors_are_those_of_a_plain_run(tmp_path: Path) -> None:
 
     def ready() -> None:
         raise InputError("model", "weights", "there are none")
+
+    def full(item: str) -> str:
+        raise WriteError("disk", "space", "it is full")
+
+    with pytest.raises(WriteError, match="disk: space: it is full"):
+        fill(tmp_path, {}, items, full, finish, what="texts", work=RAY)
 
     with pytest.raises(InputError, match="model: weights: there are none"):
         fill(

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError
 
 from diffground.config import refused
-from diffground.errors import InputError, advice_on, shortened
+from diffground.errors import InputError, WriteError, advice_on, shortened
 from diffground.io.paths import inside
 
 SEAL = ".sha256"  # what a file's seal is called: the file's name and this
@@ -59,7 +59,7 @@ def write_whole(
         sealed: the file's SHA-256 is kept beside it, see :func:`check_seal`.
 
     Raises:
-        InputError: the system refused, say because the disk is full; it names the file, the cause
+        WriteError: the system refused, say because the disk is full; it names the file, the cause
             and the remedy.
     """
     path = Path(path)
@@ -77,13 +77,13 @@ def write_whole(
         advice = advice_on(error)
         if advice is None:
             raise
-        raise InputError(path, "file", f"cannot be written ({error.strerror}); {advice}") from error
+        raise WriteError(path, "file", f"cannot be written ({error.strerror}); {advice}") from error
     except (RuntimeError, SafetensorError) as error:
         hidden = (code for code, signs in _HIDDEN.items() if re.search(signs, str(error)))
         if (code := next(hidden, None)) is None:
             raise
         advice = advice_on(OSError(code, ""))
-        raise InputError(path, "file", f"cannot be written ({error}); {advice}") from error
+        raise WriteError(path, "file", f"cannot be written ({error}); {advice}") from error
     finally:
         # A disk that can only be read refuses this even if there is no such file.
         with contextlib.suppress(OSError):

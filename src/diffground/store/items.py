@@ -99,7 +99,7 @@ def fill(
             which it goes with ``finish`` and ``ready`` as pickles. Its :class:`InputError` is the
             item's: it is reported, tried again by the next run, and the others go on. One of what
             the system denied (:attr:`~diffground.errors.Problem.may_pass`) keeps the store from
-            being complete.
+            being complete, and a :class:`WriteError` ends the run.
         finish: called with the id and what ``make`` returned, here or in a process of the pool;
             writes the files, each whole, and returns what is to be noted about the item. Its
             errors end the run: no item is to blame for a full disk or a setting that cannot be.

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, as_completed, wait
 from typing import TypeVar
 
-from diffground.errors import InputError
+from diffground.errors import InputError, WriteError
 
 Item = TypeVar("Item")
 Work = TypeVar("Work")
@@ -32,7 +32,8 @@ def outcomes(
     """Every item with what ``finish`` returned or why ``make`` failed, in the order they end.
 
     Args:
-        make: called in this process, in order. An :class:`InputError` ends this item only.
+        make: called in this process, in order. An :class:`InputError` ends this item only,
+            but a :class:`WriteError` all.
         finish: called in a worker, so it, its arguments and its result are pickled; it writes what
             it makes itself.
         workers: processes, with 2 unfinished items each at any time, the one being made included; 0
@@ -69,6 +70,8 @@ def outcomes(
 def _made(make: Callable[[Item], Work], item: Item) -> Work | InputError:
     try:
         return make(item)
+    except WriteError:
+        raise
     except InputError as error:
         return error
 

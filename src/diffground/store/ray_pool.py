@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from importlib.util import find_spec
 from typing import Any, Final, Protocol, TypeVar
 
-from diffground.errors import ACCESS, InputError
+from diffground.errors import ACCESS, InputError, WriteError
 from diffground.store.config import RayConfig
 
 RETRIES: Final = 2  # of an item whose worker died; then it is left to a later run
@@ -187,6 +187,8 @@ class _Maker:
             self.ready = None
         try:
             work = self.make_item(item)
+        except WriteError:
+            raise
         except InputError as error:
             return error, None
         return None, self.finish(item, work) if finish else work
