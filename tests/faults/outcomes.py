@@ -19,6 +19,7 @@ from diffground.training.checkpoint import BEFORE
 #: Names in JSON whose values may differ: when and how fast it was made, by how many runs, and
 #: hashes and sums of what has dates; also the date in a file's note (`diffground.io.notes`).
 DECLARED = {"seconds", "date", "made", "kept", "trained", "resumed_at", "seen", "sum"}
+SUMMED = {"size_bytes", "digest", "contents"}  # of all files of a store, seals too
 EXTRA = "only in the second"
 COUNTED = {"items", "images"}  # beside seconds: what was made in them, twice if it was lost
 
@@ -81,7 +82,12 @@ def _declared(content: Any) -> Any:
     """Without what may differ."""
     if isinstance(content, dict):
         may = DECLARED | (COUNTED if "seconds" in content else set())
-        return {key: _declared(one) for key, one in content.items() if key not in may}
+        may |= SUMMED if "size_bytes" in content else set()
+        return {
+            key: _declared(one)
+            for key, one in content.items()
+            if key not in may and not key.endswith(SEAL)  # it may admit the file before as well
+        }
     if isinstance(content, list):
         if len(content) == len(FileNote._fields) and isinstance(content[1], int):
             return content[::2]

@@ -84,6 +84,26 @@ def test_differences_are_seen(homes: tuple[Path, Path]) -> None:
     ]
 
 
+def test_a_seal_that_admits_the_file_before_as_well_is_no_difference(tmp_path: Path) -> None:
+    """Of what was made anew, and made anew as it was, as when a photo is spoiled and put back."""
+
+    def made_of(store: Path, number: int) -> None:
+        def finish(item: str, made: int) -> None:
+            write_json(store / "a.json", {"number": made}, sealed=True)
+
+        one = Item("a", ("a.json", "a.json.sha256"), number)
+        fill(store, {}, [one], lambda item: number, finish, what="numbers")
+
+    one, two = tmp_path / "one", tmp_path / "two"
+    made_of(one / "data/store", 1)
+    for number in (1, 2):
+        made_of(two / "data/store", number)
+    assert "data/store/a.json: other content" in differences(one, two)
+    made_of(two / "data/store", 1)
+    seals = [(home / "data/store/a.json.sha256").read_text() for home in (one, two)]
+    assert seals[0] != seals[1] and differences(one, two) == []
+
+
 def trial(homes: tuple[Path, Path]) -> Trial:
     return Trial("png", 0, homes[0].parent / "stock", homes[0], 1.0, homes[1], Random(0))
 
