@@ -86,7 +86,7 @@ def _declared(content: Any) -> Any:
         return {
             key: _declared(one)
             for key, one in content.items()
-            if key not in may and not key.endswith(SEAL)  # it may admit the file before as well
+            if key not in may and not str(key).endswith(SEAL)  # may admit the file before too
         }
     if isinstance(content, list):
         if len(content) == len(FileNote._fields) and isinstance(content[1], int):
