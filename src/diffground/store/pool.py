@@ -43,7 +43,7 @@ def outcomes(
     """
     if not workers:
         for item in items:
-            work = _made(make, item)
+            work = attempted(make, item)
             yield item, work if isinstance(work, InputError) else finish(item, work)
         return
     # Not forked: the models' threads and devices do not survive that.
@@ -55,7 +55,7 @@ def outcomes(
             full = len(flight) >= 2 * workers
             for future in wait(flight, None if full else 0, FIRST_COMPLETED).done:
                 yield flight.pop(future), future.result()
-            work = _made(make, item)
+            work = attempted(make, item)
             if isinstance(work, InputError):
                 yield item, work
             else:
@@ -67,7 +67,8 @@ def outcomes(
         executor.shutdown(cancel_futures=True)
 
 
-def _made(make: Callable[[Item], Work], item: Item) -> Work | InputError:
+def attempted(make: Callable[[Item], Work], item: Item) -> Work | InputError:
+    """What ``make`` gives, or the error that is the item's own; others are raised."""
     try:
         return make(item)
     except WriteError:

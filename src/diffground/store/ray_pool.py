@@ -18,8 +18,9 @@ from collections.abc import Callable, Iterable, Iterator
 from importlib.util import find_spec
 from typing import Any, Final, Protocol, TypeVar
 
-from diffground.errors import ACCESS, InputError, WriteError
+from diffground.errors import ACCESS, InputError
 from diffground.store.config import RayConfig
+from diffground.store.pool import attempted
 
 RETRIES: Final = 2  # of an item whose worker died; then it is left to a later run
 LOCAL: Final = "127.0.0.1"
@@ -105,7 +106,7 @@ class _Crew:
         self.load = [0] * len(self.actors)
         self.making: dict[Any, tuple[Any, int, Any]] = {}
         self.finishing: dict[Any, Any] = {}
-        self.behind: set[Any] = set()
+        self.behind: set[Any] = set()  # of those in hand: they stood behind one that was to blame
 
     @property
     def is_full(self) -> bool:
@@ -185,12 +186,9 @@ class _Maker:
         if self.ready is not None:
             self.ready()
             self.ready = None
-        try:
-            work = self.make_item(item)
-        except WriteError:
-            raise
-        except InputError as error:
-            return error, None
+        work = attempted(self.make_item, item)
+        if isinstance(work, InputError):
+            return work, None
         return None, self.finish(item, work) if finish else work
 
 

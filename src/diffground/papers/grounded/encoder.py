@@ -83,6 +83,7 @@ class MixBlock(nn.Module):
 
     def _inside(self, maps: Tensor) -> tuple[Tensor, Tensor]:
         """What the shortcut and what the second convolution start from."""
+        # In place: nobody else needs a norm's output, and no maps are larger.
         start = self.norm1(maps).relu_()
         return start, self.norm2(self.conv1(start)).relu_()
 
